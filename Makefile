@@ -1,0 +1,32 @@
+# make help lists the targets. All of them work in .venv, which setup makes and skips when it is up to date.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help setup run test test-all lint bench
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
+
+setup: $(READY) ## the environment, from requirements.lock
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is $$($(PYTHON) --version), Python 3.11 or newer is needed; try make PYTHON=python3.12 setup"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+run: setup ## the bundled experiment: baseline / NCR / NCR + UEA on drawn scenes
+	$(BIN)/python -m attrbind_exp.run text_processor=ablation
+
+test: setup ## the tests, slow ones left out
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## all tests
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: setup ## our core, the published recipe and a bare UNet pass, side by side
+	$(BIN)/python benchmarks/core.py --model bundled

@@ -1,0 +1,211 @@
+"""The composed configuration: where it lies, what the command line may say, what the values may be."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attrbind_exp import __version__
+from attrbind_exp.types import (
+    ChunkRule,
+    MapSettings,
+    PoolingRule,
+    PrefixRule,
+    TextSettings,
+    UncondRule,
+    UserError,
+    Variant,
+)
+
+PACKAGE = Path(__file__).resolve().parent
+# In a wheel conf/ lies inside the package, in a checkout beside it.
+CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
+NUMBER_GROUPS = ("alpha", "threshold")
+FREE_TEXT = ("expression", "image", "model.path", "dataset.root", "dataset.images", "hydra.run.dir", "folder", "out")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "text_processor.chunk": get_args(ChunkRule),
+    "text_processor.chunk_prefix": get_args(PrefixRule),
+    "text_processor.uncond": get_args(UncondRule),
+    "text_processor.token_pooling": get_args(PoolingRule),
+    "text_processor.gate": (True, False),
+    "model.dtype": ("auto", "fp32", "fp16", "bf16"),
+}
+
+OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)
+
+
+def options(group: str) -> list[str]:
+    """The options of a config group, "_common" and its like left out."""
+    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.stem.startswith("_"))
+
+
+def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra needs it; everything else is passed on as typed.
+
+    Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; free text (expressions, paths)
+    is quoted, so that commas and spaces need no second pair of quotes. Raises UserError for an option that a group
+    does not have.
+    """
+    return [_rewrite(argument) for argument in arguments]
+
+
+def _rewrite(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+        return argument
+    if key in FREE_TEXT:
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        return argument if quoted or "${" in value else f"{key}='{_escape(value)}'"
+    if not (CONF / key).is_dir():
+        return argument
+    parts = value.strip("[]").split(",")
+    if key in NUMBER_GROUPS and any(_is_number(p) for p in parts):
+        if not all(_is_number(p) for p in parts):
+            raise UserError(f"{key}={value} mixes numbers and names; sweep over one kind at a time")
+        return f"{key}.value={value}"
+    for part in parts:
+        if part not in options(key):
+            also = "a number or one of " if key in NUMBER_GROUPS else ""
+            raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
+    return argument
+
+
+def _escape(value: str) -> str:
+    """A value for Hydra's single quotes: only backslashes before a quote and quotes themselves are special there."""
+    return re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", re.sub(r"(\\+)$", r"\1\1", value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+MENDABLE = (UserError, HydraException, OmegaConfBaseException)
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Run a Hydra entry point: what a user can mend ends in one line and exit code 2, a bug in a traceback."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
+    try:
+        sys.argv[1:] = rewrite_arguments(sys.argv[1:])
+        main()
+    except MENDABLE as error:
+        _exit(error)
+
+
+def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """A Hydra task whose mendable errors end a single run before Hydra adds its own lines; a sweep gets them raised."""
+
+    @wraps(function)
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return function(cfg)
+        except MENDABLE as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _exit(error)
+
+    return run
+
+
+def _exit(error: Exception) -> NoReturn:
+    # Hydra wraps what a constructor raises.
+    cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    print("error: " + " ".join(str(cause).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError for the first value that makes no sense."""
+    for key, choices in CHOICES.items():
+        value = OmegaConf.select(cfg, key)
+        if value not in choices:
+            raise UserError(f"{key}={value!r}; choose from {', '.join(map(str, choices))}")
+    for alpha in alphas(cfg):
+        if not _is_real(alpha) or alpha < 0:
+            raise UserError(
+                f"alpha={alpha}; give a finite number >= 0 (paper: 0.9), or one of {', '.join(options('alpha'))}"
+            )
+    value = cfg.threshold.value
+    if value is not None and not (
+        _is_real(value) and 0 <= value <= 1 and math.isclose(value * 100, round(value * 100))
+    ):
+        raise UserError(f"threshold={value}; give a number between 0 and 1 in steps of 0.01, or one of grid")
+    for key, least in {"batch_size": 1, "gallery": 0, "seed": 0, "model.draws": 1, "dataset.limit": 1}.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and (not isinstance(value, int) or value < least):
+            raise UserError(f"{key}={value!r}; give a whole number >= {least}")
+    size = cfg.model.size
+    if size is not None and not isinstance(size, int) and (len(size) != 2 or not all(isinstance(n, int) for n in size)):
+        raise UserError(f"model.size={size}; give one whole number or [height,width], in pixels")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def alphas(cfg: DictConfig) -> list[float]:
+    """The alphas of a run, one or several."""
+    value = OmegaConf.to_container(cfg.alpha, resolve=True)["value"]  # type: ignore[call-overload,index]
+    return value if isinstance(value, list) else [value]  # type: ignore[list-item]
+
+
+def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
+    """The variants of a run and the number of the one that heads its summary: the last method, at alpha.report."""
+    found = []
+    for method in cfg.text_processor.methods:
+        for alpha in alphas(cfg) if method.average else [None]:
+            found.append(Variant(method.name, method.replace, None if alpha is None else float(alpha)))
+    last = [i for i, v in enumerate(found) if v.name == found[-1].name]
+    return found, next((i for i in last if found[i].alpha == cfg.alpha.get("report")), last[-1])
+
+
+def text_settings(cfg: DictConfig) -> TextSettings:
+    """TextSettings of the composed config."""
+    t = cfg.text_processor
+    return TextSettings(t.chunk, t.chunk_prefix, t.uncond, t.token_pooling, t.gate)
+
+
+def map_settings(cfg: DictConfig) -> MapSettings:
+    """MapSettings of the composed config: what attention_layers leaves open is the model's own."""
+    layers = cfg.attention_layers
+    weights = cfg.model.weights if layers.weights is None else layers.weights
+    steps = cfg.model.timesteps
+    return MapSettings(
+        timesteps=(steps,) if isinstance(steps, int) else tuple(steps),
+        draws=cfg.model.draws,
+        weights={int(k): float(v) for k, v in weights.items()},
+        ratios=None if layers.ratios is None else tuple(layers.ratios),
+        blocks=None if layers.blocks is None else tuple(layers.blocks),
+        seed=cfg.seed,
+    )
+
+
+def model_size(cfg: DictConfig) -> tuple[int, int] | None:
+    """(height, width) in pixels; one number is a square."""
+    size = cfg.model.size
+    return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def config_hash(cfg: DictConfig) -> str:
+    """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures."""
+    plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery")}
+    kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
+    text = json.dumps([__version__, kept], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

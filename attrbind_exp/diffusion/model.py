@@ -1,0 +1,128 @@
+"""A frozen Stable Diffusion: loading, text encoder, autoencoder, noise, one UNet pass."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+
+transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from torch import Tensor
+
+from attrbind_exp.text.tokens import tokenize
+from attrbind_exp.types import UserError
+
+transformers.logging.disable_progress_bar()
+diffusers_logging.disable_progress_bar()
+
+
+class DiffusionModel:
+    """Any model in Stable Diffusion's layout, ready to be asked for attention.
+
+    `size`: (height, width) in pixels that images are resized to; None = the model's own square.
+    Latent cells are `size` divided by `vae_scale`.
+    """
+
+    def __init__(self, pipeline: StableDiffusionPipeline, size: tuple[int, int] | None = None):
+        self.tokenizer = pipeline.tokenizer
+        self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
+        self.vae = pipeline.vae.eval().requires_grad_(False)
+        self.unet = pipeline.unet.eval().requires_grad_(False)
+        self.scheduler = pipeline.scheduler
+        self.vae_scale = pipeline.vae_scale_factor
+        side = self.unet.config.sample_size * self.vae_scale
+        self.size = size or (side, side)
+        # The UNet halves the latents once a block but the last; other sizes would not fit together on the way up.
+        step = self.vae_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
+        if any(n % step or n <= 0 for n in self.size):
+            raise UserError(f"model.size={list(self.size)} does not divide by {step}; give multiples of {step} pixels")
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.dtype
+
+    @torch.inference_mode()
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """Last hidden states of prompts, (B, L, D), each in the full padded window."""
+        ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)]).to(self.device)
+        return self.text_encoder(ids).last_hidden_state
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Scaled latents (B, C, h, w) of RGB images of any size: the mean of the autoencoder's posterior."""
+        height, width = self.size
+        resized = [np.asarray(i.resize((width, height), Image.Resampling.BICUBIC)) for i in images]
+        pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # (B, 3, H, W)
+        pixels = pixels.to(self.device, self.dtype) / 127.5 - 1
+        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+
+    def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
+        """Latents (B, C, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
+        so that every method sees the same one whatever the batch, the order or the machine."""
+        noise = torch.stack([draw_noise(tuple(latents.shape[1:]), seed, i, timestep, draw) for i in image_ids])
+        t = torch.full((len(latents),), timestep, device=latents.device)
+        return self.scheduler.add_noise(latents, noise.to(latents), t)
+
+    @torch.inference_mode()
+    def denoise(self, noisy: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
+        """One conditional UNet pass: (B, C, h, w) and (B, L, D) to the predicted noise (B, C, h, w)."""
+        return self.unet(noisy, timestep, embeddings, return_dict=False)[0]
+
+
+def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, draw: int) -> Tensor:
+    """Standard normal noise of `shape`, float32 on the CPU, keyed by a hash of the other arguments."""
+    key = hashlib.sha256(f"{seed}/{image_id}/{timestep}/{draw}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    return torch.randn(shape, generator=generator)
+
+
+def load_model(
+    path: str, device: str = "auto", dtype: str = "auto", size: tuple[int, int] | None = None
+) -> DiffusionModel:
+    """Load a local folder or a hub name (from the local cache only) in Stable Diffusion's layout.
+
+    device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. Only safetensors are read.
+    Raises UserError when there are no weights, saying where to get them.
+    """
+    target = pick_device(device)
+    precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    chosen = precision[dtype] if dtype != "auto" else torch.float16 if target.type == "cuda" else torch.float32
+    local = Path(path).expanduser()
+    name = str(local) if local.is_dir() else path
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            name, dtype=chosen, use_safetensors=True, local_files_only=True,
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        hub = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        raise UserError(
+            f"no weights at model.path='{path}' ({_first_line(error)}); get some by 'hf download {hub}' and run with "
+            "model=sd15, or give model.path=DIR, a folder with model_index.json and safetensors, or use model=bundled"
+        ) from error
+    pipeline.to(target)
+    return DiffusionModel(pipeline, size)
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"no device '{device}' here ({_first_line(error)}); choose auto, cpu, cuda, cuda:N") from error
+    return torch.device(device)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160].rstrip(".")

@@ -1,0 +1,82 @@
+"""The tiny Stable Diffusion: every part is the class that Stable Diffusion 1.5 uses, only smaller."""
+
+import json
+from collections.abc import Iterable
+
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+PIXELS = 64
+WIDTH = 128  # of the text encoder and of cross-attention
+WINDOW = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def build_tokenizer(texts: Iterable[str], merges: int = 400) -> CLIPTokenizer:
+    """A CLIP tokenizer whose merges are learned from `texts`; other words fall into pieces, down to single bytes."""
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.normalizer = normalizers.Lowercase()
+    trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) * 2 + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    trained.train_from_iterator(texts, trainer)
+    learned = [tuple(m) for m in json.loads(trained.to_str())["model"]["merges"]]
+    pieces = alphabet + [a + "</w>" for a in alphabet] + ["".join(m) for m in learned] + [START, END]
+    vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
+    return CLIPTokenizer(vocab=vocabulary, merges=learned, model_max_length=WINDOW)
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Four causal layers of width 128, window 77, as CLIP's text encoder otherwise."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=WINDOW,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_vae() -> AutoencoderKL:
+    """A 4x autoencoder: 64 x 64 pixels become 16 x 16 latents of 4 channels."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(24, 48, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=PIXELS,
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    """Stable Diffusion's UNet with one layer a block: attention at 16, 8, 4 and (middle) 2."""
+    return UNet2DConditionModel(
+        sample_size=PIXELS // 4,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 128, 128),
+        layers_per_block=1,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's noise schedule."""
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )

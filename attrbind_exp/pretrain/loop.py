@@ -1,0 +1,116 @@
+"""A training loop that can be killed at any moment: step k is a function of (seed, k) and the last checkpoint."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one stage is trained. `precision`: "fp32" or "bf16" (autocast); `ema`: decay of the averaged weights."""
+
+    name: str
+    steps: int
+    batch: int
+    lr: float
+    seed: int
+    warmup: int = 200
+    ema: float = 0.999
+    weight_decay: float = 0.01
+    precision: str = "fp32"
+    checkpoint_every: int = 250
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, then a cosine to nothing."""
+        return self.lr * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def default_precision(device: torch.device) -> str:
+    """bf16 where the hardware multiplies it natively, fp32 elsewhere."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def train(
+    module: nn.Module, loss: Callable[[int], Tensor], plan: Plan, folder: Path, log: Callable[[int, float], None]
+) -> float:
+    """Train `module` by `loss(step)`, leave the averaged weights in it, return the mean loss of the last 200 steps.
+
+    Checkpoints go to `folder`/<plan.name>.safetensors; a run started again goes on from there.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99))
+    average = {name: p.detach().clone() for name, p in module.named_parameters()}
+    file = folder / f"{plan.name}.safetensors"
+    first, recent = _restore(file, module, average, optimizer) if file.exists() else (0, [])
+    device = next(module.parameters()).device
+    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, disable=None)
+    module.train()
+    for step in progress:
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            value = loss(step)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        decay = min(plan.ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in module.parameters()], 1 - decay)
+        recent = [*recent[-199:], value.item()]
+        if step % 50 == 49:
+            mean = sum(recent[-50:]) / 50
+            progress.set_postfix(loss=f"{mean:.4f}")
+            log(step + 1, mean)
+        if step % plan.checkpoint_every == plan.checkpoint_every - 1 or step == plan.steps - 1:
+            _save(file, module, average, optimizer, step + 1, recent)
+    with torch.no_grad():
+        for name, p in module.named_parameters():
+            p.copy_(average[name])
+    module.eval()
+    return sum(recent) / max(1, len(recent))
+
+
+def _save(file: Path, module: nn.Module, average: dict, optimizer: torch.optim.Optimizer, step: int, recent: list):
+    tensors: dict[str, Tensor] = {}
+    for name, p in module.named_parameters():
+        state = optimizer.state[p]
+        tensors |= {f"model.{name}": p.detach(), f"ema.{name}": average[name]}
+        tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
+    scratch = file.with_suffix(".partial")
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()}, scratch, {"step": str(step), "recent": json.dumps(recent)}
+    )
+    os.replace(scratch, file)
+
+
+def _restore(file: Path, module: nn.Module, average: dict, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
+    with safe_open(file, "pt") as stored, torch.no_grad():
+        step = int(stored.metadata()["step"])
+        for name, p in module.named_parameters():
+            p.copy_(stored.get_tensor(f"model.{name}"))
+            average[name].copy_(stored.get_tensor(f"ema.{name}"))
+            optimizer.state[p] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": stored.get_tensor(f"first.{name}").to(p.device),
+                "exp_avg_sq": stored.get_tensor(f"second.{name}").to(p.device),
+            }
+        return step, json.loads(stored.metadata()["recent"])
+
+
+def load_average(file: Path, module: nn.Module) -> dict[str, str]:
+    """Put a checkpoint's averaged weights into `module`; returns the checkpoint's metadata."""
+    with safe_open(file, "pt") as stored, torch.no_grad():
+        for name, p in module.named_parameters():
+            p.copy_(stored.get_tensor(f"ema.{name}"))
+        return stored.metadata()

@@ -1,0 +1,80 @@
+"""python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from attrbind_exp import __version__, config
+from attrbind_exp.types import UserError
+
+
+@hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
+@config.task
+def main(cfg: DictConfig) -> float | None:
+    """One run; returns its mIoU in percent."""
+    config.check(cfg)
+    # Heavy libraries load only once the configuration is known to be good.
+    from attrbind_exp.diffusion.model import load_model
+    from attrbind_exp.experiment import RunSettings, run_experiment
+    from attrbind_exp.runs.store import RunStore
+    from attrbind_exp.runs.tables import ablation
+    from attrbind_exp.segmentation.segmenter import Segmenter
+    from attrbind_exp.text.processor import TextProcessor
+
+    dataset = instantiate(cfg.dataset)
+    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
+    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    segmenter = Segmenter(model, text, config.map_settings(cfg))
+    found, headline = config.variants(cfg)
+    settings = RunSettings(found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery)
+    store = RunStore(HydraConfig.get().runtime.output_dir)
+    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    tracker = instantiate(cfg.tracker, folder=store.folder, run_config=resolved)
+    try:
+        summary = run_experiment(dataset, segmenter, settings, store, tracker)
+        summary |= {"dataset": dataset.name, "model": cfg.model.name, "note": note(cfg, dataset.note)}
+        summary |= {"config_hash": config.config_hash(cfg), "version": __version__}
+        store.write_summary(summary)
+    finally:
+        store.close()
+        tracker.close()
+    show(summary, ablation(summary), store.folder)
+    if summary["n_scored"] == 0:
+        raise UserError(
+            f"none of the {summary['n_failed']} expressions could be scored: see {store.folder}/failures.jsonl"
+        )
+    return summary["mIoU"]
+
+
+def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
+    """What a reader must know before believing the figures."""
+    notes = [dataset_note] if dataset_note else []
+    knows = cfg.model.get("knows")
+    if knows and cfg.dataset.get("name", "coco") != knows:
+        notes.append(f"the {cfg.model.name} model knows only {knows}: its figures on other data mean nothing")
+    return "; ".join(notes) or None
+
+
+def show(summary: dict[str, Any], table: str, folder: Path) -> None:
+    """Print the table and the counts; the last line is the run folder."""
+    print(table)
+    rate = summary["n_scored"] * len(summary["variants"]) / max(summary["seconds"], 1e-9)
+    print(
+        f"\n{summary['n_scored']} expressions scored, {summary['n_failed']} failed {summary['failures'] or ''}, "
+        f"{summary['n_bound']} with a modifier to bind; fallbacks {summary['n_fallback'] or 'none'}; "
+        f"{summary['seconds']:.1f} s, {rate:.0f} expression-variants/s"
+    )
+    if summary["note"]:
+        print(f"NOTE: {summary['note']}")
+    print(folder)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    config.run_main(main)

@@ -1,0 +1,110 @@
+"""Words -> bound embedding: parse, place in the prompt, encode, edit."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from attrbind_exp.text.binding import (
+    average_with_unconditioned,
+    pooling_weights,
+    replace_noun_chunk,
+    unconditioned_rows,
+)
+from attrbind_exp.text.parse import parse_expressions
+from attrbind_exp.text.tokens import Tokens, tokenize
+from attrbind_exp.types import BoundPrompt, Parse, Prompt, TextSettings, Variant
+
+TEMPLATE = "a photograph of "
+
+
+class TextProcessor:
+    """Turns expressions into prompts and prompts into embeddings, for any number of variants.
+
+    `encode` maps a list of B texts to their last hidden states (B, L, D).
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        encode: Callable[[list[str]], Tensor],
+        settings: TextSettings = TextSettings(),
+    ):
+        self.tokenizer = tokenizer
+        self.encode = encode
+        self.settings = settings
+
+    def prepare(self, texts: Sequence[str], categories: Sequence[str | None] | None = None) -> list[Prompt]:
+        """Parse expressions and find their tokens. Never fails on words: what it falls back to is in `fallbacks`.
+
+        An expression in which the tokenizer sees nothing at all has an empty `q`.
+        """
+        parses = parse_expressions(list(texts), list(categories) if categories else None, self.settings.chunk)
+        prompts = tokenize(self.tokenizer, [TEMPLATE + p.text for p in parses])
+        chunks = tokenize(self.tokenizer, [p.chunk_text for p in parses])
+        return [self._place(*parts) for parts in zip(parses, prompts, chunks, strict=True)]
+
+    def _place(self, parse: Parse, tokens: Tokens, chunk_tokens: Tokens) -> Prompt:
+        shift = len(TEMPLATE)
+        q = tokens.at(parse.target[0] + shift, parse.target[1] + shift)
+        pos = tokens.at(parse.chunk[0] + shift, parse.chunk[1] + shift)
+        fallbacks = [parse.fallback] if parse.fallback else []
+        if tokens.truncated:
+            fallbacks.append("prompt_truncated")
+        bind = parse.binding
+        if not q:
+            fallbacks.append("target_truncated")
+            q = pos = tokens.at(shift, shift + len(parse.text))
+            bind = False
+        elif bind and not self._same_tokens(tokens, pos, chunk_tokens):
+            fallbacks.append("chunk_mismatch")
+            bind = False
+        if self.settings.gate and not parse.modified:
+            bind = False
+        return Prompt(TEMPLATE + parse.text, parse, q, pos, bind, tuple(fallbacks))
+
+    @staticmethod
+    def _same_tokens(tokens: Tokens, pos: tuple[int, ...], chunk_tokens: Tokens) -> bool:
+        """Does the chunk on its own consist of the tokens that it has in the prompt?"""
+        alone = chunk_tokens.at(0, len(chunk_tokens.offsets) * 100)
+        return len(alone) == len(pos) and bool((tokens.ids[list(pos)] == chunk_tokens.ids[list(alone)]).all())
+
+    def bind(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[list[BoundPrompt]]:
+        """Embeddings of every prompt under every variant: result[i][j] belongs to prompts[i], variants[j].
+
+        Every distinct text is encoded once. Variants that come to the same embedding share one object.
+        """
+        replacing = any(v.replace for v in variants)
+        texts = [p.text for p in prompts] + [self._chunk_text(p) for p in prompts if p.bind and replacing] + [""]
+        order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        states = self.encode(list(order))  # (number of texts, L, D)
+        U = unconditioned_rows(states[order[""]], self.settings.uncond)
+        bound = []
+        for prompt in prompts:
+            E = states[order[prompt.text]]
+            R = states[order[self._chunk_text(prompt)]] if prompt.bind and replacing else None
+            weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling).to(E)
+            plain = BoundPrompt(E, weights)
+            bound.append([self._edit(prompt, plain, R, U, v) for v in variants])
+        return bound
+
+    def _edit(self, prompt: Prompt, plain: BoundPrompt, R: Tensor | None, U: Tensor, variant: Variant) -> BoundPrompt:
+        if not prompt.bind or not (variant.replace or variant.alpha is not None):
+            return plain
+        embedding = plain.embedding
+        if variant.replace and R is not None:
+            embedding = replace_noun_chunk(embedding, R[self._chunk_rows(prompt)], prompt.pos)
+        if variant.alpha is not None:
+            embedding = average_with_unconditioned(embedding, U, prompt.q, variant.alpha)
+        return BoundPrompt(embedding, plain.weights)
+
+    def _chunk_text(self, prompt: Prompt) -> str:
+        prefix = TEMPLATE if self.settings.chunk_prefix == "template" else ""
+        return prefix + prompt.parse.chunk_text
+
+    def _chunk_rows(self, prompt: Prompt) -> slice:
+        """The chunk's content tokens in its own encoding: after BOS, and after the template where that is kept."""
+        first = 1
+        if self.settings.chunk_prefix == "template":
+            first += len(self.tokenizer(TEMPLATE, add_special_tokens=False).input_ids)
+        return slice(first, first + len(prompt.pos))

@@ -1,0 +1,170 @@
+"""The nouns of the pipeline: what one room hands to the next. Frozen, plain, free of I/O.
+
+Letters used everywhere: B images or expressions in a batch, L tokens of the text window, D width of an embedding,
+H x W pixels, h x w latent cells, N = h * w.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+ChunkRule = Literal["noun_chunk", "subtree"]
+PrefixRule = Literal["none", "template"]
+UncondRule = Literal["same", "eos", "mean"]
+PoolingRule = Literal["mean", "last"]
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message is one line naming the value, the choices and the mend."""
+
+
+class SampleError(Exception):
+    """One sample cannot be scored. `reason` is a short word to count by, the message says what was seen."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One expression about one object of one image.
+
+    `segmentation` is the object's mask in COCO's forms (list of polygons, or run-length encoding); `size` is the
+    (height, width) that the annotation gives for the image. `slices` are labels to report by, such as
+    {"pair": "rare"}.
+    """
+
+    sample_id: str
+    image_id: str
+    image_path: Path
+    text: str
+    category: str | None
+    segmentation: Any
+    size: tuple[int, int]
+    slices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of editing the text embedding.
+
+    `replace`: noun chunk replacement (eq. 3); `alpha`: weight of the text in unconditioned embedding averaging
+    (eq. 4), None = no averaging. `name` and `alpha` are what tables and summaries show.
+    """
+
+    name: str
+    replace: bool = False
+    alpha: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Short unique name: "baseline", "attribute_binding alpha=0.9"."""
+        return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
+
+
+@dataclass(frozen=True)
+class Parse:
+    """What the parser saw in an expression; spans are (start, end) characters of the expression.
+
+    `fallback` is None where the ordinary rule found the target, else the name of the rule that did. `modified`: the
+    target has a modifier other than a determiner. `binding` is False where editing the embedding makes no sense.
+    """
+
+    text: str
+    target: tuple[int, int]
+    chunk: tuple[int, int]
+    modified: bool
+    binding: bool = True
+    fallback: str | None = None
+
+    @property
+    def target_text(self) -> str:
+        return self.text[slice(*self.target)]
+
+    @property
+    def chunk_text(self) -> str:
+        return self.text[slice(*self.chunk)]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An expression placed in the prompt and in the tokenizer's window.
+
+    `q`: token positions of the target noun; `pos`: token positions of its noun chunk (POS in the paper), a superset of
+    q. `bind` is False where every variant falls back to the plain embedding; `fallbacks` names every rule other than
+    the ordinary ones that was used.
+    """
+
+    text: str
+    parse: Parse
+    q: tuple[int, ...]
+    pos: tuple[int, ...]
+    bind: bool
+    fallbacks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundPrompt:
+    """What the UNet gets for one expression: `embedding` (L, D) and `weights` (L,), which sum to 1 over the target's
+    tokens and say how the columns of cross-attention are pooled."""
+
+    embedding: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """`values`: (H, W) float32 in [0, 1] at the image's own size; the mask at a threshold is values >= threshold."""
+
+    values: np.ndarray
+
+    def mask(self, threshold: float) -> np.ndarray:
+        """(H, W) bool."""
+        return self.values >= np.float32(threshold)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sample that could not be scored, and why: a short `reason` to count by and a message to read."""
+
+    sample_id: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """Every choice on the text side that the paper leaves open; the defaults stand for the paper.
+
+    chunk: which words are encoded alone; chunk_prefix: what stands before them then; uncond: which rows of the empty
+    prompt are mixed in; token_pooling: how the pieces of the noun are pooled; gate: skip binding where nothing modifies
+    the target.
+    """
+
+    chunk: ChunkRule = "noun_chunk"
+    chunk_prefix: PrefixRule = "none"
+    uncond: UncondRule = "same"
+    token_pooling: PoolingRule = "mean"
+    gate: bool = True
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """How attention becomes a score map.
+
+    timesteps: each costs a pass, maps are averaged; draws: noise draws a timestep, averaged too; weights: of each
+    ratio's map in the sum (protocol 3.4); ratios, blocks: which cross-attention layers are read, None = all; seed: of
+    the noise.
+    """
+
+    timesteps: tuple[int, ...] = (100,)
+    draws: int = 1
+    weights: Mapping[int, float] | None = None
+    ratios: tuple[int, ...] | None = None
+    blocks: tuple[str, ...] | None = None
+    seed: int = 0

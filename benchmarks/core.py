@@ -1,0 +1,198 @@
+"""Our core, the published recipe and a bare UNet pass, side by side in one process, on one model.
+
+    python benchmarks/core.py --model bundled
+    python benchmarks/core.py --model sd15 --config-dir DIR    # SD 1.5's configs and tokenizer; weights are random
+
+Timed from latents and text embeddings to heat maps, in interleaved rounds; a ratio is taken within a round. Peak memory
+is that of a fresh process doing one thing (resident set on a CPU, allocated bytes on CUDA). The last line is one JSON
+object.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.diffusion.model import DiffusionModel, load_model, pick_device
+from attrbind_exp.segmentation.segmenter import Segmenter
+from attrbind_exp.text.processor import TextProcessor
+from attrbind_exp.types import MapSettings, Variant
+from tests.oracle import reference_heat_map
+
+TIMESTEP = 100
+WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+EXPRESSIONS = (
+    "white dog playing with two black dogs",
+    "the white star on the left",
+    "a red circle next to a blue square",
+)
+
+
+def build_model(name: str, config_dir: str | None, device: str, dtype: str) -> DiffusionModel:
+    """The bundled model, or Stable Diffusion 1.5's exact architecture with random weights."""
+    if name == "bundled":
+        return load_model(str(PACKAGE / "assets" / "bundled"), device, dtype)
+    if config_dir is None:
+        sys.exit(
+            "error: --model sd15 needs --config-dir DIR, a folder with SD 1.5's unet/, vae/, text_encoder/ configs"
+        )
+    folder = Path(config_dir)
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+        text_encoder=CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    return DiffusionModel(pipeline.to(pick_device(device), precision))
+
+
+def build_work(model: DiffusionModel, batch: int) -> dict[str, Callable[[], Tensor]]:
+    """The three things to compare, each from the same latents and embeddings to its result."""
+    segmenter = Segmenter(model, TextProcessor(model.tokenizer, model.encode_text), MapSettings(weights=WEIGHTS))
+    texts = [EXPRESSIONS[i % len(EXPRESSIONS)] for i in range(batch)]
+    prompts = segmenter.text.prepare(texts)
+    bound = [row[0] for row in segmenter.text.bind(prompts, [Variant("ours", True, 0.9)])]
+    uncond = model.encode_text([""])[0]
+    height, width = model.size
+    grid = (height // model.vae_scale, width // model.vae_scale)
+    latents = torch.randn(batch, 4, *grid, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
+    ids = [str(i) for i in range(batch)]
+    noisy = model.add_noise(latents, ids, TIMESTEP, 0, 0)
+    embeddings = torch.stack([b.embedding for b in bound])
+
+    def reference() -> Tensor:
+        maps = [
+            reference_heat_map(
+                model.unet,
+                noisy[i : i + 1],
+                TIMESTEP,
+                bound[i].embedding,
+                uncond,
+                list(prompts[i].q),
+                WEIGHTS,
+                (height, width),
+            )
+            for i in range(batch)
+        ]
+        return torch.stack(maps)
+
+    def ours() -> Tensor:
+        completed = segmenter.complete(latents, ids, bound)
+        return torch.stack([torch.from_numpy(segmenter.heat_map(c, (height, width)).values) for c in completed])
+
+    def bare() -> Tensor:
+        return model.denoise(noisy, TIMESTEP, embeddings)
+
+    return {"reference": reference, "ours": ours, "bare": bare}
+
+
+def seconds(function: Callable[[], Tensor], device: torch.device) -> float:
+    """Wall time of one call, the device's queue included."""
+    _wait(device)
+    start = time.perf_counter()
+    function()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(args: argparse.Namespace, mode: str) -> dict[str, float]:
+    """Peak and resting memory in MB of a fresh process that only does `mode`, once."""
+    command = [sys.executable, __file__, "--only", mode, "--model", args.model, "--batch", str(args.batch)]
+    command += ["--device", args.device, "--dtype", args.dtype] + (
+        ["--config-dir", args.config_dir] if args.config_dir else []
+    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_once(model: DiffusionModel, work: Callable[[], Tensor]) -> dict[str, float]:
+    """What `--only` prints: memory before and at the peak of one call, in MB."""
+    if model.device.type == "cuda":
+        before = torch.cuda.memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        return {"weights": before, "peak": torch.cuda.max_memory_allocated() / 2**20}
+    weights = sum(
+        p.numel() * p.element_size() for m in (model.unet, model.vae, model.text_encoder) for p in m.parameters()
+    )
+    work()
+    return {"weights": weights / 2**20, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+
+
+def spread(values: list[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=["bundled", "sd15"], default="bundled")
+    parser.add_argument("--config-dir", help="SD 1.5's configs and tokenizer, for --model sd15")
+    parser.add_argument("--batch", type=int, help="expressions at once (bundled 32, sd15 1)")
+    parser.add_argument("--rounds", type=int, help="(bundled 7, sd15 3)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--only", choices=["reference", "ours", "bare"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    args.batch = args.batch or (32 if args.model == "bundled" else 1)
+    rounds = args.rounds or (7 if args.model == "bundled" else 3)
+    model = build_model(args.model, args.config_dir, args.device, args.dtype)
+    work = build_work(model, args.batch)
+    if args.only:
+        print(json.dumps(measure_once(model, work[args.only])))
+        return
+
+    difference = (work["reference"]().cpu() - work["ours"]()).abs().max().item()  # warms both up
+    work["bare"]()
+    times = {name: [] for name in work}
+    for _ in range(rounds):
+        for name, function in work.items():
+            times[name].append(seconds(function, model.device) / args.batch)
+    ratios = {
+        "reference_over_ours": [a / b for a, b in zip(times["reference"], times["ours"], strict=True)],
+        "ours_over_bare": [a / b for a, b in zip(times["ours"], times["bare"], strict=True)],
+    }
+    memory = {name: peak_memory(args, name) for name in work}
+    print(f"{args.model} at {model.size[0]} x {model.size[1]} px, batch {args.batch}, {args.dtype}, {rounds} rounds, "
+          f"{model.device.type}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")  # fmt: skip
+    for name in work:
+        print(f"{name:10} {1000 * statistics.median(times[name]):9.1f} ms an expression, peak {memory[name]['peak']:.0f} MB "
+              f"(weights {memory[name]['weights']:.0f} MB)")  # fmt: skip
+    for name, values in ratios.items():
+        print(f"{name}: {spread(values)}")
+    print(f"largest difference between our heat maps and the reference's: {difference:.1e}")
+    print(json.dumps({
+        **{name: round(statistics.median(values), 3) for name, values in ratios.items()},
+        **{f"{name}_range": [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
+        "memory_ours_over_bare": round(memory["ours"]["peak"] / memory["bare"]["peak"], 3),
+        "memory_reference_over_ours": round(memory["reference"]["peak"] / memory["ours"]["peak"], 3),
+        "max_difference": difference, "model": args.model, "batch": args.batch, "dtype": args.dtype,
+        "device": model.device.type, "size": list(model.size),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

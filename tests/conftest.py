@@ -1,0 +1,85 @@
+"""Shared pieces: the bundled model, loaded once; the exact Stable Diffusion 1.5 architecture, where its config is at hand."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.diffusion.model import load_model
+from attrbind_exp.segmentation.segmenter import Segmenter
+from attrbind_exp.text.processor import TextProcessor
+from attrbind_exp.types import MapSettings
+
+SHARED = CONF.parent.parent / "shared" / "data"
+
+
+def shared(name: str) -> Path:
+    """A folder of sample data that lies beside the checkout on some machines; the test skips where it is absent."""
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model():
+    return load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
+
+
+@pytest.fixture
+def segmenter(model):
+    return make_segmenter(model)
+
+
+def make_segmenter(model, **settings):
+    return Segmenter(model, TextProcessor(model.tokenizer, model.encode_text), MapSettings(**settings))
+
+
+def picture(height: int, width: int, seed: int = 0) -> Image.Image:
+    """A smooth random picture, so that resizing has something to do."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (7, 9, 3), dtype=np.uint8))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def refer_folder(tmp_path):
+    """A REFER dataset of two small images, three refs and five sentences, to be spoilt by tests."""
+    folder = tmp_path / "tiny"
+    (folder / "images").mkdir(parents=True)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in (1, 2)]
+    for i in images:
+        picture(40, 60, i["id"]).save(folder / "images" / i["file_name"])
+    box = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    annotations = [
+        {"id": a, "image_id": 1 + (a > 2), "category_id": 1, "segmentation": box, "iscrowd": 0} for a in (1, 2, 3)
+    ]
+    sentences = [["the white star", "star on the left"], ["a red heart"], ["the black circle", "circle"]]
+    refs, count = [], 0
+    for annotation, texts in zip(annotations, sentences, strict=True):
+        refs.append(
+            {
+                "ref_id": annotation["id"], "ann_id": annotation["id"], "image_id": annotation["image_id"],
+                "category_id": 1, "split": "test", "file_name": f"{annotation['image_id']}.png",
+                "sentences": [{"sent_id": count + k, "sent": t, "raw": t, "tokens": t.split()} for k, t in enumerate(texts)],
+            }
+        )  # fmt: skip
+        count += len(texts)
+    write_refer(folder, {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "star"}]}, refs)
+    return folder
+
+
+def write_refer(folder: Path, instances: dict, refs: list) -> None:
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "refs(made).json").write_text(json.dumps(refs))
+
+
+torch.set_num_threads(max(1, os.cpu_count() or 1))

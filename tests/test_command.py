@@ -1,0 +1,252 @@
+"""The command line as people type it, wrong values included; and what a run leaves behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+
+from attrbind_exp import config
+from attrbind_exp.types import UserError, Variant
+from tests.conftest import picture, shared
+
+
+def composed(*overrides, name="run"):
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return compose(name, overrides=config.rewrite_arguments(overrides))
+
+
+def command(*arguments, module="run", cwd=None, **environment):
+    """Run a module of the package as a user would: (exit code, stdout, stderr)."""
+    env = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", f"attrbind_exp.{module}", *arguments], capture_output=True, text=True, cwd=cwd, env=env
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def run(folder: Path, *arguments):
+    """A successful run without tracker; its summary."""
+    code, out, err = command("tracker=none", "gallery=0", f"hydra.run.dir={folder}", *arguments)
+    assert code == 0, err
+    assert out.strip().splitlines()[-1] == str(folder)
+    return json.loads((folder / "summary.json").read_text())
+
+
+def rows(folder: Path):
+    return [json.loads(line) for line in (folder / "expressions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("alpha=0.9", "alpha.value=0.9"), ("alpha=0.1,0.5,0.9", "alpha.value=0.1,0.5,0.9"), ("alpha=paper", "alpha=paper"),
+        ("alpha=[0.1,1]", "alpha.value=[0.1,1]"), ("alpha=nan", "alpha.value=nan"), ("threshold=0.4", "threshold.value=0.4"),
+        ("dataset=shapes,coco", "dataset=shapes,coco"), ("seed=3", "seed=3"), ("-m", "-m"),
+        ("expression=white dog, left", "expression='white dog, left'"), ("expression='a b'", "expression='a b'"),
+        ("expression=man's hat", "expression='man\\'s hat'"), ("image=a=b (1).jpg", "image='a=b (1).jpg'"),
+    ],
+)  # fmt: skip
+def test_command_line_is_rewritten(typed, given):
+    assert config.rewrite_arguments([typed]) == [given]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("alpha=abc", "unknown alpha 'abc'; choose a number or one of diffsegmenter, grid, paper"),
+        ("alpha=0.1,paper", "mixes numbers and names"),
+        ("dataset=refcooc", "unknown dataset 'refcooc'; choose coco, refcoco, shapes"),
+        ("text_processor=ncr", "attribute_binding, baseline, noun_chunk, uncond_average"),
+        ("tracker=mlflow", "none, wandb"),
+    ],
+)
+def test_unknown_options_name_the_choices(typed, words):
+    with pytest.raises(UserError) as error:
+        config.rewrite_arguments([typed])
+    assert words.split(", ")[0] in str(error.value) and words.split(", ")[-1] in str(error.value)
+
+
+def test_free_text_reaches_the_program_as_typed():
+    for text in [
+        "white dog, left",
+        "man's hat",
+        'a "big" dog',
+        "dog (left)",
+        "a=b",
+        "50% {off} [now]",
+        "c:\\x\\",
+        "#1: dog",
+    ]:
+        cfg = composed(f"expression={text}", "image=x.jpg", name="segment")
+        assert cfg.expression == text
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["alpha=nan", "alpha=-1", "alpha=inf", "alpha=[0.1,-2]", "threshold=2", "threshold=-0.1", "threshold=0.333", "threshold=nan",
+     "batch_size=0", "batch_size=many", "dataset.limit=0", "gallery=-1", "model.dtype=fp8", "model.size=[1,2,3]",
+     "text_processor.chunk=word", "text_processor.uncond=zero"],
+)  # fmt: skip
+def test_senseless_values_are_refused_by_name(override):
+    key = override.split("=")[0]
+    with pytest.raises(UserError, match=key.replace(".", r"\.")):
+        config.check(composed(override))
+
+
+@pytest.mark.parametrize("group", [d.name for d in config.CONF.iterdir() if d.is_dir()])
+def test_every_option_composes(group):
+    for option in config.options(group):
+        cfg = composed(f"{group}={option}")
+        config.check(cfg)
+        assert config.variants(cfg)[0]
+        config.map_settings(cfg), config.text_settings(cfg)
+
+
+def test_refcoco_and_coco_choose_sd15_unless_told_otherwise():
+    assert composed("dataset=refcoco").model.name == "sd15"
+    assert composed("dataset=coco").model.name == "sd15"
+    assert composed("dataset=refcoco", "model=bundled").model.name == "bundled"
+    assert composed().model.name == "bundled"
+
+
+def test_variants_and_their_headline():
+    assert config.variants(composed("alpha=0.5")) == ([Variant("attribute_binding", True, 0.5)], 0)
+    grid, head = config.variants(composed("alpha=grid"))
+    assert [v.alpha for v in grid] == [0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0] and grid[head].alpha == 0.9
+    table, head = config.variants(composed("text_processor=ablation"))
+    assert [v.label for v in table] == ["baseline", "noun_chunk", "attribute_binding alpha=0.9"] and head == 2
+    assert config.variants(composed("alpha=diffsegmenter", "text_processor=uncond_average"))[0][0].alpha == 1.21
+
+
+def test_config_hash_follows_what_changes_figures_only():
+    plain = config.config_hash(composed())
+    assert plain == config.config_hash(composed("tracker=none", "batch_size=3", "gallery=0", "model.device=cpu"))
+    assert len({plain, *(config.config_hash(composed(o)) for o in ("seed=1", "alpha=0.8", "dataset.limit=5"))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["alpha=abc"], "alpha 'abc'"), (["alpha=-1"], "alpha=-1"), (["threshold=2"], "threshold=2"), (["dataset=x"], "dataset 'x'"),
+        (["alhpa=0.9"], "alhpa"), (["model.path=/nowhere"], "hf download"), (["dataset.split=tset"], "choose from test, val"),
+        (["dataset=refcoco", "model=bundled"], "dataset.root"), (["model.device=tpu"], "no device 'tpu'"),
+    ],
+    ids=lambda a: a[0] if isinstance(a, list) else "",
+)  # fmt: skip
+def test_wrong_values_end_in_one_line(tmp_path, arguments, words):
+    code, out, err = command("tracker=none", *arguments, cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and words in err and len(err.strip().splitlines()) == 1
+
+
+def test_help_explains_every_group():
+    code, out, _ = command("--help")
+    assert code == 0
+    for group in (d.name for d in config.CONF.iterdir() if d.is_dir()):
+        assert group in out
+        assert all(option in out for option in config.options(group))
+
+
+def test_a_run_leaves_its_summary_and_repeats_itself(tmp_path):
+    one, two = (run(tmp_path / n, "alpha=0.9", "dataset.limit=12") for n in "ab")
+    strip = {"seconds"}
+    assert {k: v for k, v in one.items() if k not in strip} == {k: v for k, v in two.items() if k not in strip}
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
+    assert one["n_expressions"] == 12 and one["n_failed"] == 0
+    assert one["mIoU"] == max(one["mIoU_at"].values()) == one["mIoU_at"][f"{one['threshold']:.2f}"]
+    assert set(one["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
+    assert sum(e["n"] for e in one["slices"]["pair"].values()) == 12
+    assert {k: one["variants"][0][k] for k in ("text_processor", "alpha", "mIoU")} == {
+        "text_processor": "attribute_binding", "alpha": 0.9, "mIoU": one["mIoU"]
+    }  # fmt: skip
+    each = [np.array(r["intersection"]) / np.array(r["union"]) for r in rows(tmp_path / "a")]
+    assert 100 * np.mean(each, 0)[round(100 * one["threshold"])] == pytest.approx(one["mIoU"])
+
+
+def test_a_grid_of_alphas_equals_single_runs_and_a_sweep(tmp_path):
+    grid = run(tmp_path / "grid", "alpha=grid", "dataset.limit=6", "batch_size=7")
+    assert [v["alpha"] for v in grid["variants"]] == [0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0]
+    assert grid["alpha"] == 0.9
+    sweep = tmp_path / "sweep"
+    code, _, err = command(
+        "-m", "alpha=0.1,0.9", "tracker=none", "gallery=0", "dataset.limit=6", f"hydra.sweep.dir={sweep}",
+        "hydra.sweep.subdir=${alpha.value}",
+    )  # fmt: skip
+    assert code == 0, err
+    for entry in grid["variants"]:
+        if entry["alpha"] in (0.1, 0.9):
+            single = json.loads((sweep / str(entry["alpha"]) / "summary.json").read_text())
+            for key in ("mIoU", "oIoU", "threshold"):
+                assert single[key] == pytest.approx(entry[key], abs=1e-3)
+
+
+def test_a_fixed_threshold_heads_the_summary(tmp_path):
+    summary = run(tmp_path / "run", "threshold=0.4", "dataset.limit=6")
+    assert summary["threshold"] == 0.4 and summary["mIoU"] == summary["mIoU_at"]["0.40"]
+
+
+def test_bad_samples_are_counted_and_named(tmp_path, refer_folder):
+    (refer_folder / "images" / "2.png").write_bytes(b"\x89PNG torn")
+    data = json.loads((refer_folder / "instances.json").read_text())
+    data["annotations"][1]["segmentation"] = []
+    (refer_folder / "instances.json").write_text(json.dumps(data))
+    given = [f"dataset.root={refer_folder.parent}", "dataset.name=tiny"]
+    summary = run(tmp_path / "run", *given)
+    assert summary["n_expressions"] == 5 and summary["n_scored"] == 2 and summary["n_failed"] == 3
+    assert summary["failures"] == {"empty_mask": 1, "image_unreadable": 2}
+    named = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert {f["sample_id"] for f in named} == {"2:2", "3:3", "3:4"} and all("2.png" in f["message"] for f in named[1:])
+    assert "knows only shapes" in summary["note"]
+
+
+def test_a_run_that_scores_nothing_says_so(tmp_path, refer_folder):
+    for image in (refer_folder / "images").iterdir():
+        image.unlink()
+    given = [f"dataset.root={refer_folder.parent}", "dataset.name=tiny", f"hydra.run.dir={tmp_path / 'run'}"]
+    code, _, err = command("tracker=none", *given)
+    assert code == 2 and "none of the 5 expressions could be scored" in err.splitlines()[-1]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["mIoU"] is None
+
+
+def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
+    picture(90, 150).save(tmp_path / "photo, 1.png")
+    code, out, err = command(
+        f"image={tmp_path}/photo, 1.png", "expression=white dog playing with two black dogs",
+        f"hydra.run.dir={tmp_path}/out", module="segment",
+    )  # fmt: skip
+    assert code == 0, err
+    lines = out.splitlines()
+    assert lines[1].startswith("target      dog (tokens [") and lines[2].startswith("noun chunk  white dog (tokens [")
+    assert lines[-1] == str(tmp_path / "out")
+    assert (tmp_path / "out" / "heat_maps.png").stat().st_size > 10_000
+    from PIL import Image
+
+    assert Image.open(tmp_path / "out" / "mask.png").size == (150, 90)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["expression=dog"], "no image given"), (["image=x.jpg"], "no expression given"),
+        (["image=x.jpg", "expression= "], "no expression given"), (["image=none.jpg", "expression=dog"], "'none.jpg' does not exist"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_segment_says_what_is_missing(tmp_path, arguments, words):
+    code, _, err = command(*arguments, module="segment", cwd=tmp_path)
+    assert code == 2 and words in err and len(err.strip().splitlines()) == 1
+
+
+def test_real_sample_runs_end_to_end(tmp_path):
+    root = shared("real_sample")
+    summary = run(
+        tmp_path / "run", "dataset=refcoco", "model=bundled", f"dataset.root={root}", "dataset.name=refwritten",
+        "dataset.split_by=here", "dataset.split=test", "alpha=0.9",
+    )  # fmt: skip
+    assert (summary["n_expressions"], summary["n_scored"], summary["n_failed"]) == (120, 120, 0)
+    assert "knows only shapes" in summary["note"]

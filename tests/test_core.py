@@ -1,0 +1,153 @@
+"""The core against the readable oracle, and the identities of the method."""
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from attrbind_exp.diffusion.model import DiffusionModel, draw_noise
+from attrbind_exp.types import UserError, Variant
+from tests.conftest import make_segmenter, picture, shared
+from tests.oracle import reference_heat_map
+
+NCR = Variant("noun_chunk", replace=True)
+OURS = Variant("attribute_binding", replace=True, alpha=0.9)
+EXPRESSIONS = [
+    "the white star on the left", "a red circle next to a blue square", "tiny green skateboarder", "purple moon",
+    "black ring above the orange heart", "the star", "yellow triangle", "two white dogs",
+]  # fmt: skip
+
+
+def oracle_maps(segmenter, images, expressions, variant, timestep=100):
+    """What the oracle says of each pair, one after the other."""
+    model = segmenter.model
+    uncond = model.encode_text([""])[0]
+    maps = []
+    for i, (image, expression) in enumerate(zip(images, expressions, strict=True)):
+        prompt = segmenter.text.prepare([expression])[0]
+        bound = segmenter.text.bind([prompt], [variant])[0][0]
+        noisy = model.add_noise(model.encode_images([image]), [str(i)], timestep, 0, segmenter.settings.seed)
+        size = (image.height, image.width)
+        maps.append(
+            reference_heat_map(
+                model.unet, noisy, timestep, bound.embedding, uncond, list(prompt.q), segmenter.weights, size
+            )
+        )
+    return maps
+
+
+@pytest.mark.parametrize("variant", [Variant("baseline"), NCR, OURS], ids=lambda v: v.name)
+@pytest.mark.parametrize("batch", [1, 8])
+def test_bundled_model_equals_oracle(model, variant, batch):
+    segmenter = make_segmenter(model, weights={8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1})
+    images = [picture(40 + 10 * i, 90 - 5 * i, i) for i in range(batch)]  # none of them square
+    expressions = EXPRESSIONS[:batch]
+    for ours, plain in zip(
+        segmenter(images, expressions, variant), oracle_maps(segmenter, images, expressions, variant), strict=True
+    ):
+        assert ours.values.shape == plain.shape
+        torch.testing.assert_close(torch.from_numpy(ours.values), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_non_square_model_input_equals_oracle(model):
+    model = DiffusionModel(as_pipeline(model), size=(96, 32))
+    segmenter = make_segmenter(model)
+    image = picture(120, 50)
+    ours = segmenter([image], ["the white star"], OURS)[0].values
+    plain = oracle_maps(segmenter, [image], ["the white star"], OURS)[0]
+    torch.testing.assert_close(torch.from_numpy(ours), plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_noun_of_several_pieces_is_pooled_over_all_of_them(model):
+    segmenter = make_segmenter(model)
+    prompt = segmenter.text.prepare(["tiny green skateboarder"])[0]
+    assert len(prompt.q) > 1
+    bound = segmenter.text.bind([prompt], [NCR])[0][0]
+    assert bound.weights.nonzero().flatten().tolist() == list(prompt.q)
+    assert bound.weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 8])
+def test_sd15_architecture_equals_oracle(batch):
+    segmenter = make_segmenter(random_sd15(), weights={8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1})
+    images = [picture(120 + i, 200, i) for i in range(batch)]
+    expressions = ["white dog playing with two black dogs", "skateboarder in a red jacket", *EXPRESSIONS][:batch]
+    ours = segmenter(images, expressions, OURS)
+    for i, plain in enumerate(oracle_maps(segmenter, images, expressions, OURS)):
+        torch.testing.assert_close(torch.from_numpy(ours[i].values), plain, rtol=1e-5, atol=1e-5)
+
+
+def random_sd15(size=(256, 192)):
+    """Stable Diffusion 1.5's exact architecture with random weights, at a smaller input to spare minutes."""
+    folder = shared("sd15_config")
+    torch.manual_seed(0)
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+        text_encoder=CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        unet=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return DiffusionModel(pipeline, size)
+
+
+def as_pipeline(model):
+    return StableDiffusionPipeline(
+        vae=model.vae, text_encoder=model.text_encoder, tokenizer=model.tokenizer, unet=model.unet,
+        scheduler=model.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def test_results_do_not_depend_on_batch_or_order(segmenter):
+    images = [picture(64, 64, i) for i in range(5)]
+    ids = ["a", "b", "c", "d", "e"]
+    together = segmenter(images, EXPRESSIONS[:5], OURS, ids)
+    for i in reversed(range(5)):
+        alone = segmenter([images[i]], [EXPRESSIONS[i]], OURS, [ids[i]])[0]
+        assert abs(alone.values - together[i].values).max() < 1e-5
+
+
+def test_averaging_over_timesteps_and_draws_is_the_mean_of_their_maps(model):
+    image, bound_by = picture(64, 64), lambda s: s.text.bind(s.text.prepare(["the white star"]), [OURS])[0]
+    several = make_segmenter(model, timesteps=(50, 200), draws=2)
+    total = several.complete(several.model.encode_images([image]), ["x"], bound_by(several))
+    parts = []
+    for t in (50, 200):
+        for draw in (0, 1):
+            one = make_segmenter(model, timesteps=(t,))
+            plain = one.model.add_noise
+            one.model.add_noise = lambda z, ids, step, _, seed, draw=draw, plain=plain: plain(z, ids, step, draw, seed)
+            parts.append(one.complete(one.model.encode_images([image]), ["x"], bound_by(one)))
+            del one.model.add_noise
+    torch.testing.assert_close(total, sum(parts) / 4)
+
+
+def test_noise_is_a_function_of_its_key_only():
+    one = draw_noise((4, 8, 8), 0, "17", 100, 0)
+    assert torch.equal(one, draw_noise((4, 8, 8), 0, "17", 100, 0))
+    for other in [(1, "17", 100, 0), (0, "18", 100, 0), (0, "17", 101, 0), (0, "17", 100, 1)]:
+        assert not torch.equal(one, draw_noise((4, 8, 8), *other))
+
+
+def test_the_unet_is_as_before_after_a_failure(segmenter):
+    before = segmenter.model.unet.attn_processors
+    bound = segmenter.text.bind(segmenter.text.prepare(["the star"]), [Variant("baseline")])[0]
+    with pytest.raises(RuntimeError):
+        segmenter.complete(torch.zeros(1, 3, 16, 16), ["0"], bound)  # one channel short
+    assert segmenter.model.unet.attn_processors == before
+
+
+def test_settings_that_the_model_does_not_have_are_refused(model):
+    for wrong, words in [
+        ({"ratios": (3,)}, "1, 2, 4, 8"), ({"blocks": ("middle",)}, "down, mid, up"), ({"timesteps": (1000,)}, "999"),
+        ({"weights": {1: 1.0}}, "ratio 2"), ({"ratios": (8,), "blocks": ("up",)}, "no cross-attention layer"),
+    ]:  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            make_segmenter(model, **wrong)
+
+
+def test_layer_choice_reads_only_those_layers(model):
+    names = [x.name for x in make_segmenter(model, ratios=(2,), blocks=("down",)).layers if x.cross]
+    assert names and all(n.startswith("down_blocks.1.") for n in names)

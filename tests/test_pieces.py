@@ -1,0 +1,166 @@
+"""The house rules, the store, the pictures, W&B read back, and the score map by hand."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.runs import figures
+from attrbind_exp.runs.store import RunStore
+from attrbind_exp.runs.tables import markdown
+from attrbind_exp.runs.tracker import WandbTracker
+from attrbind_exp.segmentation import score_map
+from attrbind_exp.types import Failure, UserError
+from tests.test_command import command
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or "", *(f"{node.module}.{a.name}" for a in node.names)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("hydra", {"run.py", "segment.py", "config.py", "pretrain/__main__.py"}),
+        ("omegaconf", {"run.py", "segment.py", "config.py", "pretrain/__main__.py"}),
+        ("wandb", {"runs/tracker.py"}),
+        ("spacy", {"text/parse.py"}),
+        ("pycocotools", {"data/masks.py"}),
+        ("matplotlib", {"runs/figures.py"}),
+    ],
+)
+def test_each_library_lives_in_its_room(library, allowed):
+    users = {
+        str(f.relative_to(PACKAGE))
+        for f in PACKAGE.rglob("*.py")
+        if any(re.match(rf"{library}\b", m) for m in imports(f))
+    }
+    assert users == allowed
+
+
+def test_nothing_imports_upward():
+    order = ["types", "data", "text", "diffusion", "segmentation", "scoring", "runs", "experiment", "run"]
+    for file in PACKAGE.rglob("*.py"):
+        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if room not in order:
+            continue
+        for module in imports(file):
+            other = module.split(".")[1] if module.startswith("attrbind_exp.") else None
+            if other in order:
+                assert order.index(other) <= order.index(room), f"{file} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "file", ["types.py", "text/binding.py", "segmentation/score_map.py", "scoring/metrics.py", "scoring/compare.py"]
+)
+def test_pure_modules_touch_no_files_or_devices(file):
+    text = (PACKAGE / file).read_text()
+    assert not {"os", "io", "json", "PIL"} & imports(PACKAGE / file)
+    assert not re.search(r"\bopen\(|\.to\(['\"]|\.cuda\(|\.cpu\(", text)
+
+
+def test_min_max_and_constant_maps():
+    maps = torch.tensor([[[0.0, 2.0], [4.0, 1.0]], [[3.0, 3.0], [3.0, 3.0]]])
+    assert score_map.min_max(maps).tolist() == [[[0, 0.5], [1, 0.25]], [[0, 0], [0, 0]]]
+
+
+def test_grids_round_up():
+    assert [score_map.grid_at(r, (9, 16)) for r in (1, 2, 4, 8)] == [(9, 16), (5, 8), (3, 4), (2, 2)]
+
+
+def test_completion_equals_the_matrix_in_the_open():
+    torch.manual_seed(0)
+    layers = [(torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8), 8**-0.5) for _ in range(2)]
+    c = torch.rand(2, 4, 5)
+    S = sum((q @ k.transpose(-1, -2) * s).softmax(-1).mean(1) for q, k, s in layers) / 2  # (B, N, N)
+    expected = (S @ c.flatten(1)[..., None]).reshape(2, 4, 5)
+    torch.testing.assert_close(score_map.complete(c, layers), expected)
+
+
+def test_initial_score_map_by_hand():
+    fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
+    coarse = torch.tensor([[5.0]])  # one cell: constant, so it adds nothing
+    total = score_map.initial_score_map({1: [fine, fine * 3], 2: [coarse]}, {1: 0.5, 2: 9.0}, (2, 2))
+    torch.testing.assert_close(total, 0.5 * torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
+
+
+def test_store_starts_clean_and_writes_whole_files(tmp_path):
+    for _ in range(2):
+        store = RunStore(tmp_path / "run")
+        store.add_row({"a": 1})
+        store.add_failure(Failure("1:2", "image_missing", "gone"))
+        store.close()
+    assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"a": 1}\n'
+    store.write_summary({"mIoU": 1.5})
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"mIoU": 1.5}
+    assert not list((tmp_path / "run").glob("*.partial"))
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_summary({"mIoU": float("nan")})
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to the run folder"):
+        RunStore(tmp_path / "file")
+
+
+def test_pictures_show_what_they_should(tmp_path):
+    image = np.full((8, 8, 3), 100, np.uint8)
+    hot = figures.overlay(image, np.eye(8))
+    assert hot[0, 0].sum() > hot[0, 1].sum()
+    washed = figures.outline(image, np.eye(8, dtype=bool))
+    assert washed[0, 0].tolist() == [100] * 3 and washed[0, 1].min() > 200
+    path = figures.panels({"a": image, "b": image}, "costs $5 & $6 <b>", tmp_path / "panels.png")
+    assert Image.open(path).width > 400
+
+
+def test_markdown_lines_up():
+    lines = markdown(["a", "b"], [["x", "1"], ["long", "22"]]).splitlines()
+    assert len({len(line) for line in lines}) == 1 and lines[1] == "|------|---:|"
+
+
+def inspect(run_file: Path) -> list[dict]:
+    """All records of an offline run, by W&B's own tool."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_file.parent)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
+    out = tmp_path / "run"
+    given = [f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=2", "text_processor=ablation"]
+    code, _, err = command("tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={out}", *given)
+    assert code == 0, err
+    (run_file,) = out.glob("wandb/offline-run-*/*.wandb")
+    text = json.dumps(inspect(run_file))
+    for word in ("attribute_binding", "mIoU", "threshold_curve", "gallery", "expressions", "tiny"):
+        assert word in text, word
+    media = run_file.parent / "files" / "media"
+    assert len(list(media.glob("images/*.png"))) == 2
+    tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in media.glob("table/*.table.json")}
+    assert len(tables["expressions"]["data"]) == 5 and "the white star" in tables["expressions"]["data"][0]
+    assert len(tables["threshold"]["data"]) == 3 * 101
+
+
+def test_unknown_tracker_mode_is_named(tmp_path):
+    with pytest.raises(UserError, match="auto, online, offline"):
+        WandbTracker(tmp_path, {}, "p", mode="cloud")

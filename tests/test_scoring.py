@@ -1,0 +1,76 @@
+"""Numbers against hand computations."""
+
+import numpy as np
+import pytest
+
+from attrbind_exp.scoring.compare import paired_difference
+from attrbind_exp.scoring.metrics import THRESHOLDS, count_overlap, iou, slice_rows, summarize
+
+
+def test_counts_by_hand():
+    heat = np.array([[0.0, 0.3, 0.5], [0.5, 0.75, 1.0]], np.float32)
+    truth = np.array([[0, 0, 1], [0, 1, 1]], bool)
+    intersection, union = count_overlap(heat, truth)
+    expected = {0: (3, 6), 30: (3, 5), 31: (3, 4), 50: (3, 4), 51: (2, 3), 75: (2, 3), 76: (1, 3), 100: (1, 3)}
+    for row, (i, u) in expected.items():
+        assert (intersection[row], union[row]) == (i, u), row
+
+
+def test_counts_equal_thresholding_one_by_one():
+    rng = np.random.default_rng(0)
+    heat = rng.random((37, 53)).astype(np.float32)
+    heat.ravel()[:101] = THRESHOLDS  # values exactly on a threshold belong to its mask
+    truth = rng.random((37, 53)) < 0.3
+    intersection, union = count_overlap(heat, truth)
+    for row, threshold in enumerate(THRESHOLDS):
+        mask = heat >= threshold
+        assert intersection[row] == (mask & truth).sum() and union[row] == (mask | truth).sum()
+
+
+def test_shapes_must_agree():
+    with pytest.raises(ValueError, match=r"\(2, 2\).*\(2, 3\)"):
+        count_overlap(np.zeros((2, 2), np.float32), np.ones((2, 3), bool))
+
+
+def test_summary_by_hand():
+    """Two expressions: IoU 1/2 and 3/4 up to threshold 0.50, 0 and 1 above it."""
+    low = np.arange(101) <= 50
+    intersection = np.stack([np.where(low, 1, 0), np.where(low, 3, 4)])
+    union = np.stack([np.where(low, 2, 1), np.where(low, 4, 4)])
+    best = summarize(intersection, union)
+    assert best["mIoU"] == pytest.approx(62.5) and best["threshold"] == 0.30
+    assert best["oIoU"] == pytest.approx(100 * 4 / 6)
+    assert best["mIoU_at"]["0.50"] == pytest.approx(62.5) and best["mIoU_at"]["0.55"] == pytest.approx(50)
+    assert best["precision"] == {"0.5": 100, "0.6": 50, "0.7": 50, "0.8": 0, "0.9": 0}
+    fixed = summarize(intersection, union, threshold=0.6)
+    assert fixed["mIoU"] == pytest.approx(50) and fixed["oIoU"] == pytest.approx(80) and fixed["precision"]["0.9"] == 50
+
+
+def test_perfect_all_ones_and_empty_masks():
+    truth = np.zeros((10, 10), bool)
+    truth[:2, :5] = True
+    assert summarize(*(a[None] for a in count_overlap(truth.astype(np.float32), truth)))["mIoU"] == 100
+    everything = count_overlap(np.ones((10, 10), np.float32), truth)
+    assert summarize(*(a[None] for a in everything))["mIoU"] == pytest.approx(10)
+    assert iou(np.array([0]), np.array([0])) == 0
+    assert summarize(np.zeros((0, 101)), np.zeros((0, 101)))["mIoU"] is None
+
+
+def test_slices():
+    rows = slice_rows([{"pair": "rare"}, {"pair": "usual", "kind": "colour"}, {"pair": "rare"}])
+    assert rows["pair"]["rare"].tolist() == [0, 2] and rows["kind"]["colour"].tolist() == [1]
+
+
+def test_paired_difference_counts_and_covers():
+    rng = np.random.default_rng(1)
+    image = np.repeat(np.arange(200), 3)
+    a = rng.random(600)
+    b = a + 0.05 + np.repeat(rng.normal(0, 0.2, 200), 3)
+    b[:3] = a[:3]
+    d = paired_difference(a, b, image)
+    assert d.mean == pytest.approx((b - a).mean())
+    assert d.better + d.worse + d.same == 600 and d.same == 3
+    # The spread is that of 200 images, not of 600 expressions: sd 0.2 / sqrt(200), 1.96 of them a side.
+    assert d.high - d.low == pytest.approx(2 * 1.96 * 0.2 / np.sqrt(200), rel=0.2)
+    same = paired_difference(a, a, image)
+    assert (same.mean, same.low, same.high, same.same) == (0, 0, 0, 600)
