@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> float | None:
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import RunSettings, run_experiment
     from attrbind_exp.runs.store import RunStore
-    from attrbind_exp.runs.tables import ablation
+    from attrbind_exp.runs.tables import ablation, markdown
     from attrbind_exp.segmentation.segmenter import Segmenter
     from attrbind_exp.text.processor import TextProcessor
 
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> float | None:
     store = RunStore(HydraConfig.get().runtime.output_dir)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    tracker = instantiate(cfg.tracker, folder=store.folder, run_config=resolved)
+    tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
     try:
         summary = run_experiment(dataset, segmenter, settings, store, tracker)
         summary |= {"dataset": dataset.name, "model": cfg.model.name, "note": note(cfg, dataset.note)}
@@ -44,7 +44,10 @@ def main(cfg: DictConfig) -> float | None:
     finally:
         store.close()
         tracker.close()
-    show(summary, ablation(summary), store.folder)
+    table = ablation(summary)
+    store.write_text("ablation.csv", table.to_csv(index=False))
+    store.write_text("ablation.md", markdown(table) + "\n")
+    show(summary, markdown(table), store.folder)
     if summary["n_scored"] == 0:
         raise UserError(
             f"none of the {summary['n_failed']} expressions could be scored: see {store.folder}/failures.jsonl"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 os.environ["WANDB_MODE"] = "offline"
@@ -80,6 +79,3 @@ def refer_folder(tmp_path):
 def write_refer(folder: Path, instances: dict, refs: list) -> None:
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "refs(made).json").write_text(json.dumps(refs))
-
-
-torch.set_num_threads(max(1, os.cpu_count() or 1))

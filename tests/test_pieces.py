@@ -5,14 +5,16 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from attrbind_exp.config import PACKAGE
+from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import markdown
@@ -130,8 +132,8 @@ def test_pictures_show_what_they_should(tmp_path):
 
 
 def test_markdown_lines_up():
-    lines = markdown(["a", "b"], [["x", "1"], ["long", "22"]]).splitlines()
-    assert len({len(line) for line in lines}) == 1 and lines[1] == "|------|---:|"
+    lines = markdown(pd.DataFrame([["x", "1"], ["long", "22"]], columns=["a", "b"])).splitlines()
+    assert lines == ["| a    |  b |", "| ---- | -: |", "| x    |  1 |", "| long | 22 |"]
 
 
 def inspect(run_file: Path) -> list[dict]:
@@ -164,3 +166,13 @@ def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
 def test_unknown_tracker_mode_is_named(tmp_path):
     with pytest.raises(UserError, match="auto, online, offline"):
         WandbTracker(tmp_path, {}, "p", mode="cloud")
+
+
+def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    done = subprocess.run(build, cwd=CONF.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
+    assets = [f for f in (PACKAGE / "assets").rglob("*") if f.is_file()]
+    assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names

@@ -50,13 +50,13 @@ class DiffusionModel:
     def dtype(self) -> torch.dtype:
         return self.unet.dtype
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
         """Last hidden states of prompts, (B, L, D), each in the full padded window."""
         ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)]).to(self.device)
         return self.text_encoder(ids).last_hidden_state
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Scaled latents (B, C, h, w) of RGB images of any size: the mean of the autoencoder's posterior."""
         height, width = self.size
@@ -72,7 +72,7 @@ class DiffusionModel:
         t = torch.full((len(latents),), timestep, device=latents.device)
         return self.scheduler.add_noise(latents, noise.to(latents), t)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def denoise(self, noisy: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         """One conditional UNet pass: (B, C, h, w) and (B, L, D) to the predicted noise (B, C, h, w)."""
         return self.unet(noisy, timestep, embeddings, return_dict=False)[0]

@@ -30,7 +30,8 @@ def main(cfg: DictConfig) -> None:
         write_benchmark(out)
         print(out / "shapes")
         return
-    tracker = instantiate(cfg.tracker, folder=folder, run_config=OmegaConf.to_container(cfg, resolve=True))
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    tracker = instantiate(cfg.tracker, _partial_=True)(folder=folder, run_config=resolved)
     device = pick_device(cfg.device)
     precision = default_precision(device) if cfg.precision == "auto" else cfg.precision
 

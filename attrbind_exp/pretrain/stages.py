@@ -1,5 +1,6 @@
 """The stages of pretraining: autoencoder, then UNet and text encoder together; and the export to disk."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,9 @@ def export(plan_name: str, seed: int, folder: Path, out: Path) -> int:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
+    # transformers would load the text encoder in its stored precision, diffusers the rest in fp32; let them agree.
+    settings = json.loads((out / "text_encoder" / "config.json").read_text())
+    (out / "text_encoder" / "config.json").write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
     return sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 

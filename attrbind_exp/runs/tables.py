@@ -1,22 +1,32 @@
-"""Results as tables, for terminals and Markdown."""
+"""Results as tables, for terminals, Markdown and spreadsheets."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with padded columns; the first column to the left, the rest to the right."""
-    widths = [max(len(r[i]) for r in [header, *rows]) for i in range(len(header))]
 
-    def line(cells: Sequence[str]) -> str:
-        return (
-            "| "
-            + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths)))
-            + " |"
-        )
+def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
+    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision and the difference
+    to the first variant with its 95 % interval. Cells are text, "-" where there is no figure."""
+    variants = summary["variants"]
+    labels = [v["label"] for v in variants]
+    rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
+    for name, values in variants[0]["slices"].items():
+        for value, entry in values.items():
+            cells = [figure(v["slices"][name][value]["mIoU"]) for v in variants]
+            rows.append([f"{name} = {value}", str(entry["n"]), *cells])
+    rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
+    rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
+    rows.append(["precision at IoU 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
+    if any("difference" in v for v in variants):
+        rows.append([f"difference to {labels[0]}", "", *map(_difference, variants)])
+    return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
+
+def _difference(variant: Mapping[str, Any]) -> str:
+    d = variant.get("difference")
+    return "" if d is None else f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]"
 
 
 def figure(value: float | None, digits: int = 1) -> str:
@@ -24,23 +34,13 @@ def figure(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def ablation(summary: Mapping[str, Any]) -> str:
-    """mIoU of every variant: overall, then per slice with its n."""
-    variants = summary["variants"]
-    header = ["mIoU in %", "n", *(v["label"] for v in variants)]
-    rows = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
-    for name, values in variants[0]["slices"].items():
-        for value, entry in values.items():
-            cells = [figure(v["slices"][name][value]["mIoU"]) for v in variants]
-            rows.append([f"{name} = {value}", str(entry["n"]), *cells])
-    rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
-    rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
-    rows.append(["precision at 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
-    if any("difference" in v for v in variants):
-        rows.append([f"difference to {variants[0]['label']}", "", *map(_difference, variants)])
-    return markdown(header, rows)
-
-
-def _difference(variant: Mapping[str, Any]) -> str:
-    d = variant.get("difference")
-    return "" if d is None else f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]"
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of text as padded Markdown; the first column to the left, the rest to the right."""
+    lines = [list(map(str, frame.columns)), *frame.astype(str).values.tolist()]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = [
+        [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        for line in lines
+    ]
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [padded[0], rule, *padded[1:]])

@@ -47,7 +47,7 @@ class WandbTracker:
         if mode not in self.MODES:
             raise UserError(f"unknown tracker.mode '{mode}'; choose from {', '.join(self.MODES)}")
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
         # Images of a table are staged outside the run unless this says otherwise.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
         self._wandb = wandb
@@ -65,12 +65,9 @@ class WandbTracker:
         self._run.summary.update(dict(values))
 
     def curve(self, name: str, x: str, y: str, xs: Sequence[float], lines: Mapping[str, Sequence[float]]) -> None:
-        """Lines over a common x axis, as a plot that can be zoomed and as the table behind it."""
-        rows = [[label, a, float(b)] for label, line in lines.items() for a, b in zip(xs, line, strict=True)]
-        table = self._wandb.Table(columns=["variant", x, y], data=rows)
-        self._run.log({f"{name}_table": table})
+        """Lines over a common x axis, as a plot that can be zoomed, with the table behind it."""
         plot = self._wandb.plot.line_series(
-            list(xs), [list(map(float, line)) for line in lines.values()], keys=list(lines), title=name, xname=x
+            list(xs), [list(line) for line in lines.values()], keys=list(lines), title=f"{y} by {x}", xname=x
         )
         self._run.log({name: plot})
 

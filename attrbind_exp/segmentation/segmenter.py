@@ -59,7 +59,7 @@ class Segmenter:
         sizes = [(image.height, image.width) for image in images]
         return [self.heat_map(row, size) for row, size in zip(completed, sizes, strict=True)]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def complete(self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt]) -> Tensor:
         """Completed score maps (B, h, w) of B bound prompts on B latents (B, C, h, w); one UNet pass a timestep and
         draw. They are what a heat map is made of, before its image's size comes in."""
