@@ -144,7 +144,12 @@ def segment_batch(
 def record_scores(
     item: Loaded, heats: Sequence[HeatMap], variants: Sequence[Variant], scores: Scores, store: RunStore
 ) -> None:
-    """Count one expression under every variant and write its rows."""
+    """Count one expression under every variant and write its rows. A heat map that is not finite (half precision can
+    overflow) makes a failure, not a mask."""
+    if not all(np.isfinite(heat.values).all() for heat in heats):
+        message = "a heat map holds values that are not finite; try model.dtype=bf16 or fp32"
+        fail(Failure(item.sample.sample_id, "not_finite", message), scores, store)
+        return
     scores.samples.append(item.sample)
     scores.prompts.append(item.prompt)
     for v, (variant, heat) in enumerate(zip(variants, heats, strict=True)):

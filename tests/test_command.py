@@ -11,8 +11,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from attrbind_exp import config
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.experiment import RunSettings, score
+from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import UserError, Variant
-from tests.conftest import picture, shared
+from tests.conftest import make_segmenter, picture, shared
 
 
 def composed(*overrides, name="run"):
@@ -250,3 +253,19 @@ def test_real_sample_runs_end_to_end(tmp_path):
     )  # fmt: skip
     assert (summary["n_expressions"], summary["n_scored"], summary["n_failed"]) == (120, 120, 0)
     assert "knows only shapes" in summary["note"]
+
+
+def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folder):
+    data = load_refer(str(refer_folder.parent), "tiny", "made", "test")
+    segmenter = make_segmenter(model)
+    complete = segmenter.complete
+
+    def overflowing(latents, ids, bound):
+        maps = complete(latents, ids, bound)
+        maps[0] = float("nan")
+        return maps
+
+    segmenter.complete = overflowing
+    store = RunStore(tmp_path / "run")
+    scores = score(data, segmenter, RunSettings([Variant("baseline")], batch_size=5), store)
+    assert [f.reason for f in scores.failures] == ["not_finite"] and len(scores.samples) == 4

@@ -12,6 +12,7 @@ transformers.logging.set_verbosity_error()  # before diffusers asks for image pr
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from attrbind_exp.text.tokens import tokenize
@@ -103,7 +104,7 @@ def load_model(
             name, dtype=chosen, use_safetensors=True, local_files_only=True,
             safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         hub = "stable-diffusion-v1-5/stable-diffusion-v1-5"
         raise UserError(
             f"no weights at model.path='{path}' ({_first_line(error)}); get some by 'hf download {hub}' and run with "

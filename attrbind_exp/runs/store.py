@@ -33,7 +33,7 @@ class RunStore:
             self._rows = open(self.folder / "expressions.jsonl", "w", encoding="utf-8")  # noqa: SIM115
             self._failures = open(self.folder / "failures.jsonl", "w", encoding="utf-8")  # noqa: SIM115
             (self.folder / "summary.json").unlink(missing_ok=True)
-            for old in (self.folder / "gallery").glob("*.png"):
+            for old in (self.folder / "gallery").glob("[0-9][0-9][0-9].png"):
                 old.unlink()
         except OSError as error:
             raise UserError(f"cannot write to the run folder '{self.folder}': {error.strerror}") from error
