@@ -12,13 +12,16 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import __version__, config
 from attrbind_exp.types import UserError
 
+BUNDLED = str(config.PACKAGE / "assets" / "bundled")
+
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 @config.task
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
-    # Heavy libraries load only once the configuration is known to be good.
+    dataset = instantiate(cfg.dataset)
+    # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import RunSettings, run_experiment
     from attrbind_exp.runs.store import RunStore
@@ -26,7 +29,6 @@ def main(cfg: DictConfig) -> float | None:
     from attrbind_exp.segmentation.segmenter import Segmenter
     from attrbind_exp.text.processor import TextProcessor
 
-    dataset = instantiate(cfg.dataset)
     model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
     text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
     segmenter = Segmenter(model, text, config.map_settings(cfg))
@@ -38,16 +40,16 @@ def main(cfg: DictConfig) -> float | None:
     tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
     try:
         summary = run_experiment(dataset, segmenter, settings, store, tracker)
-        summary |= {"dataset": dataset.name, "model": cfg.model.name, "note": note(cfg, dataset.note)}
+        summary |= {"dataset": dataset.name, "model": cfg.model.path, "note": note(cfg, dataset.note)}
         summary |= {"config_hash": config.config_hash(cfg), "version": __version__}
         store.write_summary(summary)
     finally:
         store.close()
-        tracker.close()
+        upload = tracker.close()
     table = ablation(summary)
     store.write_text("ablation.csv", table.to_csv(index=False))
     store.write_text("ablation.md", markdown(table) + "\n")
-    show(summary, markdown(table), store.folder)
+    show(summary, markdown(table), upload, store.folder)
     if summary["n_scored"] == 0:
         raise UserError(
             f"none of the {summary['n_failed']} expressions could be scored: see {store.folder}/failures.jsonl"
@@ -58,14 +60,13 @@ def main(cfg: DictConfig) -> float | None:
 def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
     """What a reader must know before believing the figures."""
     notes = [dataset_note] if dataset_note else []
-    knows = cfg.model.get("knows")
-    if knows and cfg.dataset.get("name", "coco") != knows:
-        notes.append(f"the {cfg.model.name} model knows only {knows}: its figures on other data mean nothing")
+    if cfg.model.path == BUNDLED and cfg.dataset.get("name") != "shapes":
+        notes.append("the bundled model knows only shapes: its figures on other data mean nothing")
     return "; ".join(notes) or None
 
 
-def show(summary: dict[str, Any], table: str, folder: Path) -> None:
-    """Print the table and the counts; the last line is the run folder."""
+def show(summary: dict[str, Any], table: str, upload: str | None, folder: Path) -> None:
+    """Print the table, the counts and how to upload; the last line is the run folder."""
     print(table)
     rate = summary["n_scored"] * len(summary["variants"]) / max(summary["seconds"], 1e-9)
     print(
@@ -75,6 +76,8 @@ def show(summary: dict[str, Any], table: str, folder: Path) -> None:
     )
     if summary["note"]:
         print(f"NOTE: {summary['note']}")
+    if upload:
+        print(upload)
     print(folder)
     sys.stdout.flush()
 

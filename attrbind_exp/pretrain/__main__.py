@@ -46,7 +46,8 @@ def main(cfg: DictConfig) -> None:
         if cfg.stage in ("vae", "all"):
             print(f"vae: loss {stages.train_vae(plan('vae'), cfg.scenes, device, folder, log('vae')):.4f}")
         if cfg.stage in ("unet", "all"):
-            last = stages.train_unet(plan("unet"), cfg.scenes, cfg.unet.empty, device, folder, log("unet"))
+            focus = stages.Focus(**cfg.unet.focus)
+            last = stages.train_unet(plan("unet"), cfg.scenes, cfg.unet.empty, focus, device, folder, log("unet"))
             print(f"unet: loss {last:.4f}")
         if cfg.stage in ("export", "all"):
             size = stages.export("unet", cfg.seed, folder, out)

@@ -42,10 +42,11 @@ def noun_phrase(rng: Rng, obj: Object, colour: bool, article: str | None = None)
     return "an " + words if article == "a " and words[0] in "aeiou" else article + words
 
 
-def training_caption(rng: Rng, scene: Scene) -> str:
-    """A caption of one object or several, colours named four times in five, "a photograph of" six times in ten."""
+def training_caption(rng: Rng, scene: Scene, complete: float = 0.25) -> str:
+    """A caption of one object or two, or, in a share `complete`, of all; colours named four times in five, "a photograph
+    of" six times in ten."""
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    mentioned = objects[: rng.choice([1, 2, 4], p=[0.4, 0.35, 0.25])]
+    mentioned = objects[: rng.choice([1, 2, 4], p=[(1 - complete) * 8 / 15, (1 - complete) * 7 / 15, complete])]
     same = [o for o in objects if o.shape == objects[0].shape]
     if len(same) > 1 and rng.random() < 0.06:
         caption = f"{NUMBERS[len(same)]} {plural(same[0].shape)}"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from attrbind_exp.pretrain import architecture
 from attrbind_exp.pretrain.captions import training_caption
 from attrbind_exp.pretrain.loop import Plan, load_average, train
-from attrbind_exp.pretrain.scenes import Scene, draw, training_scene
+from attrbind_exp.pretrain.scenes import Scene, draw, object_mask, training_scene
 from attrbind_exp.runs.figures import contact_sheet
 
 Log = Callable[[int, float], None]
@@ -83,11 +84,35 @@ def build_denoiser(device: torch.device, seed: int):
     return tokenizer, denoiser.to(device)
 
 
-def train_unet(plan: Plan, scenes: int, empty: float, device: torch.device, folder: Path, log: Log) -> float:
+@dataclass(frozen=True)
+class Focus:
+    """How training turns to the text once the UNet knows what scenes look like.
+
+    From step `start` on, a share `complete` of the captions names every object, latent cells count `weight` times more
+    where an object lies, and timesteps are drawn with a density that grows with the noise: the caption says little
+    about textures, and nothing new about an object that can be seen.
+    """
+
+    start: int
+    weight: float
+    complete: float
+
+
+def object_cells(scenes: list[Scene]) -> Tensor:
+    """How much of each latent cell and its neighbours is object, (scenes, 1, 16, 16) in [0, 1]."""
+    side = architecture.PIXELS // 4
+    cover = np.stack([sum(object_mask(o, side) for o in scene.objects) for scene in scenes])
+    return F.max_pool2d(torch.from_numpy(cover)[:, None], 3, stride=1, padding=1)
+
+
+def train_unet(
+    plan: Plan, scenes: int, empty: float, focus: Focus, device: torch.device, folder: Path, log: Log
+) -> float:
     """Epsilon-prediction with the captions of `training_caption`, a share `empty` of them empty."""
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device).eval()
     latents = encode_scenes(vae, scenes, folder, device)
     drawn = [training_scene(i) for i in tqdm(range(scenes), desc="scenes", disable=None)]
+    cells = object_cells(drawn)
     tokenizer, denoiser = build_denoiser(device, plan.seed)
     scheduler = architecture.build_scheduler()
     if device.type == "cpu":
@@ -98,15 +123,21 @@ def train_unet(plan: Plan, scenes: int, empty: float, device: torch.device, fold
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, 1, step])
         chosen = rng.integers(0, scenes, plan.batch)
-        captions = ["" if rng.random() < empty else training_caption(rng, drawn[i]) for i in chosen]
+        focused = step >= focus.start
+        complete = focus.complete if focused else 0.25
+        captions = ["" if rng.random() < empty else training_caption(rng, drawn[i], complete) for i in chosen]
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         clean = latents[chosen]
         noise_rng = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         noise = torch.randn(clean.shape, generator=noise_rng)
-        t = torch.randint(0, scheduler.config.num_train_timesteps, (plan.batch,), generator=noise_rng)
+        last = scheduler.config.num_train_timesteps
+        t = torch.randint(0, last, (plan.batch,), generator=noise_rng)
+        if focused:
+            t = torch.maximum(t, torch.randint(0, last, (plan.batch,), generator=noise_rng))
         noisy = scheduler.add_noise(clean, noise, t)
         predicted = denoiser(noisy.to(device), t.to(device), ids)
-        return F.mse_loss(predicted.float(), noise.to(device))
+        weight = 1 + focus.weight * cells[chosen].to(device) if focused else torch.ones(())
+        return (weight * (predicted.float() - noise.to(device)) ** 2).mean() / weight.mean()
 
     return train(denoiser, loss, plan, folder, log)
 

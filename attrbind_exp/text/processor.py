@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -66,8 +67,7 @@ class TextProcessor:
     @staticmethod
     def _same_tokens(tokens: Tokens, pos: tuple[int, ...], chunk_tokens: Tokens) -> bool:
         """Does the chunk on its own consist of the tokens that it has in the prompt?"""
-        alone = chunk_tokens.at(0, len(chunk_tokens.offsets) * 100)
-        return len(alone) == len(pos) and bool((tokens.ids[list(pos)] == chunk_tokens.ids[list(alone)]).all())
+        return torch.equal(tokens.ids[list(pos)], chunk_tokens.ids[list(chunk_tokens.content)])
 
     def bind(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[list[BoundPrompt]]:
         """Embeddings of every prompt under every variant: result[i][j] belongs to prompts[i], variants[j].

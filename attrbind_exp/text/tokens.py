@@ -16,9 +16,14 @@ class Tokens:
     offsets: tuple[tuple[int, int], ...]
     truncated: bool
 
+    @property
+    def content(self) -> tuple[int, ...]:
+        """Positions of the tokens that stand for characters."""
+        return tuple(i for i, (a, b) in enumerate(self.offsets) if a < b)
+
     def at(self, start: int, end: int) -> tuple[int, ...]:
         """Positions of the tokens that touch the characters [start, end)."""
-        return tuple(i for i, (a, b) in enumerate(self.offsets) if a < b and a < end and b > start)
+        return tuple(i for i in self.content if self.offsets[i][0] < end and self.offsets[i][1] > start)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens]:
