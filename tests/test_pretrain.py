@@ -11,7 +11,7 @@ from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.pretrain import captions, scenes
-from attrbind_exp.pretrain.architecture import build_tokenizer
+from attrbind_exp.pretrain.architecture import WINDOW, build_tokenizer
 from attrbind_exp.pretrain.benchmark import PIXELS, SCENES, benchmark_scene, build_records
 from attrbind_exp.pretrain.loop import Plan, train
 
@@ -95,7 +95,7 @@ def test_tokenizer_knows_its_words_and_takes_others_to_pieces():
     assert len(tokenizer.tokenize("skateboarder")) > 3
     assert tokenizer.decode(tokenizer("белая star 🐕").input_ids, skip_special_tokens=True) == "белая star 🐕"
     ids = tokenizer("a star", padding="max_length").input_ids
-    assert len(ids) == 77 and ids[0] == tokenizer.bos_token_id and set(ids[3:]) == {tokenizer.eos_token_id}
+    assert len(ids) == WINDOW and ids[0] == tokenizer.bos_token_id and set(ids[3:]) == {tokenizer.eos_token_id}
 
 
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):

@@ -144,7 +144,7 @@ def test_the_gate_leaves_plain_targets_alone(processor, model):
 def test_words_beyond_the_window_are_named(processor):
     late = processor.prepare([" ".join(["very"] * 200) + " white star"])[0]
     assert "prompt_truncated" in late.fallbacks and "target_truncated" in late.fallbacks
-    assert late.q and max(late.q) < 77 and not late.bind
+    assert late.q and max(late.q) < processor.tokenizer.model_max_length and not late.bind
     early = processor.prepare(["the white star " + "next to a red circle " * 40])[0]
     assert "prompt_truncated" in early.fallbacks
 
@@ -155,7 +155,7 @@ def test_words_beyond_the_window_are_named(processor):
 def test_other_letters_find_tokens(processor, text):
     prompt = processor.prepare([text])[0]
     assert prompt.q and set(prompt.q) <= set(prompt.pos)
-    assert len(bind(processor, text, NCR)[0]) == 77
+    assert len(bind(processor, text, NCR)[0]) == processor.tokenizer.model_max_length
 
 
 def test_binding_by_hand():

@@ -46,8 +46,10 @@ def main(cfg: DictConfig) -> None:
         if cfg.stage in ("vae", "all"):
             print(f"vae: loss {stages.train_vae(plan('vae'), cfg.scenes, device, folder, log('vae')):.4f}")
         if cfg.stage in ("unet", "all"):
-            focus = stages.Focus(**cfg.unet.focus)
-            last = stages.train_unet(plan("unet"), cfg.scenes, cfg.unet.empty, focus, device, folder, log("unet"))
+            u = cfg.unet
+            last = stages.train_unet(
+                plan("unet"), cfg.scenes, u.empty, u.object_weight, device, folder, log("unet")
+            )
             print(f"unet: loss {last:.4f}")
         if cfg.stage in ("export", "all"):
             size = stages.export("unet", cfg.seed, folder, out)

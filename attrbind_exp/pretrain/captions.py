@@ -42,11 +42,10 @@ def noun_phrase(rng: Rng, obj: Object, colour: bool, article: str | None = None)
     return "an " + words if article == "a " and words[0] in "aeiou" else article + words
 
 
-def training_caption(rng: Rng, scene: Scene, complete: float = 0.25) -> str:
-    """A caption of one object or two, or, in a share `complete`, of all; colours named four times in five, "a photograph
-    of" six times in ten."""
+def training_caption(rng: Rng, scene: Scene) -> str:
+    """A caption of all objects, or of one or two; colours named four times in five, "a photograph of" six in ten."""
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    mentioned = objects[: rng.choice([1, 2, 4], p=[(1 - complete) * 8 / 15, (1 - complete) * 7 / 15, complete])]
+    mentioned = objects[: rng.choice([1, 2, 4], p=[0.25, 0.2, 0.55])]
     same = [o for o in objects if o.shape == objects[0].shape]
     if len(same) > 1 and rng.random() < 0.06:
         caption = f"{NUMBERS[len(same)]} {plural(same[0].shape)}"

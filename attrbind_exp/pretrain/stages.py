@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,20 +83,6 @@ def build_denoiser(device: torch.device, seed: int):
     return tokenizer, denoiser.to(device)
 
 
-@dataclass(frozen=True)
-class Focus:
-    """How training turns to the text once the UNet knows what scenes look like.
-
-    From step `start` on, a share `complete` of the captions names every object, latent cells count `weight` times more
-    where an object lies, and timesteps are drawn with a density that grows with the noise: the caption says little
-    about textures, and nothing new about an object that can be seen.
-    """
-
-    start: int
-    weight: float
-    complete: float
-
-
 def object_cells(scenes: list[Scene]) -> Tensor:
     """How much of each latent cell and its neighbours is object, (scenes, 1, 16, 16) in [0, 1]."""
     side = architecture.PIXELS // 4
@@ -106,9 +91,13 @@ def object_cells(scenes: list[Scene]) -> Tensor:
 
 
 def train_unet(
-    plan: Plan, scenes: int, empty: float, focus: Focus, device: torch.device, folder: Path, log: Log
+    plan: Plan, scenes: int, empty: float, object_weight: float, device: torch.device, folder: Path, log: Log
 ) -> float:
-    """Epsilon-prediction with the captions of `training_caption`, a share `empty` of them empty."""
+    """Epsilon-prediction with the captions of `training_caption`, a share `empty` of them empty.
+
+    Latent cells count `object_weight` times more where an object lies: captions say nothing about textures, which
+    would otherwise make up most of the loss.
+    """
     vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device).eval()
     latents = encode_scenes(vae, scenes, folder, device)
     drawn = [training_scene(i) for i in tqdm(range(scenes), desc="scenes", disable=None)]
@@ -123,20 +112,15 @@ def train_unet(
     def loss(step: int) -> Tensor:
         rng = np.random.default_rng([plan.seed, 1, step])
         chosen = rng.integers(0, scenes, plan.batch)
-        focused = step >= focus.start
-        complete = focus.complete if focused else 0.25
-        captions = ["" if rng.random() < empty else training_caption(rng, drawn[i], complete) for i in chosen]
+        captions = ["" if rng.random() < empty else training_caption(rng, drawn[i]) for i in chosen]
         ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids.to(device)
         clean = latents[chosen]
         noise_rng = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
         noise = torch.randn(clean.shape, generator=noise_rng)
-        last = scheduler.config.num_train_timesteps
-        t = torch.randint(0, last, (plan.batch,), generator=noise_rng)
-        if focused:
-            t = torch.maximum(t, torch.randint(0, last, (plan.batch,), generator=noise_rng))
+        t = torch.randint(0, scheduler.config.num_train_timesteps, (plan.batch,), generator=noise_rng)
         noisy = scheduler.add_noise(clean, noise, t)
         predicted = denoiser(noisy.to(device), t.to(device), ids)
-        weight = 1 + focus.weight * cells[chosen].to(device) if focused else torch.ones(())
+        weight = 1 + object_weight * cells[chosen].to(device)
         return (weight * (predicted.float() - noise.to(device)) ** 2).mean() / weight.mean()
 
     return train(denoiser, loss, plan, folder, log)
