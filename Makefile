@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 .PHONY: help setup run test test-all lint bench
 help: ## what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## the environment, from requirements.lock
 $(READY): requirements.lock pyproject.toml

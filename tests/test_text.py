@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CLIPTokenizer
 
 from attrbind_exp.text.binding import (
     average_with_unconditioned,
@@ -12,6 +13,7 @@ from attrbind_exp.text.binding import (
 from attrbind_exp.text.parse import parse_expressions
 from attrbind_exp.text.processor import TextProcessor
 from attrbind_exp.types import TextSettings, Variant
+from tests.conftest import shared
 
 BASELINE, NCR = Variant("baseline"), Variant("noun_chunk", replace=True)
 
@@ -181,3 +183,16 @@ def test_unconditioned_rows_and_pooling():
     assert unconditioned_rows(U, "mean").tolist() == [[3, 4]] * 3
     assert pooling_weights([1, 2], 4, "mean").tolist() == [0, 0.5, 0.5, 0]
     assert pooling_weights([1, 2], 4, "last").tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "text", ["white dog playing with two black dogs", "Tiny GREEN skateboarder!", "the man's blue-and-white hat", "étoile"]
+)
+def test_positions_with_the_tokenizer_of_stable_diffusion(text):
+    processor = TextProcessor(CLIPTokenizer.from_pretrained(shared("sd15_config") / "tokenizer"), encode=None)
+    prompt = processor.prepare([text])[0]
+    ids = processor.tokenizer(prompt.text).input_ids
+    for positions, words in ((prompt.q, prompt.parse.target_text), (prompt.pos, prompt.parse.chunk_text)):
+        decoded = processor.tokenizer.decode([ids[i] for i in positions])
+        assert decoded.replace(" ", "") == words.lower().replace(" ", "")
+    assert not set(prompt.fallbacks) & {"chunk_mismatch", "target_truncated"}

@@ -47,7 +47,7 @@ class WandbTracker:
         if mode not in self.MODES:
             raise UserError(f"unknown tracker.mode '{mode}'; choose from {', '.join(self.MODES)}")
         if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         # Images of a table are staged outside the run unless this says otherwise.
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
         self._wandb = wandb
