@@ -55,10 +55,11 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra needs it; everything else is passed on as typed.
 
     Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; free text (expressions, paths)
-    is quoted, so that commas and spaces need no second pair of quotes. Raises UserError for an option that a group
-    does not have.
+    is quoted, so that commas and spaces need no second pair of quotes; -m may stand anywhere. Raises UserError for an
+    option that a group does not have.
     """
-    return [_rewrite(argument) for argument in arguments]
+    multirun = [a for a in arguments if a in ("-m", "--multirun")]
+    return multirun[:1] + [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
 
 
 def _rewrite(argument: str) -> str:

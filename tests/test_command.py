@@ -58,6 +58,10 @@ def test_command_line_is_rewritten(typed, given):
     assert config.rewrite_arguments([typed]) == [given]
 
 
+def test_multirun_may_stand_anywhere():
+    assert config.rewrite_arguments(["seed=1", "-m", "alpha=1,2"]) == ["-m", "seed=1", "alpha.value=1,2"]
+
+
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

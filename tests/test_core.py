@@ -142,7 +142,10 @@ def test_the_unet_is_as_before_after_a_failure(segmenter):
 def test_settings_that_the_model_does_not_have_are_refused(model):
     for wrong, words in [
         ({"ratios": (3,)}, "1, 2, 4, 8"), ({"blocks": ("middle",)}, "down, mid, up"), ({"timesteps": (1000,)}, "999"),
-        ({"weights": {1: 1.0}}, "ratio 2"), ({"ratios": (8,), "blocks": ("up",)}, "no cross-attention layer"),
+        ({"weights": {1: 1.0}}, "ratio 2"),
+        ({"weights": {1: 0.0}, "ratios": (1,)}, "one above 0"),
+        ({"weights": {1: -1.0}, "ratios": (1,)}, ">= 0"),
+        ({"ratios": (8,), "blocks": ("up",)}, "no cross-attention layer"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=words):
             make_segmenter(model, **wrong)

@@ -186,7 +186,8 @@ def test_unconditioned_rows_and_pooling():
 
 
 @pytest.mark.parametrize(
-    "text", ["white dog playing with two black dogs", "Tiny GREEN skateboarder!", "the man's blue-and-white hat", "étoile"]
+    "text",
+    ["white dog playing with two black dogs", "Tiny GREEN skateboarder!", "the man's blue-and-white hat", "étoile"],
 )
 def test_positions_with_the_tokenizer_of_stable_diffusion(text):
     processor = TextProcessor(CLIPTokenizer.from_pretrained(shared("sd15_config") / "tokenizer"), encode=None)

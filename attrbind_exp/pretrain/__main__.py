@@ -47,9 +47,7 @@ def main(cfg: DictConfig) -> None:
             print(f"vae: loss {stages.train_vae(plan('vae'), cfg.scenes, device, folder, log('vae')):.4f}")
         if cfg.stage in ("unet", "all"):
             u = cfg.unet
-            last = stages.train_unet(
-                plan("unet"), cfg.scenes, u.empty, u.object_weight, device, folder, log("unet")
-            )
+            last = stages.train_unet(plan("unet"), cfg.scenes, u.empty, u.object_weight, device, folder, log("unet"))
             print(f"unet: loss {last:.4f}")
         if cfg.stage in ("export", "all"):
             size = stages.export("unet", cfg.seed, folder, out)

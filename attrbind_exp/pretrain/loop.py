@@ -48,7 +48,9 @@ def train(
 
     Checkpoints go to `folder`/<plan.name>.safetensors; a run started again goes on from there.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True
+    )
     average = {name: p.detach().clone() for name, p in module.named_parameters()}
     file = folder / f"{plan.name}.safetensors"
     first, recent = _restore(file, module, average, optimizer) if file.exists() else (0, [])

@@ -36,6 +36,11 @@ class Segmenter:
             raise UserError(
                 f"attention_layers.weights has no weight for ratio {missing[0]}; give one for each of {ratios}"
             )
+        if not all(self.weights[r] >= 0 for r in ratios) or not any(self.weights[r] for r in ratios):
+            given = {r: self.weights[r] for r in ratios}
+            raise UserError(
+                f"weights {given} of the chosen resolutions; give attention_layers.weights >= 0, one above 0"
+            )
         last = model.scheduler.config.num_train_timesteps - 1
         if not settings.timesteps or not all(0 <= t <= last for t in settings.timesteps):
             raise UserError(f"model.timesteps={list(settings.timesteps)}; give one or more between 0 and {last}")
