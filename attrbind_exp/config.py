@@ -167,13 +167,16 @@ def alphas(cfg: DictConfig) -> list[float]:
 
 
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
-    """The variants of a run and the number of the one that heads its summary: the last method, at alpha.report."""
+    """The variants of a run and the number of the one that heads its summary: the method text_processor.report (the
+    last where that is null), at alpha.report."""
     found = []
     for method in cfg.text_processor.methods:
         for alpha in alphas(cfg) if method.average else [None]:
-            found.append(Variant(method.name, method.replace, None if alpha is None else float(alpha)))
-    last = [i for i, v in enumerate(found) if v.name == found[-1].name]
-    return found, next((i for i in last if found[i].alpha == cfg.alpha.get("report")), last[-1])
+            weight = None if alpha is None else float(alpha)
+            found.append(Variant(method.name, method.replace, weight, method.get("chunk_prefix")))
+    head = cfg.text_processor.get("report") or found[-1].name
+    candidates = [i for i, v in enumerate(found) if v.name == head]
+    return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 
 def text_settings(cfg: DictConfig) -> TextSettings:

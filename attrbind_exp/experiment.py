@@ -175,22 +175,22 @@ def record_scores(
 
 
 def draw_gallery(scores: Scores, segmenter: Segmenter, settings: RunSettings, store: RunStore) -> dict[str, Path]:
-    """Image | ground truth | baseline | ours for expressions spread evenly over the run; paths by caption."""
+    """Image | ground truth | baseline | ours for expressions spread evenly over the run; paths by caption. All variants
+    of a run are shown where they are few, else the one that heads the summary."""
     count = min(settings.gallery, len(scores.samples))
-    ours = settings.variants[settings.headline]
+    many = len(settings.variants) > 5
+    ours = [settings.variants[settings.headline]] if many else settings.variants
+    shown = [BASELINE, *(v for v in ours if v != BASELINE)]
     pictures = {}
     for number, row in enumerate(np.linspace(0, len(scores.samples) - 1, count).astype(int)):
         sample, prompt = scores.samples[row], scores.prompts[row]
         item = Loaded(
             sample, read_image(sample.image_path, sample.size), decode_mask(sample.segmentation, sample.size), prompt
         )
-        heats = next(segment_batch([item], segmenter, [BASELINE, ours], 2))
+        heats = next(segment_batch([item], segmenter, shown, len(shown)))
         image = np.asarray(item.image)
         panels = {"image": image, "ground truth": figures.outline(image, item.truth)}
-        panels |= {
-            label: figures.overlay(image, heat.values)
-            for label, heat in zip(["baseline", ours.label], heats[: 1 if ours == BASELINE else 2], strict=False)
-        }
+        panels |= {v.label: figures.overlay(image, h.values) for v, h in zip(shown, heats, strict=True)}
         pictures[f"{sample.sample_id} {sample.text}"] = figures.panels(panels, sample.text, store.gallery_path(number))
     figures.sheet(list(pictures.values()), store.folder / "gallery.png")
     return pictures

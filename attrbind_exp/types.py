@@ -54,12 +54,14 @@ class Variant:
     """One way of editing the text embedding.
 
     `replace`: noun chunk replacement (eq. 3); `alpha`: weight of the text in unconditioned embedding averaging
-    (eq. 4), None = no averaging. `name` and `alpha` are what tables and summaries show.
+    (eq. 4), None = no averaging; `chunk_prefix`: what stands before the chunk where this variant encodes it, None = as
+    TextSettings say. `name` and `alpha` are what tables and summaries show.
     """
 
     name: str
     replace: bool = False
     alpha: float | None = None
+    chunk_prefix: PrefixRule | None = None
 
     @property
     def label(self) -> str:

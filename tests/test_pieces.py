@@ -160,7 +160,7 @@ def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
     assert len(list(media.glob("images/*.png"))) == 2
     tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in media.glob("table/*.table.json")}
     assert len(tables["expressions"]["data"]) == 5 and "the white star" in tables["expressions"]["data"][0]
-    assert len(tables["threshold"]["data"]) == 3 * 101
+    assert len(tables["threshold"]["data"]) == 5 * 101
 
 
 def test_unknown_tracker_mode_is_named(tmp_path):

@@ -197,3 +197,10 @@ def test_positions_with_the_tokenizer_of_stable_diffusion(text):
         decoded = processor.tokenizer.decode([ids[i] for i in positions])
         assert decoded.replace(" ", "") == words.lower().replace(" ", "")
     assert not set(prompt.fallbacks) & {"chunk_mismatch", "target_truncated"}
+
+
+def test_a_variant_may_keep_the_prefix_on_its_own(processor, model):
+    text = "next to a blue square the red circle"
+    own = bind(processor, text, Variant("prefixed", True, chunk_prefix="template"), NCR)
+    assert torch.equal(own[0], bind(settings(model, chunk_prefix="template"), text, NCR)[0])
+    assert not torch.equal(own[0], own[1])

@@ -74,37 +74,38 @@ class TextProcessor:
 
         Every distinct text is encoded once. Variants that come to the same embedding share one object.
         """
-        replacing = any(v.replace for v in variants)
-        texts = [p.text for p in prompts] + [self._chunk_text(p) for p in prompts if p.bind and replacing] + [""]
-        order = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        chunks = [self._chunk_text(p, v) for p in prompts for v in variants if p.bind and v.replace]
+        order = {text: i for i, text in enumerate(dict.fromkeys([*(p.text for p in prompts), *chunks, ""]))}
         states = self.encode(list(order))  # (number of texts, L, D)
         U = unconditioned_rows(states[order[""]], self.settings.uncond)
         bound = []
         for prompt in prompts:
             E = states[order[prompt.text]]
-            R = states[order[self._chunk_text(prompt)]] if prompt.bind and replacing else None
-            weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling).to(E)
-            plain = BoundPrompt(E, weights)
-            bound.append([self._edit(prompt, plain, R, U, v) for v in variants])
+            plain = BoundPrompt(E, pooling_weights(prompt.q, len(E), self.settings.token_pooling).to(E))
+            row = []
+            for variant in variants:
+                R = states[order[self._chunk_text(prompt, variant)]] if prompt.bind and variant.replace else None
+                row.append(self._edit(prompt, plain, R, U, variant))
+            bound.append(row)
         return bound
 
     def _edit(self, prompt: Prompt, plain: BoundPrompt, R: Tensor | None, U: Tensor, variant: Variant) -> BoundPrompt:
         if not prompt.bind or not (variant.replace or variant.alpha is not None):
             return plain
         embedding = plain.embedding
-        if variant.replace and R is not None:
-            embedding = replace_noun_chunk(embedding, R[self._chunk_rows(prompt)], prompt.pos)
+        if R is not None:
+            embedding = replace_noun_chunk(embedding, R[self._chunk_rows(prompt, variant)], prompt.pos)
         if variant.alpha is not None:
             embedding = average_with_unconditioned(embedding, U, prompt.q, variant.alpha)
         return BoundPrompt(embedding, plain.weights)
 
-    def _chunk_text(self, prompt: Prompt) -> str:
-        prefix = TEMPLATE if self.settings.chunk_prefix == "template" else ""
-        return prefix + prompt.parse.chunk_text
+    def _prefix(self, variant: Variant) -> str:
+        return TEMPLATE if (variant.chunk_prefix or self.settings.chunk_prefix) == "template" else ""
 
-    def _chunk_rows(self, prompt: Prompt) -> slice:
+    def _chunk_text(self, prompt: Prompt, variant: Variant) -> str:
+        return self._prefix(variant) + prompt.parse.chunk_text
+
+    def _chunk_rows(self, prompt: Prompt, variant: Variant) -> slice:
         """The chunk's content tokens in its own encoding: after BOS, and after the template where that is kept."""
-        first = 1
-        if self.settings.chunk_prefix == "template":
-            first += len(self.tokenizer(TEMPLATE, add_special_tokens=False).input_ids)
+        first = 1 + len(self.tokenizer(self._prefix(variant), add_special_tokens=False).input_ids)
         return slice(first, first + len(prompt.pos))
