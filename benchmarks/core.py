@@ -33,7 +33,7 @@ from attrbind_exp.diffusion.model import DiffusionModel, load_model, pick_device
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.processor import TextProcessor
 from attrbind_exp.types import MapSettings, Variant
-from tests.oracle import reference_heat_map
+from tests.oracle import reference_heat_map, sharpen
 
 TIMESTEP = 100
 WEIGHTS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
@@ -59,9 +59,10 @@ def build_model(name: str, config_dir: str | None, device: str, dtype: str) -> D
         text_encoder=CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
-        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+    sharpen(pipeline.unet)
     precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[dtype]
     return DiffusionModel(pipeline.to(pick_device(device), precision))
 
@@ -143,7 +144,7 @@ def measure_once(model: DiffusionModel, work: Callable[[], Tensor]) -> dict[str,
     )
     forget_peak()
     work()
-    return {"weights": weights / 2**20, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+    return {"weights": weights / 2**20, "peak": resident_peak()}
 
 
 def forget_peak() -> None:
@@ -151,6 +152,15 @@ def forget_peak() -> None:
     refs = Path("/proc/self/clear_refs")
     if refs.exists():
         refs.write_text("5")
+
+
+def resident_peak() -> float:
+    """Peak resident memory in MB. Linux's own counter, since getrusage inherits the peak of the parent process."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def spread(values: list[float]) -> str:

@@ -8,7 +8,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from attrbind_exp.diffusion.model import DiffusionModel, draw_noise
 from attrbind_exp.types import UserError, Variant
 from tests.conftest import make_segmenter, picture, shared
-from tests.oracle import reference_heat_map
+from tests.oracle import reference_heat_map, sharpen
 
 NCR = Variant("noun_chunk", replace=True)
 OURS = Variant("attribute_binding", replace=True, alpha=0.9)
@@ -87,9 +87,10 @@ def random_sd15(size=(256, 192)):
         text_encoder=CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         unet=UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
-        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
+    sharpen(pipeline.unet)
     return DiffusionModel(pipeline, size)
 
 
