@@ -10,10 +10,12 @@ from diffusers import StableDiffusionPipeline
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.diffusion.model import load_model
 from attrbind_exp.pretrain import captions, scenes
 from attrbind_exp.pretrain.architecture import WINDOW, build_tokenizer
 from attrbind_exp.pretrain.benchmark import PIXELS, SCENES, benchmark_scene, build_records
 from attrbind_exp.pretrain.loop import Plan, train
+from tests.test_command import command
 
 ASSETS = PACKAGE / "assets"
 
@@ -130,3 +132,15 @@ def test_the_bundled_model_generates_with_plain_diffusers():
     image = pipeline("a red circle", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     assert image.size == (64, 64) and np.asarray(image).std() > 5
     assert sum(f.stat().st_size for f in (ASSETS / "bundled").rglob("*.safetensors")) < 20e6
+
+
+def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
+    small = ["scenes=60", "vae.steps=2", "vae.batch=2", "unet.steps=2", "unet.batch=2"]
+    given = [f"folder={tmp_path}/work", f"out={tmp_path}/model", *small]
+    code, out, err = command(*given, module="pretrain")
+    assert code == 0, err
+    assert out.splitlines()[-1] == f"{tmp_path}/model" and (tmp_path / "work" / "samples.png").is_file()
+    model = load_model(f"{tmp_path}/model", device="cpu")
+    assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
+    code, _, err = command("stage=clip", *given, module="pretrain")
+    assert code == 2 and "choose from vae, unet, export, benchmark, all" in err
