@@ -9,7 +9,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIXELS = 64
 WIDTH = 128  # of the text encoder and of cross-attention
-WINDOW = 24  # tokens; in 77, as CLIP has them, seventy padding tokens drown the words of so short captions
+WINDOW = 24  # tokens, room for the longest caption; CLIP has 77 (docs/negative-results.md)
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
