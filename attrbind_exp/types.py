@@ -4,13 +4,15 @@ Letters used everywhere: B images or expressions in a batch, L tokens of the tex
 H x W pixels, h x w latent cells, N = h * w.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
+
+IGNORED = 255  # in a label map: pixels that are not scored
 
 ChunkRule = Literal["noun_chunk", "subtree"]
 PrefixRule = Literal["none", "template"]
@@ -34,9 +36,9 @@ class SampleError(Exception):
 class Sample:
     """One expression about one object of one image.
 
-    `segmentation` is the object's mask in COCO's forms (list of polygons, or run-length encoding); `size` is the
-    (height, width) that the annotation gives for the image. `slices` are labels to report by, such as
-    {"pair": "rare"}.
+    `segmentation` is the object's mask in COCO's forms (list of polygons, or run-length encoding), None where there is
+    no ground truth for this expression alone; `size` is the (height, width) that the annotation gives for the image.
+    `slices` are labels to report by, such as {"pair": "rare"}.
     """
 
     sample_id: str
@@ -47,6 +49,26 @@ class Sample:
     segmentation: Any
     size: tuple[int, int]
     slices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Region:
+    """One annotated object of a scene: `label` is its class (1 ..), `segmentation` in COCO's forms, `area` in pixels;
+    the pixels of a `crowd` are not scored."""
+
+    label: int
+    segmentation: Any
+    area: float
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with all its objects, for class-wise evaluation; `size` is (height, width)."""
+
+    image_id: str
+    size: tuple[int, int]
+    regions: tuple[Region, ...]
 
 
 @dataclass(frozen=True)
@@ -83,6 +105,7 @@ class Parse:
     modified: bool
     binding: bool = True
     fallback: str | None = None
+    modifiers: tuple[str, ...] = ()
 
     @property
     def target_text(self) -> str:
@@ -170,3 +193,21 @@ class MapSettings:
     ratios: tuple[int, ...] | None = None
     blocks: tuple[str, ...] | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What one run does with its data.
+
+    variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
+    batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
+    the most harmed expressions do; seeds: of the noise, each costs a pass.
+    """
+
+    variants: Sequence[Variant]
+    headline: int = -1
+    threshold: float | None = None
+    batch_size: int = 64
+    gallery: int = 12
+    changed: int = 20
+    seeds: Sequence[int] = (0,)

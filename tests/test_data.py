@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attrbind_exp.data.coco import load_coco
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.coco import label_scene, load_coco
 from attrbind_exp.data.images import read_image, to_rgb
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
-from attrbind_exp.data.refer import load_refer
+from attrbind_exp.data.refer import ImageFinder, load_refer
+from attrbind_exp.scoring.classes import count_classes, mean_iou, pool
+from attrbind_exp.scoring.metrics import count_overlap, summarize
 from attrbind_exp.types import SampleError, UserError
 from tests.conftest import picture, shared
 
@@ -205,24 +208,118 @@ def test_masks_that_cannot_be_scored_have_a_reason(segmentation, reason):
     assert error.value.reason == reason
 
 
-def test_coco_has_one_sample_a_category_and_image(tmp_path):
-    (tmp_path / "annotations").mkdir()
-    box = [[1, 1, 5, 1, 5, 5, 1, 5]]
-    (tmp_path / "annotations" / "instances_val2014.json").write_text(json.dumps({
-        "images": [{"id": 7, "file_name": "7.jpg", "height": 20, "width": 20}, {"id": 8, "file_name": "8.jpg", "height": 9, "width": 9}],
-        "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 18, "segmentation": box},
-            {"id": 2, "image_id": 7, "category_id": 18, "segmentation": [[10, 10, 15, 10, 15, 15]]},
-            {"id": 3, "image_id": 7, "category_id": 1, "segmentation": box},
-        ],
-        "categories": [{"id": 1, "name": "person"}, {"id": 18, "name": "dog"}],
-    }))  # fmt: skip
-    data = load_coco(str(tmp_path))
-    assert [s.text for s in data.samples] == ["person", "dog"]
-    dogs = decode_mask(data.samples[1].segmentation, (20, 20))
-    assert dogs[3, 3] and dogs[11, 14] and not dogs[8, 8]
-    with pytest.raises(UserError, match="splits there now: val2014"):
-        load_coco(str(tmp_path), split="val2017")
+def test_images_lie_flat_or_in_the_folders_of_coco(tmp_path):
+    name = "COCO_train2014_000000000049.jpg"
+    for folder in ("flat", "deep/train2014", "later/train2017"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "flat" / name).touch(), (tmp_path / "deep/train2014" / name).touch()
+    (tmp_path / "later/train2017/000000000049.jpg").touch()
+    for folder, found in [
+        ("flat", f"flat/{name}"),
+        ("deep", f"deep/train2014/{name}"),
+        ("later", "later/train2017/000000000049.jpg"),
+    ]:
+        for asked in (name, "COCO_train2014_000000000049_12.jpg"):
+            assert ImageFinder([tmp_path / folder]).find(asked) == tmp_path / found
+    assert ImageFinder([tmp_path / "flat"]).find("other_1.jpg") == tmp_path / "flat/other_1.jpg"
+
+
+def test_refs_to_no_object_to_several_and_twice(refer_folder):
+    def spoil(refs):
+        refs[0]["ann_id"] = -1
+        refs[1]["ann_id"] = [1, 2]
+        refs.append(refs[2])
+
+    edit(refer_folder / "refs(made).json", spoil)
+    data = load(refer_folder)
+    assert [f.reason for f in data.failures] == ["no_target"] * 2 + ["duplicate_id"] * 2
+    assert len(data.samples[0].segmentation["union"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["images"].append(d["images"][0] | {"width": 61}), "two different images have the id 1"),
+        (lambda d: d["annotations"][0].pop("segmentation"), "entry 1 of annotations has no segmentation"),
+        (lambda d: d.pop("categories"), "it needs the lists images, annotations, categories"),
+    ],
+)
+def test_annotation_files_of_another_form_are_refused(refer_folder, change, words):
+    edit(refer_folder / "instances.json", change)
+    with pytest.raises(UserError, match=words):
+        load(refer_folder)
+
+
+def test_slices_are_added_where_the_data_brings_none(refer_folder):
+    def areas(data):
+        for annotation, area in zip(data["annotations"], (1023, 1024, 9216), strict=True):
+            annotation["area"] = area
+
+    edit(refer_folder / "instances.json", areas)
+    data = load(refer_folder)
+    assert [tuple(s.slices.values()) for s in data.samples] == [
+        ("distractor", "small"), ("distractor", "small"), ("distractor", "medium"), ("alone", "large"), ("alone", "large")
+    ]  # fmt: skip
+    assert not data.described and load_refer(str(PACKAGE / "assets"), "shapes", "made", "val").described
+
+
+def test_a_fraction_is_drawn_by_image_and_grows():
+    whole, half, tenth = (load_shapes(fraction=f) for f in (None, 0.5, 0.1))
+    ids = [{s.sample_id for s in d.samples} for d in (tenth, half, whole)]
+    assert ids[0] < ids[1] < ids[2]
+    assert 0.4 < len(ids[1]) / len(ids[2]) < 0.6
+    images = {s.image_id for s in half.samples}
+    assert all(s.image_id not in images or s.sample_id in ids[1] for s in whole.samples)
+
+
+def load_shapes(**kwargs):
+    return load_refer(str(PACKAGE / "assets"), "shapes", "made", "test", **kwargs)
+
+
+def masks_that_need_no_model(samples):
+    """Per sample: ground truth, everything, and the box around the truth, as heat maps."""
+    for sample in samples:
+        truth = decode_mask(sample.segmentation, sample.size)
+        rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+        boxed = np.zeros_like(truth)
+        boxed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = True
+        yield truth, {"truth": truth, "ones": np.ones_like(truth), "box": boxed}
+
+
+def score_masks(samples, name):
+    counts = [
+        count_overlap(masks[name].astype(np.float32), truth) for truth, masks in masks_that_need_no_model(samples)
+    ]
+    return summarize(*(np.stack(c)[:, None] for c in zip(*counts, strict=True)))
+
+
+def test_ground_truth_as_prediction_scores_exactly_100(refer_folder):
+    for samples in (load_shapes().samples, load(refer_folder).samples):
+        perfect = score_masks(samples, "truth")
+        assert (perfect["mIoU"], perfect["oIoU"], set(perfect["mIoU_at"].values())) == (100, 100, {100})
+    # By hand: a box of 20 x 20 (drawn from 10 to 30) in pictures of 40 x 60.
+    assert score_masks(load(refer_folder).samples, "ones")["mIoU"] == pytest.approx(100 * 400 / 2400)
+    assert score_masks(load(refer_folder).samples, "box")["mIoU"] == 100
+    # A disc of radius r fills pi / 4 of its box.
+    discs = [s for s in load_shapes().samples if s.category == "circle" and s.slices["same_shape"] == "alone"]
+    assert score_masks(discs, "box")["mIoU"] == pytest.approx(100 * np.pi / 4, abs=6)
+
+
+def test_ground_truth_of_the_real_sample_scores_exactly_100():
+    root = shared("real_sample")
+    perfect = score_masks(load_refer(str(root), "refwritten", "here", "test").samples, "truth")
+    assert (perfect["mIoU"], perfect["oIoU"], perfect["n"]) == (100, 100, 120)
+    scenes = load_coco(
+        str(root), "all", annotations=f"{root}/refwritten/instances.json", images=f"{root}/images/mscoco/images/train2014"
+    )  # fmt: skip
+    assert len(scenes.classes) == 81 and len(scenes.scenes) == 17
+    counted = []
+    for scene in scenes.scenes.values():
+        truth = label_scene(scene)
+        labels = {r.label for r in scene.regions if not r.crowd}
+        counted.append(count_classes({c: (truth == c).astype(np.float32) for c in labels}, truth))
+    hit, union = pool(counted, 81)
+    assert (mean_iou(hit, union)[1:] == 1).all()
 
 
 def test_real_sample_is_read_whole():

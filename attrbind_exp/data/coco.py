@@ -1,42 +1,143 @@
-"""COCO 2014: the categories of an image as its expressions."""
+"""COCO 2014 for class-wise evaluation: every image with its objects, and the class names to look for in it."""
 
-from collections import defaultdict
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from attrbind_exp.data.refer import Dataset, read_json
-from attrbind_exp.types import Sample, UserError
+import numpy as np
+
+from attrbind_exp.data.dataset import Dataset, choose_image
+from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.data.refer import ImageFinder, Instances, read_instances, read_json
+from attrbind_exp.types import IGNORED, Failure, Region, Sample, SampleError, Scene, UserError
+
+# Words of the published label files (DiffSegmenter's, VOC's style, one misspelt as there) that COCO calls otherwise.
+SYNONYMS = {
+    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
+    "diningtable": "dining table", "tvmonitor": "tv", "toothbrus": "toothbrush", "plane": "airplane",
+    "people": "person", "buses": "bus", "plant": "potted plant", "table": "dining table", "monitor": "tv",
+}  # fmt: skip
+VOC_NAMES = {SYNONYMS[w]: w for w in ("motorbike", "aeroplane", "sofa", "pottedplant", "diningtable", "tvmonitor")}
+NAMES = ("coco", "voc")
 
 
-def load_coco(root: str, split: str = "val2014", limit: int | None = None, note: str | None = None) -> Dataset:
-    """One Sample for every category present in an image; its mask is the union of the category's objects.
+def load_coco(
+    root: str,
+    split: str = "val2014",
+    labels: str = "gt",
+    label_keys: Sequence[str] = ("image_similarity", "text_similarity"),
+    names: str = "coco",
+    annotations: str | None = None,
+    images: str | None = None,
+    limit: int | None = None,
+    fraction: float | None = None,
+    note: str | None = None,
+) -> Dataset:
+    """One Sample for every class looked for in an image, its text the class name; scenes hold the ground truth.
 
-    `root` holds annotations/instances_<split>.json and <split>/. `limit` keeps the first samples. Raises UserError when
-    the annotations are missing, naming the splits that are there.
+    `root` holds annotations/instances_<split>.json (or `annotations` names the file) and <split>/ (or `images` the
+    folder). `labels`: "gt" = the classes of the image's own objects, else a file of predictions by image name, of which
+    `label_keys` are united. `names`: how the six classes with a VOC name are called in the prompt. `limit` keeps the
+    first images. Raises UserError when a file is missing or broken, naming what is there; an image that the label file
+    does not name becomes a Failure.
     """
     base = Path(root).expanduser()
-    file = base / "annotations" / f"instances_{split}.json"
+    file = Path(annotations).expanduser() if annotations else base / "annotations" / f"instances_{split}.json"
     if not file.is_file():
         known = sorted(f.stem[len("instances_") :] for f in file.parent.glob("instances_*.json"))
         raise UserError(
             f"no '{file}'; set dataset.root=DIR to the folder with annotations/ and {split}/ "
             f"(https://cocodataset.org/#download); splits there now: {', '.join(known) or 'none'}"
         )
-    data = read_json(file)
-    names = {c["id"]: c["name"] for c in data["categories"]}
-    present: dict[int, dict[int, list]] = defaultdict(lambda: defaultdict(list))
-    for annotation in data["annotations"]:
-        present[annotation["image_id"]][annotation["category_id"]].append(annotation["segmentation"])
-    samples = [
-        Sample(
-            sample_id=f"{image['id']}:{category}",
-            image_id=str(image["id"]),
-            image_path=base / split / image["file_name"],
-            text=names[category],
-            category=names[category],
-            segmentation={"union": objects},
-            size=(image["height"], image["width"]),
+    if names not in NAMES:
+        raise UserError(f"dataset.names='{names}'; choose from {', '.join(NAMES)}")
+    data = read_instances(file)
+    chosen = [image for image in data.images.values() if choose_image(image["id"], fraction)][:limit]
+    classes = ["background", *(data.categories[i]["name"] for i in sorted(data.categories))]
+    scenes = _read_scenes(chosen, data, file)
+    predicted = None if labels == "gt" else read_label_file(Path(labels).expanduser(), label_keys, classes)
+    finder = ImageFinder([Path(images).expanduser()] if images else [base / split, base / "images" / split, base])
+    samples: list[Sample] = []
+    failures: list[Failure] = []
+    for image in chosen:
+        key = str(image["id"])
+        present = (
+            {r.label for r in scenes[key].regions if not r.crowd}
+            if predicted is None
+            else predicted.get(PurePosixPath(image["file_name"]).name)
         )
-        for image in data["images"]
-        for category, objects in sorted(present[image["id"]].items())
-    ]
-    return Dataset(f"coco {split}", samples[:limit], [], note)
+        if present is None:
+            failures.append(Failure(key, "no_labels", f"'{labels}' does not name image '{image['file_name']}'"))
+            del scenes[key]
+            continue
+        path = finder.find(image["file_name"])
+        for label in sorted(present):
+            word = VOC_NAMES.get(classes[label], classes[label]) if names == "voc" else classes[label]
+            samples.append(Sample(f"{key}:{classes[label]}", key, path, word, classes[label], None, scenes[key].size))
+    source = "labels: ground truth" if predicted is None else f"labels: {' + '.join(label_keys)} of {Path(labels).name}"
+    return Dataset(
+        f"coco {split}", samples, failures, "; ".join(filter(None, [source, note])), True, scenes, tuple(classes)
+    )
+
+
+def _read_scenes(images: Sequence[Mapping[str, Any]], data: Instances, file: Path) -> dict[str, Scene]:
+    """Scenes of the chosen images by image id; classes are numbered by rising category id, from 1."""
+    number = {category: n for n, category in enumerate(sorted(data.categories), start=1)}
+    regions: dict[int, list[Region]] = {image["id"]: [] for image in images}
+    for a in data.annotations.values():
+        if a["category_id"] not in number:
+            raise UserError(f"'{file}': annotation {a['id']} has category_id {a['category_id']}, which is no category")
+        if a["image_id"] in regions:
+            region = Region(number[a["category_id"]], a["segmentation"], a.get("area", 0), bool(a.get("iscrowd", 0)))
+            regions[a["image_id"]].append(region)
+    return {str(i["id"]): Scene(str(i["id"]), (i["height"], i["width"]), tuple(regions[i["id"]])) for i in images}
+
+
+def label_map(size: tuple[int, int], masks: Sequence[tuple[int, float, bool, np.ndarray]]) -> np.ndarray:
+    """Ground truth (H, W) uint8 from (class, area, crowd, mask) of each object: smaller objects lie on top of larger
+    ones, pixels of a crowd are IGNORED, all others 0."""
+    truth = np.zeros(size, np.uint8)
+    for label, _, _, mask in sorted((m for m in masks if not m[2]), key=lambda m: -m[1]):
+        truth[mask] = label
+    for _, _, _, mask in (m for m in masks if m[2]):
+        truth[mask] = IGNORED
+    return truth
+
+
+def label_scene(scene: Scene) -> np.ndarray:
+    """The scene's label map (H, W) uint8. Raises SampleError where an object's mask cannot be read; an object without
+    any pixel leaves none."""
+    masks = []
+    for region in scene.regions:
+        try:
+            masks.append((region.label, region.area, region.crowd, decode_mask(region.segmentation, scene.size)))
+        except SampleError as error:
+            if error.reason != "empty_mask":
+                raise
+    return label_map(scene.size, masks)
+
+
+def read_label_file(file: Path, keys: Sequence[str], classes: Sequence[str]) -> dict[str, set[int]]:
+    """Classes (numbers into `classes`) by image file name, united over `keys`.
+
+    The file maps each key (synonym_matching, text_similarity, image_similarity) to {image path: [class name, ..]}; of
+    the path only the file name counts. Raises UserError for an unknown key or class name, naming the image.
+    """
+    data = read_json(file)
+    number = {name: i for i, name in enumerate(classes)}
+    found: dict[str, set[int]] = {}
+    for key in keys:
+        if not isinstance(data, dict) or not isinstance(data.get(key), dict):
+            there = ", ".join(data) if isinstance(data, dict) else "no keys at all"
+            raise UserError(f"dataset.label_keys holds '{key}', '{file}' has {there}; choose from these")
+        for path, words in data[key].items():
+            entry = found.setdefault(PurePosixPath(path.replace("\\", "/")).name, set())
+            for word in words:
+                name = word if word in number else SYNONYMS.get(word, word)
+                if name not in number or name == "background":
+                    raise UserError(
+                        f"'{file}': class '{word}' of image '{path}' is none of the {len(classes) - 1} classes "
+                        f"({', '.join(classes[1:5])}, ..) nor a synonym ({', '.join(SYNONYMS)}); correct it there"
+                    )
+                entry.add(number[name])
+    return found

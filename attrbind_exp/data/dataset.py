@@ -1,0 +1,38 @@
+"""What every loader returns, and how a part of it is chosen."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from attrbind_exp.types import Failure, Sample, Scene, UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples in file order and those that were given up while reading.
+
+    `note`: a line on what the figures mean. `described`: the samples carry slices of their own, none are added.
+    Class-wise evaluation has `scenes` by image id, those without any label included, and `classes`, background first.
+    """
+
+    name: str
+    samples: list[Sample]
+    failures: list[Failure]
+    note: str | None = None
+    described: bool = False
+    scenes: Mapping[str, Scene] = field(default_factory=dict)
+    classes: Sequence[str] = ()
+
+
+def choose_image(image_id: str | int, fraction: float | None, seed: int = 0) -> bool:
+    """Does the image belong to a random `fraction` (0 to 1, None = all)? It depends on (seed, image id) alone, so a
+    smaller fraction is a part of a larger one, and all expressions of an image go together.
+
+    Raises UserError for a fraction outside (0, 1].
+    """
+    if fraction is None:
+        return True
+    if not 0 < fraction <= 1:
+        raise UserError(f"dataset.fraction={fraction}; give a number above 0 and up to 1, or null for all images")
+    digest = hashlib.sha256(f"{seed}/{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64 < fraction
