@@ -14,6 +14,7 @@ from typing import Any, NoReturn, get_args
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,8 +33,13 @@ from attrbind_exp.types import (
 PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
+SWEEPS = CONF.parent / "sweeps"
 NUMBER_GROUPS = ("alpha", "threshold")
-FREE_TEXT = ("expression", "image", "model.path", "dataset.root", "dataset.images", "hydra.run.dir", "folder", "out")
+FREE_TEXT = (
+    "expression", "image", "model.path", "dataset.root", "dataset.images", "dataset.annotations", "dataset.file",
+    "captioner.file", "captioner.cache", "text_processor.overrides", "hydra.run.dir", "hydra.sweep.dir",
+    "folder", "out",
+)  # fmt: skip
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
     "text_processor.chunk_prefix": get_args(PrefixRule),
@@ -54,12 +60,16 @@ def options(group: str) -> list[str]:
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra needs it; everything else is passed on as typed.
 
-    Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; free text (expressions, paths)
+    Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
+    sweeps/NAME.yaml; free text (expressions, paths)
     is quoted, so that commas and spaces need no second pair of quotes; -m may stand anywhere. Raises UserError for an
     option that a group does not have.
     """
     multirun = [a for a in arguments if a in ("-m", "--multirun")]
-    return multirun[:1] + [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
+    rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
+    if any(a.startswith("+sweeps=") for a in rewritten):
+        rewritten.insert(0, f"hydra.searchpath=['file://{SWEEPS.parent}']")
+    return multirun[:1] + rewritten
 
 
 def _rewrite(argument: str) -> str:
@@ -69,6 +79,11 @@ def _rewrite(argument: str) -> str:
     if key in FREE_TEXT:
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
         return argument if quoted or "${" in value else f"{key}='{_escape(value)}'"
+    if key == "sweep":
+        known = sorted(f.stem for f in SWEEPS.glob("*.yaml"))
+        if value not in known:
+            raise UserError(f"unknown sweep '{value}'; choose from {', '.join(known)}")
+        return f"+sweeps={value}"
     if not (CONF / key).is_dir():
         return argument
     parts = value.strip("[]").split(",")
@@ -147,7 +162,15 @@ def check(cfg: DictConfig) -> None:
         _is_real(value) and 0 <= value <= 1 and math.isclose(value * 100, round(value * 100))
     ):
         raise UserError(f"threshold={value}; give a number between 0 and 1 in steps of 0.01, or one of grid")
-    for key, least in {"batch_size": 1, "gallery": 0, "seed": 0, "model.draws": 1, "dataset.limit": 1}.items():
+    for key, least in {
+        "batch_size": 1,
+        "gallery": 0,
+        "changed": 0,
+        "seed": 0,
+        "seeds": 1,
+        "model.draws": 1,
+        "dataset.limit": 1,
+    }.items():
         value = OmegaConf.select(cfg, key)
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key}={value!r}; give a whole number >= {least}")
@@ -206,10 +229,15 @@ def model_size(cfg: DictConfig) -> tuple[int, int] | None:
     return None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
+def load_dataset(cfg: DictConfig) -> Any:
+    """The Dataset of the composed config. `splits` speaks to sweeps, not to the loader."""
+    return instantiate(OmegaConf.masked_copy(cfg.dataset, [k for k in cfg.dataset if k != "splits"]))
+
+
 def config_hash(cfg: DictConfig) -> str:
     """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery")}
+    kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery", "changed", "report")}
     kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
     text = json.dumps([__version__, kept], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

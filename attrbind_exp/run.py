@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
-from attrbind_exp.types import UserError
+from attrbind_exp.types import RunSettings, UserError
 
 BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 
@@ -20,10 +20,11 @@ BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
-    dataset = instantiate(cfg.dataset)
+    dataset = config.load_dataset(cfg)
+    captioner = instantiate(cfg.captioner)
     # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.diffusion.model import load_model
-    from attrbind_exp.experiment import RunSettings, run_experiment
+    from attrbind_exp.experiment import run_experiment
     from attrbind_exp.runs.store import RunStore
     from attrbind_exp.runs.tables import ablation, markdown
     from attrbind_exp.segmentation.segmenter import Segmenter
@@ -33,14 +34,21 @@ def main(cfg: DictConfig) -> float | None:
     text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     found, headline = config.variants(cfg)
-    settings = RunSettings(found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery)
+    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
+    settings = RunSettings(found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds))
     store = RunStore(HydraConfig.get().runtime.output_dir)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
     try:
-        summary = run_experiment(dataset, segmenter, settings, store, tracker)
-        summary |= {"dataset": dataset.name, "model": cfg.model.path, "note": note(cfg, dataset.note)}
+        summary = run_experiment(dataset, segmenter, settings, store, tracker, captioner)
+        summary |= {
+            "dataset": dataset.name,
+            "split": cfg.dataset.get("split"),
+            "model": cfg.model.path,
+            "model_name": cfg.model.name,
+        }
+        summary |= {"captioner": HydraConfig.get().runtime.choices["captioner"], "note": note(cfg, dataset.note)}
         summary |= {"config_hash": config.config_hash(cfg), "version": __version__}
         store.write_summary(summary)
     finally:
@@ -50,9 +58,9 @@ def main(cfg: DictConfig) -> float | None:
     store.write_text("ablation.csv", table.to_csv(index=False))
     store.write_text("ablation.md", markdown(table) + "\n")
     show(summary, markdown(table), upload, store.folder)
-    if summary["n_scored"] == 0:
+    if summary["n_scored"] + summary["n_unscored"] == 0:
         raise UserError(
-            f"none of the {summary['n_failed']} expressions could be scored: see {store.folder}/failures.jsonl"
+            f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
         )
     return summary["mIoU"]
 
@@ -60,7 +68,7 @@ def main(cfg: DictConfig) -> float | None:
 def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
     """What a reader must know before believing the figures."""
     notes = [dataset_note] if dataset_note else []
-    if cfg.model.path == BUNDLED and cfg.dataset.get("name") != "shapes":
+    if cfg.model.path == BUNDLED and not str(cfg.dataset.root).startswith(str(config.PACKAGE)):
         notes.append("the bundled model knows only shapes: its figures on other data mean nothing")
     return "; ".join(notes) or None
 
@@ -69,10 +77,11 @@ def show(summary: dict[str, Any], table: str, upload: str | None, folder: Path) 
     """Print the table, the counts and how to upload; the last line is the run folder."""
     print(table)
     rate = summary["n_scored"] * len(summary["variants"]) / max(summary["seconds"], 1e-9)
+    what = summary["scored"]
     print(
-        f"\n{summary['n_scored']} expressions scored, {summary['n_failed']} failed {summary['failures'] or ''}, "
-        f"{summary['n_bound']} with a modifier to bind; fallbacks {summary['n_fallback'] or 'none'}; "
-        f"{summary['seconds']:.1f} s, {rate:.0f} expression-variants/s"
+        f"\n{summary['n_scored']} {what} scored, {summary['n_failed']} failed {summary['failures'] or ''}, "
+        f"{summary['n_unscored']} without ground truth, {summary['n_bound']} prompts with a modifier to bind; "
+        f"fallbacks {summary['n_fallback'] or 'none'}; {summary['seconds']:.1f} s, {rate:.0f} {what[:-1]}-variants/s"
     )
     if summary["note"]:
         print(f"NOTE: {summary['note']}")

@@ -12,9 +12,9 @@ from hydra import compose, initialize_config_dir
 
 from attrbind_exp import config
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.experiment import RunSettings, score
+from attrbind_exp.evaluation import score
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.types import UserError, Variant
+from attrbind_exp.types import RunSettings, UserError, Variant
 from tests.conftest import make_segmenter, picture, shared
 
 
@@ -34,7 +34,7 @@ def command(*arguments, module="run", cwd=None, **environment):
 
 def run(folder: Path, *arguments):
     """A successful run without tracker; its summary."""
-    code, out, err = command("tracker=none", "gallery=0", f"hydra.run.dir={folder}", *arguments)
+    code, out, err = command("tracker=none", "gallery=0", "changed=0", f"hydra.run.dir={folder}", *arguments)
     assert code == 0, err
     assert out.strip().splitlines()[-1] == str(folder)
     return json.loads((folder / "summary.json").read_text())

@@ -38,8 +38,8 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"run.py", "segment.py", "config.py", "pretrain/__main__.py"}),
-        ("omegaconf", {"run.py", "segment.py", "config.py", "pretrain/__main__.py"}),
+        ("hydra", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py"}),
+        ("omegaconf", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py"}),
         ("wandb", {"runs/tracker.py"}),
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
@@ -56,7 +56,20 @@ def test_each_library_lives_in_its_room(library, allowed):
 
 
 def test_nothing_imports_upward():
-    order = ["types", "data", "text", "diffusion", "segmentation", "scoring", "runs", "experiment", "run"]
+    order = [
+        "types",
+        "data",
+        "text",
+        "diffusion",
+        "segmentation",
+        "scoring",
+        "runs",
+        "batch",
+        "evaluation",
+        "gallery",
+        "experiment",
+        "run",
+    ]
     for file in PACKAGE.rglob("*.py"):
         room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if room not in order:
@@ -68,7 +81,15 @@ def test_nothing_imports_upward():
 
 
 @pytest.mark.parametrize(
-    "file", ["types.py", "text/binding.py", "segmentation/score_map.py", "scoring/metrics.py", "scoring/compare.py"]
+    "file",
+    [
+        "types.py",
+        "text/binding.py",
+        "segmentation/score_map.py",
+        "scoring/metrics.py",
+        "scoring/classes.py",
+        "scoring/compare.py",
+    ],
 )
 def test_pure_modules_touch_no_files_or_devices(file):
     text = (PACKAGE / file).read_text()
@@ -149,7 +170,13 @@ def inspect(run_file: Path) -> list[dict]:
 
 def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
     out = tmp_path / "run"
-    given = [f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=2", "text_processor=ablation"]
+    given = [
+        f"dataset.root={refer_folder.parent}",
+        "dataset.name=tiny",
+        "gallery=2",
+        "changed=0",
+        "text_processor=ablation",
+    ]
     code, _, err = command("tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={out}", *given)
     assert code == 0, err
     (run_file,) = out.glob("wandb/offline-run-*/*.wandb")

@@ -35,8 +35,8 @@ def test_shapes_must_agree():
 def test_summary_by_hand():
     """Two expressions: IoU 1/2 and 3/4 up to threshold 0.50, 0 and 1 above it."""
     low = np.arange(101) <= 50
-    intersection = np.stack([np.where(low, 1, 0), np.where(low, 3, 4)])
-    union = np.stack([np.where(low, 2, 1), np.where(low, 4, 4)])
+    intersection = np.stack([np.where(low, 1, 0), np.where(low, 3, 4)])[:, None]  # one seed
+    union = np.stack([np.where(low, 2, 1), np.where(low, 4, 4)])[:, None]
     best = summarize(intersection, union)
     assert best["mIoU"] == pytest.approx(62.5) and best["threshold"] == 0.30
     assert best["oIoU"] == pytest.approx(100 * 4 / 6)
@@ -49,16 +49,35 @@ def test_summary_by_hand():
 def test_perfect_all_ones_and_empty_masks():
     truth = np.zeros((10, 10), bool)
     truth[:2, :5] = True
-    assert summarize(*(a[None] for a in count_overlap(truth.astype(np.float32), truth)))["mIoU"] == 100
+    assert summarize(*(a[None, None] for a in count_overlap(truth.astype(np.float32), truth)))["mIoU"] == 100
     everything = count_overlap(np.ones((10, 10), np.float32), truth)
-    assert summarize(*(a[None] for a in everything))["mIoU"] == pytest.approx(10)
+    assert summarize(*(a[None, None] for a in everything))["mIoU"] == pytest.approx(10)
     assert iou(np.array([0]), np.array([0])) == 0
-    assert summarize(np.zeros((0, 101)), np.zeros((0, 101)))["mIoU"] is None
+    assert summarize(np.zeros((0, 1, 101)), np.zeros((0, 1, 101)))["mIoU"] is None
 
 
 def test_slices():
     rows = slice_rows([{"pair": "rare"}, {"pair": "usual", "kind": "colour"}, {"pair": "rare"}])
     assert rows["pair"]["rare"].tolist() == [0, 2] and rows["kind"]["colour"].tolist() == [1]
+
+
+def test_a_label_of_several_values_counts_in_each():
+    rows = slice_rows([{"modifier": ("colour", "location")}, {"modifier": ()}, {"modifier": ("colour",)}])
+    assert {k: v.tolist() for k, v in rows["modifier"].items()} == {"colour": [0, 2], "location": [0], "none": [1]}
+
+
+def test_noise_seeds_give_their_mean_and_spread():
+    """One expression, three seeds with IoU 0.2, 0.4 and 0.6 at every threshold."""
+    intersection = np.array([1, 2, 3])[None, :, None] * np.ones(101, int)
+    summary = summarize(intersection, np.full((1, 3, 101), 5))
+    assert summary["mIoU"] == pytest.approx(40) and summary["mIoU_spread"] == pytest.approx(20)
+    assert summary["mIoU_by_seed"] == pytest.approx([20, 40, 60]) and summary["n"] == 1
+    assert summary["oIoU"] == pytest.approx(40) and summary["precision"]["0.5"] == pytest.approx(100 / 3)
+
+
+def test_one_image_has_no_interval():
+    d = paired_difference(np.array([0.1, 0.2]), np.array([0.2, 0.4]), ["1", "1"])
+    assert (d.mean, d.low, d.high, d.better) == (pytest.approx(0.15), None, None, 2)
 
 
 def test_paired_difference_counts_and_covers():

@@ -1,6 +1,8 @@
 """Heat maps for the eye."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -8,9 +10,16 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
-PANEL = 2.4  # inches a panel
+from attrbind_exp.types import IGNORED
+
+PANEL = 240  # pixels high
+GAP = 6
+TITLE = 26
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -24,44 +33,83 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None], image, (0.25 * image + 0.75 * 255)).astype(np.uint8)
 
 
+def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.65) -> np.ndarray:
+    """An image with a label map (H, W) burnt in, a colour a class; the background stays, ignored pixels turn white."""
+    colours = np.array(matplotlib.colormaps["tab20"].colors)[(labels.astype(int) - 1) % 20] * 255  # type: ignore[attr-defined]
+    colours[labels == IGNORED] = 255
+    mixed = np.where((labels > 0)[..., None], (1 - strength) * image + strength * colours, image)
+    return mixed.astype(np.uint8)
+
+
 def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
-    """Pictures side by side under their names, the expression above them; written as PNG."""
-    figure, axes = plt.subplots(1, len(pictures), figsize=(PANEL * len(pictures), PANEL + 0.7), squeeze=False)
-    for axis, (name, picture) in zip(axes[0], pictures.items(), strict=True):
-        axis.imshow(picture, interpolation="nearest" if max(picture.shape) <= 256 else None)
-        axis.set_title(name, fontsize=9)
-        axis.axis("off")
-    # Expressions are data: "$" must not start mathematics.
-    figure.suptitle(title.replace("$", r"\$"), fontsize=11, wrap=True)
-    return _save(figure, path)
+    """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG."""
+    tiles = [_tile(picture, name) for name, picture in pictures.items()]
+    row = _beside(tiles)
+    size = max(9, min(16, int(16 * row.width / max(1, _font(16).getlength(title)))))
+    head = Image.new("RGB", (row.width, TITLE), "white")
+    ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), title, "black", _font(size), anchor="mm")
+    return _write(_below([head, row]), path)
 
 
 def save_mask(mask: np.ndarray, path: Path) -> Path:
     """A mask (H, W) bool as a black and white PNG of the same size."""
-    plt.imsave(path, mask.astype(np.uint8), cmap="gray", vmin=0, vmax=1)
-    return path
+    return _write(Image.fromarray(mask.astype(np.uint8) * 255), path)
 
 
 def contact_sheet(pictures: Mapping[str, np.ndarray], path: Path, columns: int = 4) -> Path:
     """Many small pictures in a grid, each under its name; written as PNG."""
-    lines = -(-len(pictures) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(1.7 * columns, 1.95 * lines), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (name, picture) in zip(axes.flat, pictures.items(), strict=False):
-        axis.imshow(picture, interpolation="nearest")
-        axis.set_title(name, fontsize=7)
-    return _save(figure, path)
+    tiles = [_tile(picture, name, height=160) for name, picture in pictures.items()]
+    rows = [_beside(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    return _write(_below(rows), path)
 
 
 def sheet(files: Sequence[Path], path: Path) -> Path | None:
     """Gallery pictures stacked into one; None when there are none."""
     if not files:
         return None
-    rows = [plt.imread(f) for f in files]
-    width = max(r.shape[1] for r in rows)
-    padded = [np.pad(r, ((0, 0), (0, width - r.shape[1]), (0, 0)), constant_values=1.0) for r in rows]
-    plt.imsave(path, np.clip(np.concatenate(padded), 0, 1))
+    return _write(_below([Image.open(f).convert("RGB") for f in files]), path)
+
+
+def _tile(picture: np.ndarray, name: str, height: int = PANEL) -> Image.Image:
+    """One picture at `height` pixels with its name above it."""
+    image = Image.fromarray(picture).convert("RGB")
+    width = max(1, round(image.width * height / image.height))
+    # Small pictures keep their pixels, so that one can count them.
+    image = image.resize(
+        (width, height), Image.Resampling.NEAREST if image.height <= height else Image.Resampling.LANCZOS
+    )
+    lines = textwrap.wrap(name, max(8, width // 8)) or [""]
+    tile = Image.new("RGB", (width + GAP, height + 16 * len(lines) + GAP), "white")
+    draw = ImageDraw.Draw(tile)
+    for number, line in enumerate(lines):
+        draw.text(((width + 2 * GAP) / 2, 16 * number + 8), line, "black", _font(13), anchor="mm")
+    tile.paste(image, (GAP, 16 * len(lines)))
+    return tile
+
+
+def _beside(tiles: Sequence[Image.Image]) -> Image.Image:
+    height = max(t.height for t in tiles)
+    row = Image.new("RGB", (sum(t.width for t in tiles), height), "white")
+    for number, tile in enumerate(tiles):
+        row.paste(tile, (sum(t.width for t in tiles[:number]), height - tile.height))
+    return row
+
+
+def _below(rows: Sequence[Image.Image]) -> Image.Image:
+    page = Image.new("RGB", (max(r.width for r in rows), sum(r.height for r in rows)), "white")
+    for number, row in enumerate(rows):
+        page.paste(row, (0, sum(r.height for r in rows[:number])))
+    return page
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """matplotlib's own font, which knows more than Latin letters."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
+
+
+def _write(image: Image.Image, path: Path) -> Path:
+    image.save(path)
     return path
 
 
@@ -74,6 +122,42 @@ def threshold_curve(curves: Mapping[str, np.ndarray], path: Path) -> Path:
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return _save(figure, path)
+
+
+def paper_figure(table: pd.DataFrame, title: str, path: Path) -> Path:
+    """Our mIoU and the paper's, from `results.paper_table`: over alpha where there are several, else a bar a variant.
+
+    Held-out figures where there are any, else oracle ones; written as PNG.
+    """
+    ours = table["mIoU held out"].astype(float).fillna(table["mIoU oracle"].astype(float))
+    table = table.assign(ours=ours, paper=table["paper"].astype(float))
+    many = table["alpha"].nunique() > 2
+    figure, axis = plt.subplots(figsize=(7, 4.2) if many else (7, 1 + 0.4 * len(table)))
+    (_curves if many else _bars)(axis, table)
+    axis.set_title(title, fontsize=11)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _curves(axis: Axes, table: pd.DataFrame) -> None:
+    for split, part in table.groupby("split", sort=False):
+        by_alpha = part.dropna(subset="alpha").sort_values("alpha")
+        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=f"ours, {split}")
+        for _, base in part[part["alpha"].isna()].iterrows():
+            axis.axhline(base["ours"], color=line.get_color(), linestyle=":", label=f"{base['variant']}, {split}")
+    paper = table.dropna(subset=["alpha", "paper"]).drop_duplicates("alpha").sort_values("alpha")
+    axis.plot(paper["alpha"], paper["paper"], "ks--", label="the paper (Stable Diffusion, RefCOCO)")
+    axis.set(xlabel="alpha", ylabel="mIoU (%)")
+
+
+def _bars(axis: Axes, table: pd.DataFrame) -> None:
+    names = [f"{r.variant} ({r.split})" for r in table.itertuples()]
+    rows = np.arange(len(names))[::-1]
+    axis.barh(rows, table["ours"], height=0.6, label="ours")
+    axis.plot(table["paper"], rows, "k|", markersize=14, markeredgewidth=3, label="the paper (Stable Diffusion)")
+    axis.set_yticks(rows, names, fontsize=8)
+    axis.set(xlabel="mIoU (%)")
 
 
 def _save(figure: Figure, path: Path) -> Path:

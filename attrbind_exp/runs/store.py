@@ -19,6 +19,14 @@ def picture_folder(folder: str | os.PathLike) -> Path:
     return path
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a small file whole or not at all."""
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
 class RunStore:
     """Files of one run: config.yaml, expressions.jsonl, failures.jsonl, summary.json, gallery/.
 
@@ -33,7 +41,7 @@ class RunStore:
             self._rows = open(self.folder / "expressions.jsonl", "w", encoding="utf-8")  # noqa: SIM115
             self._failures = open(self.folder / "failures.jsonl", "w", encoding="utf-8")  # noqa: SIM115
             (self.folder / "summary.json").unlink(missing_ok=True)
-            for old in (self.folder / "gallery").glob("[0-9][0-9][0-9].png"):
+            for old in (self.folder / "gallery").glob("*_[0-9][0-9][0-9].png"):
                 old.unlink()
         except OSError as error:
             raise UserError(f"cannot write to the run folder '{self.folder}': {error.strerror}") from error
@@ -50,19 +58,15 @@ class RunStore:
 
     def write_text(self, name: str, text: str) -> Path:
         """A small file, written whole or not at all."""
-        path = self.folder / name
-        scratch = path.with_name(path.name + ".partial")
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-        return path
+        return write_text(self.folder / name, text)
 
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """summary.json."""
         return self.write_text("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
-    def gallery_path(self, number: int) -> Path:
-        """Where picture `number` of the gallery goes."""
-        return self.folder / "gallery" / f"{number:03d}.png"
+    def gallery_path(self, name: str, number: int) -> Path:
+        """Where picture `number` of a gallery goes."""
+        return self.folder / "gallery" / f"{name}_{number:03d}.png"
 
     def close(self) -> None:
         self._rows.close()

@@ -1,44 +1,100 @@
 """All counts of a run, and the figures that its summary shows. Pure."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from attrbind_exp.scoring import metrics
-from attrbind_exp.scoring.compare import paired_difference
+from attrbind_exp.scoring import classes, metrics
+from attrbind_exp.scoring.classes import ClassCounts
+from attrbind_exp.scoring.compare import class_difference, paired_difference
 from attrbind_exp.types import Failure, Prompt, Sample, Variant
 
 
 @dataclass
 class Scores:
-    """Counts of all scored expressions: (n, K) a variant, rows in the order of `samples` and `prompts`."""
+    """Counts of all scored expressions; rows in the order of `samples` and `prompts`.
 
-    samples: list[Sample]
-    prompts: list[Prompt]
-    intersection: list[list[np.ndarray]]
-    union: list[list[np.ndarray]]
-    failures: list[Failure]
+    `intersection[variant]`, `union[variant]`: one (S, K) array an expression. `unscored`: expressions that were
+    segmented but have no ground truth. `described`: the samples' slices stand alone, else what modifies the target is
+    added to them.
+    """
+
+    variants: Sequence[Variant]
+    samples: list[Sample] = field(default_factory=list)
+    prompts: list[Prompt] = field(default_factory=list)
+    intersection: list[list[np.ndarray]] = field(init=False)
+    union: list[list[np.ndarray]] = field(init=False)
+    failures: list[Failure] = field(default_factory=list)
+    unscored: list[tuple[Sample, Prompt]] = field(default_factory=list)
+    described: bool = True
+
+    def __post_init__(self) -> None:
+        self.intersection, self.union = [[] for _ in self.variants], [[] for _ in self.variants]
 
     def counts(self, variant: int) -> tuple[np.ndarray, np.ndarray]:
-        """Intersection and union (n, K) of one variant."""
-        shape = (len(self.samples), len(metrics.THRESHOLDS))
-        return np.array(self.intersection[variant]).reshape(shape), np.array(self.union[variant]).reshape(shape)
+        """Intersection and union (n, S, K) of one variant."""
+        empty = np.zeros((0, 1, len(metrics.THRESHOLDS)), np.int64)
+        if not self.samples:
+            return empty, empty
+        return np.stack(self.intersection[variant]), np.stack(self.union[variant])
+
+    def curve(self, variant: int) -> np.ndarray:
+        """mIoU in percent at every threshold, (K,)."""
+        return 100 * metrics.iou(*self.counts(variant)).mean((0, 1))
+
+    def labels(self) -> list[dict[str, str | Sequence[str]]]:
+        """Slice labels of every scored expression."""
+        return [self.label(*pair) for pair in zip(self.samples, self.prompts, strict=True)]
+
+    def label(self, sample: Sample, prompt: Prompt) -> dict[str, str | Sequence[str]]:
+        """Slice labels of one expression."""
+        return {**sample.slices} if self.described else {**sample.slices, "modifier": prompt.parse.modifiers}
 
 
-def summarize(
-    scores: Scores, variants: Sequence[Variant], headline: int = -1, threshold: float | None = None
-) -> dict[str, Any]:
+@dataclass
+class ClassScores:
+    """Counts of all scored images: `counts[variant][seed]` holds one ClassCounts an image, in the order of `images`.
+    `prompts`: of every class name that was looked for in one."""
+
+    variants: Sequence[Variant]
+    seeds: Sequence[int]
+    names: Sequence[str]
+    images: list[str] = field(default_factory=list)
+    counts: list[list[list[ClassCounts]]] = field(init=False)
+    prompts: list[Prompt] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.counts = [[[] for _ in self.seeds] for _ in self.variants]
+
+    def pooled(self, variant: int) -> tuple[np.ndarray, np.ndarray]:
+        """Intersection and union (S, C, K) of one variant, pooled over images."""
+        pools = [classes.pool(images, len(self.names)) for images in self.counts[variant]]
+        return np.stack([hit for hit, _ in pools]), np.stack([union for _, union in pools])
+
+    def curve(self, variant: int) -> np.ndarray:
+        """mIoU in percent at every threshold of the background, (K,)."""
+        return 100 * classes.mean_iou(*self.pooled(variant)).mean(0)
+
+
+def summarize(scores: Scores | ClassScores, headline: int = -1, threshold: float | None = None) -> dict[str, Any]:
     """summary.json without what only the command knows (config hash, dataset, seconds). Figures in percent."""
-    slices = metrics.slice_rows([dict(s.slices) for s in scores.samples])
-    entries = [_variant_entry(scores, v, i, slices, threshold) for i, v in enumerate(variants)]
+    if isinstance(scores, Scores):
+        entries = _expression_entries(scores, threshold)
+        what, n_scored, n_unscored = "expressions", len(scores.samples), len(scores.unscored)
+    else:
+        entries = _class_entries(scores, threshold)
+        what, n_scored, n_unscored = "images", len(scores.images), 0
     head = {k: v for k, v in entries[headline].items() if k not in ("label", "n", "difference")}
     return {
         **head,
-        "n_expressions": len(scores.samples) + len(scores.failures),
-        "n_scored": len(scores.samples),
+        "scored": what,
+        f"n_{what}": n_scored + n_unscored + len(scores.failures),
+        "n_scored": n_scored,
+        "n_unscored": n_unscored,
         "n_failed": len(scores.failures),
         "failures": dict(Counter(f.reason for f in scores.failures)),
         "n_fallback": dict(Counter(reason for p in scores.prompts for reason in p.fallbacks)),
@@ -47,29 +103,66 @@ def summarize(
     }
 
 
-def _variant_entry(
-    scores: Scores,
-    variant: Variant,
-    number: int,
-    slices: Mapping[str, Mapping[str, np.ndarray]],
-    threshold: float | None,
-) -> dict[str, Any]:
-    intersection, union = scores.counts(number)
-    figures = metrics.summarize(intersection, union, threshold)
-    row = round((figures["threshold"] or 0) * 100)
-    each = 100 * metrics.iou(intersection, union)  # (n, K)
-    entry = {
-        "text_processor": variant.name,
-        "alpha": variant.alpha,
-        "label": variant.label,
-        **figures,
-        "slices": {
-            name: {value: {"mIoU": float(each[rows, row].mean()), "n": len(rows)} for value, rows in values.items()}
+def _expression_entries(scores: Scores, threshold: float | None) -> list[dict[str, Any]]:
+    slices = metrics.slice_rows(scores.labels())
+    clusters = [s.image_id for s in scores.samples]
+    entries: list[dict[str, Any]] = []
+    base = None
+    for number, variant in enumerate(scores.variants):
+        intersection, union = scores.counts(number)
+        figures = metrics.summarize(intersection, union, threshold)
+        each = 100 * expression_iou(scores, number, figures["threshold"])
+        by_slice = {
+            name: {value: {"mIoU": float(each[rows].mean()), "n": len(rows)} for value, rows in values.items()}
             for name, values in slices.items()
-        },
-    }
-    if number > 0 and len(each):
-        first = metrics.summarize(*scores.counts(0), threshold)
-        base = 100 * metrics.iou(*scores.counts(0))[:, round(first["threshold"] * 100)]
-        entry["difference"] = asdict(paired_difference(base, each[:, row], [s.image_id for s in scores.samples]))
-    return entry
+        }
+        entries.append({**_name(variant), **figures, "slices": by_slice})
+        if base is None:
+            base = each
+        elif len(each):
+            entries[-1]["difference"] = asdict(paired_difference(base, each, clusters))
+    return entries
+
+
+def expression_iou(scores: Scores, variant: int, threshold: float | None) -> np.ndarray:
+    """IoU of every expression (n,) at a threshold, mean over noise seeds."""
+    intersection, union = (c[..., round((threshold or 0) * 100)] for c in scores.counts(variant))
+    return metrics.iou(intersection, union).mean(-1)
+
+
+def _class_entries(scores: ClassScores, threshold: float | None) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    base = None
+    for number, variant in enumerate(scores.variants):
+        hit, union = scores.pooled(number)  # (S, C, K)
+        by_seed = 100 * classes.mean_iou(hit, union)  # (S, K)
+        curve = by_seed.mean(0)
+        row = metrics.best_row(curve, threshold)
+        each = 100 * (hit / np.maximum(union, 1))[..., row].mean(0)  # (C,)
+        images = Counter(int(c) for image in scores.counts[number][0] for c in image.classes[image.truth > 0])
+        by_class = {
+            name: {"mIoU": float(each[c]), "n": images[c]}
+            for c, name in enumerate(scores.names)
+            if union[:, c, row].any()
+        }
+        entries.append({
+            **_name(variant),
+            "mIoU": float(curve[row]) if scores.images else None,
+            "threshold": row / 100,
+            "mIoU_at": {metrics.key(k): float(curve[k]) for k in metrics.GRID},
+            "oIoU": None,
+            "precision": dict.fromkeys([f"{p:g}" for p in metrics.PRECISIONS]),
+            "n": len(scores.images),
+            **metrics.spread(by_seed[:, row]),
+            "slices": {"class": by_class},
+        })  # fmt: skip
+        table = np.sum([classes.dense(images, len(scores.names), row) for images in scores.counts[number]], axis=0)
+        if base is None:
+            base = table
+        elif scores.images:
+            entries[-1]["difference"] = asdict(class_difference(base, table))
+    return entries
+
+
+def _name(variant: Variant) -> dict[str, Any]:
+    return {"text_processor": variant.name, "alpha": variant.alpha, "label": variant.label}

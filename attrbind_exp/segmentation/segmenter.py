@@ -65,16 +65,21 @@ class Segmenter:
         return [self.heat_map(row, size) for row, size in zip(completed, sizes, strict=True)]
 
     @torch.no_grad()
-    def complete(self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt]) -> Tensor:
+    def complete(
+        self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt], seed: int | None = None
+    ) -> Tensor:
         """Completed score maps (B, h, w) of B bound prompts on B latents (B, C, h, w); one UNet pass a timestep and
-        draw. They are what a heat map is made of, before its image's size comes in."""
+        draw. They are what a heat map is made of, before its image's size comes in. `seed` of the noise, if it is not
+        to be the settings' own."""
         embeddings = torch.stack([b.embedding for b in bound]).to(self.model.device, self.model.dtype)
         weights = torch.stack([b.weights for b in bound]).to(self.model.device)
         grid = (latents.shape[-2], latents.shape[-1])
         passes = [(t, draw) for t in self.settings.timesteps for draw in range(self.settings.draws)]
         total = torch.zeros(len(bound), *grid, device=self.model.device)
         for timestep, draw in passes:
-            noisy = self.model.add_noise(latents, image_ids, timestep, draw, self.settings.seed)
+            noisy = self.model.add_noise(
+                latents, image_ids, timestep, draw, self.settings.seed if seed is None else seed
+            )
             with record(self.model.unet, self.layers, weights) as attention:
                 self.model.denoise(noisy, timestep, embeddings)
             score = score_map.initial_score_map(attention.cross, self.weights, grid)
