@@ -12,10 +12,11 @@ def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
     variants = summary["variants"]
     labels = [v["label"] for v in variants]
     rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
-    for name, values in variants[0]["slices"].items():
-        for value, entry in values.items():
-            cells = [figure(v["slices"][name][value]["mIoU"]) for v in variants]
-            rows.append([f"{name} = {value}", str(entry["n"]), *cells])
+    for name in variants[0]["slices"]:
+        values = {value: entry["n"] for v in variants for value, entry in v["slices"][name].items()}
+        for value, n in values.items():
+            cells = [figure(v["slices"][name].get(value, {}).get("mIoU")) for v in variants]
+            rows.append([f"{name} = {value}", str(n), *cells])
     rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
     rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
     rows.append(["precision at IoU 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
@@ -26,7 +27,12 @@ def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
 
 def _difference(variant: Mapping[str, Any]) -> str:
     d = variant.get("difference")
-    return "" if d is None else f"{d['mean']:+.1f} [{d['low']:+.1f}, {d['high']:+.1f}]"
+    return "" if d is None else interval(d["mean"], d["low"], d["high"])
+
+
+def interval(mean: float, low: float | None, high: float | None) -> str:
+    """A difference with its 95 % interval, where there is one: "+0.6 [+0.2, +1.0]"."""
+    return f"{mean:+.1f}" if low is None or high is None else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def figure(value: float | None, digits: int = 1) -> str:

@@ -1,0 +1,50 @@
+"""What a sweep leaves behind: once its runs are done, the table or figure that sweeps/*.yaml asks for."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from attrbind_exp.runs import figures
+from attrbind_exp.runs.results import paper_table, read_runs, readable
+from attrbind_exp.runs.store import write_text
+from attrbind_exp.runs.tables import markdown
+from attrbind_exp.types import UserError
+
+
+class SweepReport(Callback):
+    """Hydra calls it in the launching process when all runs of a multirun are done."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Write results.md, results.csv and results.png into the sweep's folder and print the table."""
+        if config.get("report") is None:
+            return
+        spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
+        splits = str(config.dataset.splits).split(",")
+        typed = [o.replace("+sweeps=", "sweep=") for o in config.hydra.overrides.task]
+        command = "python -m attrbind_exp.run " + shlex.join(typed)
+        try:
+            write_results(Path(config.hydra.sweep.dir), spec, splits, command)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], command: str) -> None:
+    """Results of the finished runs below `folder`; of several splits the first chooses the thresholds of the others."""
+    runs = read_runs(folder, splits)
+    table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
+    shown = markdown(readable(table, spec))
+    failed = sum(r.summary["n_failed"] for r in runs)
+    facts = (
+        f"Model {runs[0].summary['model_name']}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
+    )
+    notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
+    page = [f"## {spec['title']}", f"    {command}", shown, "\n".join([facts, *notes])]
+    write_text(folder / "results.md", "\n\n".join(page) + "\n")
+    write_text(folder / "results.csv", table.to_csv(index=False))
+    figures.paper_figure(table, spec["title"], folder / "results.png")
+    print(f"\n{shown}\n{folder}")

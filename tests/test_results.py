@@ -1,0 +1,139 @@
+"""Tables of the paper from runs made by hand; a sweep file run to its end."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from attrbind_exp.config import SWEEPS
+from attrbind_exp.runs.results import paper_table, read_runs, readable
+from attrbind_exp.scoring.metrics import GRID, key
+from attrbind_exp.types import UserError
+from tests.test_command import command, composed
+
+SPEC = {"title": "Table", "paper": {"baseline": [0.5, 22.4], "ours alpha=0.9": [0.5, 23.0]}, "others": {"ReCo": 15.7}}
+
+
+def write_run(folder, split, scores):
+    """A finished run of two variants; `scores[variant]` is the IoU of each expression as a function of the threshold."""
+    folder.mkdir(parents=True)
+    variants, rows = [], []
+    for (name, alpha), functions in scores.items():
+        at = {key(k): 100 * float(np.mean([f(k / 100) for f in functions])) for k in GRID}
+        best = max(at, key=lambda k: at[k])
+        label = name if alpha is None else f"{name} alpha={alpha:g}"
+        variants.append({"label": label, "text_processor": name, "alpha": alpha, "mIoU": at[best], "mIoU_at": at,
+                         "threshold": float(best), "oIoU": 50.0, "n": len(functions)})  # fmt: skip
+        for i, f in enumerate(functions):
+            rows.append({"text_processor": name, "alpha": alpha, "seed": 0, "image_id": str(i // 2), "sample_id": str(i),
+                         "iou_at": {key(k): f(k / 100) for k in GRID}})  # fmt: skip
+    summary = {
+        "split": split,
+        "scored": "expressions",
+        "n_scored": 4,
+        "mIoU_at": variants[0]["mIoU_at"],
+        "variants": variants,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """On val the baseline is best at 0.40 and ours at 0.60; on test each is best elsewhere."""
+
+    def peak(at, top):
+        return lambda t: top - abs(t - at)
+
+    base, ours = ("baseline", None), ("ours", 0.9)
+    write_run(tmp_path / "z", "val", {base: [peak(0.4, 0.5)] * 4, ours: [peak(0.6, 0.6)] * 4})
+    write_run(tmp_path / "a", "test", {base: [peak(0.5, 0.5)] * 4, ours: [peak(0.5, t) for t in (0.7, 0.7, 0.5, 0.4)]})
+    return read_runs(tmp_path, ["val", "test"])
+
+
+def test_thresholds_are_chosen_on_val_and_applied_to_test(runs):
+    assert [r.split for r in runs] == ["val", "test"]
+    table = paper_table(runs, SPEC, "val").set_index(["split", "variant"])
+    base, ours = table.loc["test", "baseline"], table.loc["test", "ours alpha=0.9"]
+    assert (base["threshold oracle"], base["mIoU oracle"]) == (0.5, pytest.approx(50))
+    assert (base["threshold held out"], base["mIoU held out"]) == (0.4, pytest.approx(40))
+    assert (ours["threshold held out"], ours["mIoU held out"]) == (0.6, pytest.approx(47.5))
+    assert ours["difference"] == pytest.approx(7.5)
+    assert (ours["better"], ours["worse"], ours["same"]) == (2, 1, 1)
+    # Two images, one gains 20 points and one loses 5: the interval spans both.
+    assert (ours["low"], ours["high"]) == (pytest.approx(-5), pytest.approx(20))
+    assert (base["paper"], base["paper threshold"], base["n"]) == (22.4, 0.5, 4)
+    assert pd.isna(table.loc["val", "baseline"]["mIoU held out"])
+
+
+def test_the_readable_table_shows_the_paper_and_its_rivals(runs):
+    shown = readable(paper_table(runs, SPEC, "val"), SPEC).set_index(["split", "variant"])
+    assert shown.loc["test", "ours alpha=0.9"].to_dict() == {
+        "n": "4", "paper": "23.0 @0.50", "at 0.50": "57.5", "oracle": "57.5 @0.50", "held out": "47.5 @0.60", "oIoU": "50.0",
+        "difference [95 %]": "+7.5 [-5.0, +20.0]", "better / worse / same": "2 / 1 / 1",
+    }  # fmt: skip
+    assert shown.loc["", "ReCo"]["paper"] == "15.7" and shown.loc["", "ReCo"]["oracle"] == ""
+
+
+def test_a_folder_without_runs_says_so(tmp_path):
+    with pytest.raises(UserError, match="no finished run below"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize("sweep", sorted(f.stem for f in SWEEPS.glob("*.yaml")))
+def test_every_sweep_composes_and_says_what_it_is(sweep):
+    head = (SWEEPS / f"{sweep}.yaml").read_text()
+    assert f"attrbind_exp.run sweep={sweep}" in head and "Cost:" in head and "expect" in head.lower()
+    for data in ((), ("dataset=shapes", "model=bundled")):
+        cfg = composed(f"sweep={sweep}", *data)
+        assert cfg.model.name == ("bundled" if data else "sd15")
+        labels = {f"{m.name} alpha={a:g}" if m.average else m.name
+                  for m in cfg.text_processor.methods for a in ([cfg.alpha.value] if isinstance(cfg.alpha.value, float) else cfg.alpha.value)}  # fmt: skip
+        assert set((cfg.report or {}).get("paper", {})) <= labels
+
+
+def test_a_sweep_file_makes_its_table_and_figure(tmp_path):
+    code, out, err = command(
+        "sweep=table2_refcoco", "dataset=shapes", "model=bundled", "tracker=none", "dataset.limit=6", "gallery=0", "changed=1",
+        "seeds=2", cwd=tmp_path,
+    )  # fmt: skip
+    assert code == 0, err
+    folder = tmp_path / "outputs" / "table2_refcoco" / "shapes_bundled"
+    assert out.strip().splitlines()[-1] == str(folder.relative_to(tmp_path))
+    table = pd.read_csv(folder / "results.csv")
+    assert table.split.tolist() == ["val", "val", "test", "test"] and table.n.tolist() == [6] * 4
+    assert table["mIoU held out"].notna().tolist() == [False, False, True, True] and table.spread.notna().all()
+    text = (folder / "results.md").read_text()
+    assert "python -m attrbind_exp.run sweep=table2_refcoco dataset=shapes" in text and "22.4 @0.50" in text
+    assert Image.open(folder / "results.png").width > 300
+    (run,) = folder.glob("*split=test*")
+    assert len((run / "expressions.jsonl").read_text().splitlines()) == 6 * 2 * 2
+    assert (run / "harmed.png").is_file() or (run / "improved.png").is_file()
+
+
+def test_an_unknown_sweep_names_the_choices(tmp_path):
+    code, _, err = command("sweep=table9", cwd=tmp_path)
+    assert code == 2 and "unknown sweep 'table9'" in err and "table3_alpha" in err
+
+
+def test_shapes_are_scored_class_wise_like_coco(tmp_path):
+    code, out, err = command(
+        "dataset=shapes_classes", "dataset.limit=8", "tracker=none", "gallery=2", "text_processor=paper", f"hydra.run.dir={tmp_path}"
+    )  # fmt: skip
+    assert code == 0, err
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["n_images"], summary["n_scored"], summary["n_failed"]) == (8, 8, 0)
+    rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
+    row = round(100 * summary["threshold"])
+    hit, union = np.zeros(9), np.zeros(9)
+    for r in (r for r in rows if r["text_processor"] == "baseline"):
+        h, p = np.array(r["hit"])[:, row], np.array(r["predicted"])[:, row]
+        hit[r["classes"]] += h
+        union[r["classes"]] += np.array(r["truth"]) + p - h
+    assert 100 * np.mean(hit[union > 0] / union[union > 0]) == pytest.approx(summary["mIoU"])
+    # Bare class names have nothing to bind: the method is the baseline.
+    assert summary["variants"][1]["difference"]["mean"] == 0 and summary["n_bound"] == 0
+    assert Image.open(tmp_path / "gallery.png").width > 900
+    assert "class = background" in out and "labels: ground truth" in summary["note"]
