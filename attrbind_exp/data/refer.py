@@ -50,7 +50,7 @@ def load_refer(
             f"instances.json and refs({split_by}).p (REFER's layout; https://github.com/lichengunc/refer)"
         )
     instances = read_json(folder / "instances.json")
-    refs = _read_refs(folder, split_by)
+    refs = read_refs(folder, split_by)
     splits = sorted({str(ref.get("split")) for ref in refs})
     if split not in splits:
         raise UserError(f"unknown split '{split}' for {name}({split_by}); choose from {', '.join(splits)}")
@@ -107,7 +107,8 @@ class _Index:
         return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def _read_refs(folder: Path, split_by: str) -> list[dict[str, Any]]:
+def read_refs(folder: Path, split_by: str) -> list[dict[str, Any]]:
+    """The refs of all splits. Raises UserError when the file is missing or damaged, or holds no list of refs."""
     files = {ending: folder / f"refs({split_by}).{ending}" for ending in ("json", "p")}
     if files["json"].is_file():
         refs = read_json(files["json"])
