@@ -70,7 +70,7 @@ def check_refs(
     if (name, split_by) not in table:
         return Finding("ok", "counts", f"{seen}; no counts are published for {name}({split_by})")
     wrong = [
-        f"{split} has {_words(counts.get(split, Counts(0, 0, 0)))}, published {_words(expected)}"
+        f"{split} has {_words(counts[split]) if split in counts else 'nothing'}, published {_words(expected)}"
         for split, expected in table[name, split_by].items()
         if not _agree(counts.get(split), expected)
     ]

@@ -129,11 +129,8 @@ def check_memory(
     needed, formula = estimate_memory(folder, size, batch_size, 2 if half else 4)
     text += f", about {storage(needed)} needed (an estimate: {formula})"
     if free is not None and free < needed:
-        return Finding(
-            "WARN",
-            "memory",
-            f"{text}; lower batch_size={batch_size}{', or take model.dtype=fp16' * (on_gpu and not half)}",
-        )
+        mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16" * (on_gpu and not half)
+        return Finding("WARN", "memory", f"{text}; {mend}")
     return Finding("ok", "memory", text)
 
 

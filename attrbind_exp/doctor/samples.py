@@ -49,9 +49,9 @@ def check_masks(samples: Sequence[Sample], count: int, seed: int) -> Iterator[Fi
     masks, failures = [], []
     for sample in (samples[i] for i in sorted(drawn)):
         try:
-            read_image(sample.image_path, sample.size)
             if sample.segmentation is not None:
                 masks.append(decode_mask(sample.segmentation, sample.size))
+            read_image(sample.image_path, sample.size)  # second, so that masks are scored where images are missing
         except SampleError as error:
             failures.append(Failure(sample.sample_id, error.reason, str(error)))
     if failures:
