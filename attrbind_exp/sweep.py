@@ -9,10 +9,6 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp.runs import figures
-from attrbind_exp.runs.results import paper_table, read_runs, readable
-from attrbind_exp.runs.store import write_text
-from attrbind_exp.runs.tables import markdown
 from attrbind_exp.types import UserError
 
 
@@ -35,6 +31,12 @@ class SweepReport(Callback):
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], command: str) -> None:
     """Results of the finished runs below `folder`; of several splits the first chooses the thresholds of the others."""
+    # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
+    from attrbind_exp.runs import figures
+    from attrbind_exp.runs.results import paper_table, read_runs, readable
+    from attrbind_exp.runs.store import write_text
+    from attrbind_exp.runs.tables import markdown
+
     runs = read_runs(folder, splits)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
     shown = markdown(readable(table, spec))

@@ -38,12 +38,13 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py"}),
-        ("omegaconf", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py"}),
+        ("hydra", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py", "doctor/__main__.py"}),
+        ("omegaconf", {"run.py", "segment.py", "sweep.py", "config.py", "pretrain/__main__.py", "doctor/__main__.py"}),
         ("wandb", {"runs/tracker.py"}),
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
         ("matplotlib", {"runs/figures.py"}),
+        ("huggingface_hub", {"doctor/machine.py"}),
     ],
 )
 def test_each_library_lives_in_its_room(library, allowed):

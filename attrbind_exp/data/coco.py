@@ -41,8 +41,7 @@ def load_coco(
     first images. Raises UserError when a file is missing or broken, naming what is there; an image that the label file
     does not name becomes a Failure.
     """
-    base = Path(root).expanduser()
-    file = Path(annotations).expanduser() if annotations else base / "annotations" / f"instances_{split}.json"
+    file, folder = coco_places(root, split, annotations, images)
     if not file.is_file():
         known = sorted(f.stem[len("instances_") :] for f in file.parent.glob("instances_*.json"))
         raise UserError(
@@ -56,7 +55,7 @@ def load_coco(
     classes = ["background", *(data.categories[i]["name"] for i in sorted(data.categories))]
     scenes = _read_scenes(chosen, data, file)
     predicted = None if labels == "gt" else read_label_file(Path(labels).expanduser(), label_keys, classes)
-    finder = ImageFinder([Path(images).expanduser()] if images else [base / split, base / "images" / split, base])
+    finder = ImageFinder([folder])
     samples: list[Sample] = []
     failures: list[Failure] = []
     for image in chosen:
@@ -78,6 +77,15 @@ def load_coco(
     return Dataset(
         f"coco {split}", samples, failures, "; ".join(filter(None, [source, note])), True, scenes, tuple(classes)
     )
+
+
+def coco_places(root: str, split: str, annotations: str | None, images: str | None) -> tuple[Path, Path]:
+    """The annotation file and the image folder of a split."""
+    base = Path(root).expanduser().absolute()
+    file = Path(annotations).expanduser() if annotations else base / "annotations" / f"instances_{split}.json"
+    if images:
+        return file, Path(images).expanduser()
+    return file, next((p for p in (base / split, base / "images" / split) if p.is_dir()), base / split)
 
 
 def _read_scenes(images: Sequence[Mapping[str, Any]], data: Instances, file: Path) -> dict[str, Scene]:

@@ -44,7 +44,7 @@ def load_refer(
             f"instances.json and refs({split_by}).p (REFER's layout; https://github.com/lichengunc/refer)"
         )
     instances = read_instances(folder / "instances.json")
-    refs = _read_refs(folder, split_by)
+    refs = read_refs(folder, split_by)
     splits = sorted({str(ref.get("split")) for ref in refs})
     if split not in splits:
         raise UserError(f"unknown split '{split}' for {name}({split_by}); choose from {', '.join(splits)}")
@@ -71,8 +71,8 @@ class ImageFinder:
     """Finds images by file name, flat in any of `folders` or in COCO's own folders below one."""
 
     def __init__(self, folders: Sequence[Path]):
-        places = [place for folder in folders for place in (folder, *(folder / name for name in COCO_FOLDERS))]
-        self.folders = [place for place in places if place.is_dir()] or list(folders)
+        self.places = [place for folder in folders for place in (folder, *(folder / name for name in COCO_FOLDERS))]
+        self.folders = [place for place in self.places if place.is_dir()] or list(folders)
         self.known: dict[str, Path] = {}
 
     def find(self, file_name: str) -> Path:
@@ -172,7 +172,8 @@ def read_instances(file: Path) -> Instances:
     return Instances(**found)
 
 
-def _read_refs(folder: Path, split_by: str) -> list[dict[str, Any]]:
+def read_refs(folder: Path, split_by: str) -> list[dict[str, Any]]:
+    """The refs of all splits. Raises UserError when the file is missing or damaged, or holds no list of refs."""
     files = {ending: folder / f"refs({split_by}).{ending}" for ending in ("json", "p")}
     if files["json"].is_file():
         refs = read_json(files["json"])
