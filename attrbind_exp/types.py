@@ -105,7 +105,6 @@ class Parse:
     modified: bool
     binding: bool = True
     fallback: str | None = None
-    modifiers: tuple[str, ...] = ()
 
     @property
     def target_text(self) -> str:
