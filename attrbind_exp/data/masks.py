@@ -1,8 +1,10 @@
-"""Ground-truth masks from COCO's three forms: polygons, compressed and uncompressed run lengths."""
+"""Ground-truth masks: COCO's polygons, compressed and uncompressed run lengths, and pictures (PNG)."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 from attrbind_exp.types import SampleError
@@ -11,12 +13,14 @@ from attrbind_exp.types import SampleError
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool of one object's `segmentation` in an image of `size` (height, width).
 
-    {"union": [segmentation, ...]} is the union of several objects.
-    Raises SampleError: "mask_malformed", "mask_size" (run lengths of another image size), "empty_mask".
+    {"union": [segmentation, ...]} is the union of several objects, {"png": path} a picture (see `read_png`).
+    Raises SampleError: "mask_missing", "mask_malformed", "mask_size" (of another size than the image), "empty_mask".
     """
     height, width = size
     if isinstance(segmentation, dict) and "union" in segmentation:
         return np.logical_or.reduce([decode_mask(part, size) for part in segmentation["union"]])
+    if isinstance(segmentation, dict) and "png" in segmentation:
+        return read_png(Path(segmentation["png"]), size)
     try:
         if isinstance(segmentation, list):
             polygons = [p for p in segmentation if len(p) >= 6]
@@ -36,6 +40,31 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
         raise SampleError("mask_size", f"mask is {mask.shape} (height, width), its image {size}")
     if not mask.any():
         raise SampleError("empty_mask", "the ground-truth mask has no pixel")
+    return mask
+
+
+def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool of a mask drawn as a PNG of any mode: every pixel that is neither black nor transparent.
+
+    Raises SampleError: "mask_missing", "mask_malformed" (JPEG among them: its blacks are not black), "mask_size",
+    "empty_mask".
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            found = (opened.height, opened.width)
+            if found != size:
+                raise SampleError("mask_size", f"mask '{path}' is {found} (height, width), its image {size}")
+            if opened.mode in ("1", "L", "I", "F") or opened.mode.startswith("I;16"):
+                mask = np.asarray(opened) != 0
+            else:
+                pixels = np.asarray(opened.convert("RGBA"))
+                mask = pixels[..., :3].any(-1) & (pixels[..., 3] > 0)
+    except FileNotFoundError as error:
+        raise SampleError("mask_missing", f"mask '{path}' does not exist") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SampleError("mask_malformed", f"mask '{path}' cannot be read as PNG: {error}") from error
+    if not mask.any():
+        raise SampleError("empty_mask", f"mask '{path}' is black all over")
     return mask
 
 

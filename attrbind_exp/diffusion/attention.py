@@ -112,7 +112,9 @@ class _CrossReader:
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
         query = _heads(attn, attn.to_q(hidden_states))
         key, value = _heads(attn, attn.to_k(encoder_hidden_states)), _heads(attn, attn.to_v(encoder_hidden_states))
-        scores = query @ key.transpose(-1, -2) * attn.scale  # (B, heads, n, L)
+        if attn.upcast_attention:  # Stable Diffusion 2.1's scores overflow fp16
+            query, key = query.float(), key.float()
+        scores = query * attn.scale @ key.transpose(-1, -2)  # (B, heads, n, L)
         probabilities = scores.float().softmax(-1)
         # Pooling tokens before averaging heads leaves (B, heads, n, 1) instead of another (B, n, L).
         pooled = probabilities @ self.weights.float()[:, None, :, None]
@@ -121,7 +123,8 @@ class _CrossReader:
 
 
 class _SelfReader:
-    """Self-attention by the fused kernel, queries and keys kept."""
+    """Self-attention by the fused kernel, queries and keys kept. Its scores are fp32 inside, whatever the inputs are:
+    all that `upcast_attention` asks for."""
 
     def __init__(self, recording: Recording):
         self.recording = recording

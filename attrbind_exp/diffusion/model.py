@@ -2,28 +2,30 @@
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 
 transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
-from diffusers import StableDiffusionPipeline
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from attrbind_exp.diffusion.weights import find_model, mend
 from attrbind_exp.text.tokens import tokenize
 from attrbind_exp.types import UserError
 
 transformers.logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()
 
+VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
+
 
 class DiffusionModel:
-    """Any model in Stable Diffusion's layout, ready to be asked for attention.
+    """Any Stable Diffusion 1.x or 2.x, ready to be asked for attention.
 
     `size`: (height, width) in pixels that images are resized to; None = the model's own square.
     Latent cells are `size` divided by `vae_scale`.
@@ -34,7 +36,9 @@ class DiffusionModel:
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self.vae = pipeline.vae.eval().requires_grad_(False)
         self.unet = pipeline.unet.eval().requires_grad_(False)
-        self.scheduler = pipeline.scheduler
+        # Samplers differ in how they step and scale (Euler's noise explodes), not in the process that the UNet was
+        # trained on: DDPM's add_noise is that process for all of them, and for v-prediction as for epsilon.
+        self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.vae_scale = pipeline.vae_scale_factor
         side = self.unet.config.sample_size * self.vae_scale
         self.size = size or (side, side)
@@ -53,13 +57,20 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
-        """Last hidden states of prompts, (B, L, D), each in the full padded window."""
+        """Last hidden states of prompts, (B, L, D), each in the full padded window.
+
+        The final layer norm is in them. Stable Diffusion 2.x reads OpenCLIP's penultimate layer by shipping an encoder
+        without the last one, so the same line serves both.
+        """
         ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)]).to(self.device)
         return self.text_encoder(ids).last_hidden_state
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Scaled latents (B, C, h, w) of RGB images of any size: the mean of the autoencoder's posterior."""
+        """Scaled latents (B, C, h, w) of RGB images of any size: the mean of the autoencoder's posterior.
+
+        In half precision a picture's row may hold what is not finite: ask `overflowed`.
+        """
         height, width = self.size
         resized = [np.asarray(i.resize((width, height), Image.Resampling.BICUBIC)) for i in images]
         pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # (B, 3, H, W)
@@ -79,6 +90,11 @@ class DiffusionModel:
         return self.unet(noisy, timestep, embeddings, return_dict=False)[0]
 
 
+def overflowed(latents: Tensor) -> list[bool]:
+    """Which of B rows, latents (B, C, h, w) or maps (B, h, w), hold a value that is not finite."""
+    return (~latents.isfinite().flatten(1).all(1)).tolist()
+
+
 def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, draw: int) -> Tensor:
     """Standard normal noise of `shape`, float32 on the CPU, keyed by a hash of the other arguments."""
     key = hashlib.sha256(f"{seed}/{image_id}/{timestep}/{draw}".encode()).digest()
@@ -89,26 +105,23 @@ def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, 
 def load_model(
     path: str, device: str = "auto", dtype: str = "auto", size: tuple[int, int] | None = None
 ) -> DiffusionModel:
-    """Load a local folder or a hub name (from the local cache only) in Stable Diffusion's layout.
+    """Load a Stable Diffusion 1.x or 2.x from a local folder, or by its hub name from the local cache.
 
     device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. Only safetensors are read.
-    Raises UserError when there are no weights, saying where to get them.
+    Raises UserError when there are no weights, saying how to get them, and for a model of another kind.
     """
     target = pick_device(device)
     precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     chosen = precision[dtype] if dtype != "auto" else torch.float16 if target.type == "cuda" else torch.float32
-    local = Path(path).expanduser()
-    name = str(local) if local.is_dir() else path
+    folder = find_model(path)
     try:
         pipeline = StableDiffusionPipeline.from_pretrained(
-            name, dtype=chosen, use_safetensors=True, local_files_only=True,
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            str(folder), dtype=chosen, use_safetensors=True, local_files_only=True,
+            safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
         )  # fmt: skip
     except (OSError, ValueError, SafetensorError) as error:
-        hub = "stable-diffusion-v1-5/stable-diffusion-v1-5"
         raise UserError(
-            f"no weights at model.path='{path}' ({_first_line(error)}); get some by 'hf download {hub}' and run with "
-            "model=sd15, or give model.path=DIR, a folder with model_index.json and safetensors, or use model=bundled"
+            f"the weights at model.path='{path}' cannot be read ({_first_line(error)}); {mend(path)}"
         ) from error
     pipeline.to(target)
     return DiffusionModel(pipeline, size)

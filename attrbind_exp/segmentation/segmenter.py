@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from attrbind_exp.diffusion.attention import choose_layers, find_layers, record
-from attrbind_exp.diffusion.model import DiffusionModel
+from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, overflowed
 from attrbind_exp.segmentation import score_map
 from attrbind_exp.text.processor import TextProcessor
-from attrbind_exp.types import BoundPrompt, HeatMap, MapSettings, UserError, Variant
+from attrbind_exp.types import BoundPrompt, HeatMap, MapSettings, SampleError, UserError, Variant
 
 BASELINE = Variant("baseline")
 
@@ -56,11 +56,18 @@ class Segmenter:
     ) -> list[HeatMap]:
         """Heat maps of expressions[i] on images[i] (RGB), one a pair, each at its image's own size.
 
-        `image_ids` key the noise; by default an image's number in the list does.
+        `image_ids` key the noise; by default an image's number in the list does. Raises SampleError "vae_overflow" or
+        "not_finite" where half precision was too little for a picture.
         """
         ids = list(image_ids) if image_ids else [str(i) for i in range(len(images))]
         bound = [row[0] for row in self.text.bind(self.text.prepare(expressions), [variant])]
-        completed = self.complete(self.model.encode_images(images), ids, bound)
+        latents = self.model.encode_images(images)
+        if any(bad := overflowed(latents)):
+            raise SampleError("vae_overflow", f"image '{ids[bad.index(True)]}': {VAE_OVERFLOW}")
+        completed = self.complete(latents, ids, bound)
+        if any(bad := overflowed(completed)):
+            message = f"image '{ids[bad.index(True)]}': its map is not finite; try model.dtype=bf16 or fp32"
+            raise SampleError("not_finite", message)
         sizes = [(image.height, image.width) for image in images]
         return [self.heat_map(row, size) for row, size in zip(completed, sizes, strict=True)]
 

@@ -1,0 +1,161 @@
+"""Own images: a folder of pictures and one table of expressions, JSON lines or CSV.
+
+Columns: `image` and `expression`; optional `mask` (path of a PNG, or COCO's run lengths or polygons as JSON),
+`category`, `id`. Every further column is a slice to report by. Paths are relative to the folder, or absolute.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from attrbind_exp.data.refer import Dataset
+from attrbind_exp.types import Failure, Sample, SampleError, UserError
+
+NEEDED = ("image", "expression")
+OPTIONAL = ("mask", "category", "id")
+Row = Mapping[str, Any]
+
+
+def load_folder(root: str, file: str | None = None, limit: int | None = None, note: str | None = None) -> Dataset:
+    """One Sample a row, in the table's order; `file` names the table where the folder holds several, `limit` keeps the
+    first rows. A row without mask has segmentation None.
+
+    Raises UserError for a missing folder or table and for rows that cannot be read, with their line. A row that cannot
+    be used becomes a Failure: "duplicate_id", "empty_expression", "image_missing", "image_unreadable", "image_turned",
+    "mask_malformed".
+    """
+    base = Path(root).expanduser()
+    if not base.is_dir():
+        raise UserError(f"no folder '{base}'; set dataset.root=DIR to a folder of images and one *.jsonl or *.csv")
+    table = _find_table(base, file)
+    samples: list[Sample] = []
+    failures: list[Failure] = []
+    sizes: dict[Path, tuple[int, int]] = {}
+    seen: set[str] = set()
+    for line, row in _read_rows(table):
+        if limit is not None and len(samples) + len(failures) >= limit:
+            break
+        sample_id = _text(row.get("id")) or f"line {line}"
+        try:
+            if sample_id in seen:
+                raise SampleError("duplicate_id", f"an earlier row has the id '{sample_id}' too")
+            samples.append(_sample(sample_id, row, base, sizes))
+        except SampleError as error:
+            failures.append(Failure(sample_id, error.reason, f"{table.name}, line {line}: {error}"))
+        seen.add(sample_id)
+    if not seen:
+        raise UserError(f"'{table}' has no rows; give one a line, with {', '.join(NEEDED)}")
+    return Dataset(base.resolve().name, samples, failures, note)
+
+
+def _find_table(base: Path, file: str | None) -> Path:
+    found = sorted(f.name for f in base.iterdir() if f.suffix in (".jsonl", ".csv"))
+    here = f"'{base}' holds {', '.join(found) or 'no *.jsonl or *.csv'}"
+    if file is None:
+        if len(found) != 1:
+            raise UserError(f"{here}; it needs one table of expressions, or dataset.file=NAME")
+        return base / found[0]
+    table = base / Path(file).expanduser()
+    if not table.is_file() or table.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"no table dataset.file='{file}': {here}; give the name of a *.jsonl or *.csv")
+    return table
+
+
+def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
+    """Rows with their line numbers. Raises UserError for the first that is torn or lacks a needed column."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            for line, row in (_parse_csv if table.suffix == ".csv" else _parse_jsonl)(table, stream):
+                for column in NEEDED:
+                    if column not in row:
+                        raise UserError(
+                            f"'{table}', line {line}: no column '{column}', only {', '.join(row) or 'none'}; needed "
+                            f"are {', '.join(NEEDED)}, optional {', '.join(OPTIONAL)}, any other is a slice"
+                        )
+                yield line, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{table}' is not UTF-8 ({error}); save it as UTF-8") from error
+
+
+def _parse_jsonl(table: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
+    for line, text in enumerate(stream, 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"'{table}', line {line}: not whole JSON ({error}); give one object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"'{table}', line {line}: {text.strip()[:60]!r} is no JSON object; give one a line")
+        yield line, row
+
+
+def _parse_csv(table: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(stream, strict=True, skipinitialspace=True)
+    try:
+        for row in reader:
+            if None in row:
+                more = f"{len(row[None])} cells more than columns"
+                raise UserError(f"'{table}', line {reader.line_num}: {more}; put quotes around what holds commas")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(f"'{table}', line {reader.reader.line_num}: {error}; give comma-separated values") from error
+
+
+def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, int]]) -> Sample:
+    expression = _text(row["expression"])
+    if not expression:
+        raise SampleError("empty_expression", "the expression is empty")
+    if not _text(row["image"]):
+        raise SampleError("image_missing", "no image is named")
+    path = base / _text(row["image"])
+    if path not in sizes:
+        sizes[path] = _displayed_size(path)
+    return Sample(
+        sample_id=sample_id,
+        image_id=(path.relative_to(base) if path.is_relative_to(base) else path).as_posix(),
+        image_path=path,
+        text=expression,
+        category=_text(row.get("category")) or None,
+        segmentation=_segmentation(row.get("mask"), base),
+        size=sizes[path],
+        slices={k: _text(v) for k, v in row.items() if k not in NEEDED + OPTIONAL and k and _text(v)},
+    )
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _segmentation(mask: Any, base: Path) -> Any:
+    """A mask cell in the forms of data.masks.decode_mask; None where there is none."""
+    if not isinstance(mask, str):
+        return mask
+    text = mask.strip()
+    if text[:1] not in ("{", "["):
+        return {"png": str(base / text)} if text else None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SampleError("mask_malformed", f"the mask is not whole JSON: {error}") from error
+
+
+def _displayed_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture once its EXIF rotation is applied, from its header."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            # The base class's: a PNG's own getexif decodes the whole picture.
+            turn = Image.Image.getexif(opened).get(ExifTags.Base.Orientation, 1)
+    except FileNotFoundError as error:
+        raise SampleError("image_missing", f"image '{path}' does not exist") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {error}") from error
+    if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and width == height):
+        # An annotation's size tells stored pixels from displayed ones; here both have the same.
+        raise SampleError("image_turned", f"image '{path}' is turned by EXIF without a change of size; save it upright")
+    return (width, height) if turn in (5, 6, 7, 8) else (height, width)

@@ -1,0 +1,127 @@
+"""Where a model's files lie, whether they are a Stable Diffusion 1.x or 2.x, and how to fetch them. Reads JSON only."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from attrbind_exp.types import UserError
+
+CHOICES = (
+    "model=bundled, sd14, sd15, sd21, sd21_base, or model.path=DIR_OR_HUB_NAME of a Stable Diffusion 1.x or 2.x in "
+    "diffusers' layout (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors"
+)
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+# A scheduler of any class carries the same noise schedule; the others are never loaded.
+IGNORED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+
+
+def fetch_command(name: str) -> str:
+    """The shell command that fetches what a run reads of the hub's model `name`: configs, tokenizer, safetensors."""
+    patterns = ["*.json", "tokenizer/*", "text_encoder/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
+    return f"hf download {name} " + " ".join(f'--include "{p}"' for p in patterns)
+
+
+def find_model(path: str) -> Path:
+    """The folder of model.path: a local one, or the hub name's in the local cache. Nothing is fetched.
+
+    Raises UserError when there is none, or what lies there is no Stable Diffusion 1.x or 2.x with safetensors.
+    """
+    local = Path(path).expanduser()
+    if local.is_file():
+        raise UserError(
+            f"model.path='{path}' is a single file; convert it once by diffusers' "
+            f"StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then give model.path=DIR"
+        )
+    folder = local if local.is_dir() else _cached(path)
+    if folder is None:
+        if is_hub_name(path):
+            seen = "is neither a folder nor in the local Hugging Face cache"
+            raise UserError(f"model.path='{path}' {seen}; {mend(path)}, or choose {CHOICES}")
+        example = fetch_command("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        raise UserError(f"model.path='{path}' does not exist; choose {CHOICES}; get weights as by '{example}'")
+    _check_parts(folder, path)
+    _check_channels(folder, path)
+    _check_files(folder, path)
+    return folder
+
+
+def mend(path: str) -> str:
+    """How to get the weights of model.path whole."""
+    if is_hub_name(path) and not Path(path).is_dir():
+        return f"fetch it by '{fetch_command(path)}'"
+    return "save it again by diffusers' save_pretrained(DIR, safe_serialization=True)"
+
+
+def is_hub_name(path: str) -> bool:
+    """Does `path` have the form owner/name?"""
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) is not None
+
+
+def _cached(path: str) -> Path | None:
+    # Not snapshot_download: it calls a cache incomplete that holds only what fetch_command fetches.
+    file = try_to_load_from_cache(path, "model_index.json") if is_hub_name(path) else None
+    return Path(file).parent if isinstance(file, str) else None
+
+
+def _check_parts(folder: Path, path: str) -> None:
+    if not (folder / "model_index.json").is_file():
+        alone = folder / "config.json"
+        kind = _read(alone).get("_class_name") if alone.is_file() else None
+        found = f"a {kind} alone" if kind else f"no model_index.json, only {_listing(folder)}"
+        raise UserError(_refusal(path, found))
+    index = _read(folder / "model_index.json")
+    parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1]}
+    odd = [f"{k} {v}" for k, v in parts.items() if k not in IGNORED and v not in CLASSES.get(k, ())]
+    odd += [f"no {k}" for k in CLASSES if k not in parts]
+    if odd:
+        raise UserError(_refusal(path, f"{index.get('_class_name', 'a model')} with {', '.join(odd)}"))
+
+
+def _check_channels(folder: Path, path: str) -> None:
+    unet = _read(folder / "unet" / "config.json")
+    channels, latent = unet.get("in_channels", 4), _read(folder / "vae" / "config.json").get("latent_channels", 4)
+    if channels != latent:
+        found = f"a UNet of {channels} input channels for latents of {latent}, as inpainting and depth models have"
+        raise UserError(_refusal(path, found))
+    for key in ("addition_embed_type", "class_embed_type"):
+        if unet.get(key):
+            raise UserError(_refusal(path, f"a UNet with {key} '{unet[key]}', which needs more than image and text"))
+
+
+def _check_files(folder: Path, path: str) -> None:
+    for part, name in FILES.items():
+        if not ((folder / part / name).is_file() or (folder / part / f"{name}.index.json").is_file()):
+            found = f"{part}/ without {name}: {_listing(folder / part)}"
+            raise UserError(f"model.path='{path}' lacks weights: found {found}; {mend(path)}, or choose {CHOICES}")
+
+
+def _refusal(path: str, found: str) -> str:
+    return f"model.path='{path}' is no Stable Diffusion 1.x or 2.x: found {found}; choose {CHOICES}"
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(names[:8]) + (" .." if len(names) > 8 else "") if names else "nothing"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{file}' cannot be read ({error}); fetch or save the model again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"'{file}' holds no JSON object; fetch or save the model again")
+    return content
