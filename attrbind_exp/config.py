@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp import __version__
+from attrbind_exp.text.overrides import read_overrides
 from attrbind_exp.types import (
     ChunkRule,
     MapSettings,
@@ -46,6 +47,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.uncond": get_args(UncondRule),
     "text_processor.token_pooling": get_args(PoolingRule),
     "text_processor.gate": (True, False),
+    "text_processor.ing_rule": (True, False),
     "model.dtype": ("auto", "fp32", "fp16", "bf16"),
 }
 
@@ -146,13 +148,18 @@ def _exit(error: Exception) -> NoReturn:
     sys.exit(2)
 
 
-def check(cfg: DictConfig) -> None:
-    """Raise UserError for the first value that makes no sense."""
+def check_choices(cfg: DictConfig) -> None:
+    """Raise UserError for the first value outside its key's choices."""
     for key, choices in CHOICES.items():
         value = OmegaConf.select(cfg, key)
         if value not in choices:
             raise UserError(f"{key}={value!r}; choose from {', '.join(map(str, choices))}")
-    for alpha in alphas(cfg):
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise UserError for the first value that makes no sense."""
+    check_choices(cfg)
+    for alpha in [*alphas(cfg), *(m.alpha for m in cfg.text_processor.methods if m.get("alpha") is not None)]:
         if not _is_real(alpha) or alpha < 0:
             raise UserError(
                 f"alpha={alpha}; give a finite number >= 0 (paper: 0.9), or one of {', '.join(options('alpha'))}"
@@ -177,6 +184,7 @@ def check(cfg: DictConfig) -> None:
     size = cfg.model.size
     if size is not None and not isinstance(size, int) and (len(size) != 2 or not all(isinstance(n, int) for n in size)):
         raise UserError(f"model.size={size}; give one whole number or [height,width], in pixels")
+    variants(cfg)
 
 
 def _is_real(value: Any) -> bool:
@@ -191,21 +199,29 @@ def alphas(cfg: DictConfig) -> list[float]:
 
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     """The variants of a run and the number of the one that heads its summary: the method text_processor.report (the
-    last where that is null), at alpha.report."""
+    last where that is null), at alpha.report. A method that averages takes every alpha of the run, or its own one.
+
+    Raises UserError where two variants would carry the same label.
+    """
     found = []
     for method in cfg.text_processor.methods:
-        for alpha in alphas(cfg) if method.average else [None]:
+        own = method.get("alpha")
+        for alpha in (alphas(cfg) if own is None else [own]) if method.average else [None]:
             weight = None if alpha is None else float(alpha)
             found.append(Variant(method.name, method.replace, weight, method.get("chunk_prefix")))
+    labels = [v.label for v in found]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
     head = cfg.text_processor.get("report") or found[-1].name
     candidates = [i for i, v in enumerate(found) if v.name == head]
     return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 
 def text_settings(cfg: DictConfig) -> TextSettings:
-    """TextSettings of the composed config."""
+    """TextSettings of the composed config. Raises UserError for a file of overrides that cannot be used."""
     t = cfg.text_processor
-    return TextSettings(t.chunk, t.chunk_prefix, t.uncond, t.token_pooling, t.gate)
+    overrides = {} if t.overrides is None else read_overrides(t.overrides)
+    return TextSettings(t.chunk, t.chunk_prefix, t.uncond, t.token_pooling, t.gate, t.ing_rule, overrides)
 
 
 def map_settings(cfg: DictConfig) -> MapSettings:

@@ -97,6 +97,7 @@ class Parse:
 
     `fallback` is None where the ordinary rule found the target, else the name of the rule that did. `modified`: the
     target has a modifier other than a determiner. `binding` is False where editing the embedding makes no sense.
+    `modifiers`: what the rest of the expression speaks of, sorted, of "colour", "location", "relation", "other".
     """
 
     text: str
@@ -105,6 +106,7 @@ class Parse:
     modified: bool
     binding: bool = True
     fallback: str | None = None
+    modifiers: tuple[str, ...] = ()
 
     @property
     def target_text(self) -> str:
@@ -116,12 +118,20 @@ class Parse:
 
 
 @dataclass(frozen=True)
+class Override:
+    """A parse corrected by hand; spans are (start, end) characters of the expression, chunk None = by the rules."""
+
+    target: tuple[int, int]
+    chunk: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Prompt:
     """An expression placed in the prompt and in the tokenizer's window.
 
     `q`: token positions of the target noun; `pos`: token positions of its noun chunk (POS in the paper), a superset of
     q. `bind` is False where every variant falls back to the plain embedding; `fallbacks` names every rule other than
-    the ordinary ones that was used.
+    the ordinary ones that was used; `further`: positions that are read besides the noun's (TextSettings.ing_rule).
     """
 
     text: str
@@ -130,6 +140,7 @@ class Prompt:
     pos: tuple[int, ...]
     bind: bool
     fallbacks: tuple[str, ...] = ()
+    further: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,7 @@ class TextSettings:
 
     chunk: which words are encoded alone; chunk_prefix: what stands before them then; uncond: which rows of the empty
     prompt are mixed in; token_pooling: how the pieces of the noun are pooled; gate: skip binding where nothing modifies
-    the target.
+    the target; ing_rule: DiffSegmenter's, see processor.py; overrides: parses corrected by hand, by expression.
     """
 
     chunk: ChunkRule = "noun_chunk"
@@ -175,6 +186,8 @@ class TextSettings:
     uncond: UncondRule = "same"
     token_pooling: PoolingRule = "mean"
     gate: bool = True
+    ing_rule: bool = False
+    overrides: Mapping[str, Override] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

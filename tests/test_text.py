@@ -2,24 +2,27 @@
 
 import pytest
 import torch
-from transformers import CLIPTokenizer
 
+from attrbind_exp import config
 from attrbind_exp.text.binding import (
     average_with_unconditioned,
     pooling_weights,
     replace_noun_chunk,
     unconditioned_rows,
 )
+from attrbind_exp.text.overrides import read_overrides
 from attrbind_exp.text.parse import parse_expressions
-from attrbind_exp.text.processor import TextProcessor
-from attrbind_exp.types import TextSettings, Variant
+from attrbind_exp.text.processor import TextProcessor, place_prompts
+from attrbind_exp.text.tokens import load_tokenizer, tokenize
+from attrbind_exp.types import Override, TextSettings, UserError, Variant
 from tests.conftest import shared
+from tests.test_command import composed
 
 BASELINE, NCR = Variant("baseline"), Variant("noun_chunk", replace=True)
 
 
-def parse(text, category=None, chunk="noun_chunk"):
-    return parse_expressions([text], [category], chunk)[0]
+def parse(text, category=None, chunk="noun_chunk", caption=None, override=None):
+    return parse_expressions([text], [category], chunk, [caption], {text: override} if override else {})[0]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,87 @@ def parse(text, category=None, chunk="noun_chunk"):
 def test_main_noun_chunk(text, target, chunk, modified):
     p = parse(text)
     assert (p.target_text, p.chunk_text, p.modified, p.fallback) == (target, chunk, modified, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "chunk"),
+    [
+        ("left horse", "horse", "left horse"),  # to spaCy "left" is a verb
+        ("the gray and white horse on the left", "horse", "the gray and white horse"),  # ... "gray" the root
+        ("the dark horse closest to the right edge", "horse", "the dark horse"),  # ... "edge" the first chunk
+        ("rightmost snowboard", "snowboard", "rightmost snowboard"),
+        ("couch right", "couch", "couch right"),
+        ("the zebra walking between the other two", "zebra", "the zebra walking"),  # ... "walking" a noun
+        ("woman in black jacket jumping", "woman", "woman"),
+        ("office building on the left", "building", "office building"),
+        ("airplane wing in the background", "wing", "airplane wing"),
+        ("a purple cross", "cross", "a purple cross"),
+        ("bottom left corner", "corner", "bottom left corner"),
+        ("top of the sandwich", "top", "top"),
+        ("the one with mustard", "one", "the one"),
+        ("next to a blue square the red circle", "circle", "the red circle"),
+    ],
+)
+def test_common_misreadings_are_mended(text, target, chunk):
+    p = parse(text)
+    assert (p.target_text, p.chunk_text, p.fallback) == (target, chunk, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "modifiers"),
+    [
+        ("guy in red far left", ("colour", "location")),
+        ("man in red shirt", ("colour", "relation")),
+        ("dog playing with two black dogs", ("colour", "relation")),
+        ("horse on the right", ("location",)),
+        ("the zebra at the bottom of the picture", ("location",)),
+        ("the bus behind the other one", ("relation",)),
+        ("woman holding the large scissors", ("relation",)),
+        ("baby elephant", ("other",)),
+        ("person standing up", ("other",)),
+        ("the star", ()),
+        ("orange", ()),
+        ("orange on a plate", ("relation",)),
+    ],
+)
+def test_modifiers_are_named_by_kind(text, modifiers):
+    assert parse(text).modifiers == modifiers
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("hot dog", "dog"), ("fire hydrant", "hydrant"), ("stop sign", "sign"), ("train", "train"), ("fork", "fork")],
+)
+def test_the_bare_name_of_a_category_has_no_modifier(name, target):
+    p = parse(name, name)
+    assert (p.target_text, p.modified, p.modifiers, p.fallback) == (target, False, (), None)
+    assert parse("hot dog with mustard", "hot dog").modified
+
+
+def test_a_parse_by_hand_takes_the_place_of_the_rules():
+    text = "the skateboarder closest to the camera"
+    p = parse(text, override=Override((4, 16)))
+    assert (p.target_text, p.chunk_text, p.fallback) == ("skateboarder", "the skateboarder", "override")
+    assert p.modified and p.modifiers == ("location",)
+    p = parse(text, override=Override((4, 16), (0, 24)))
+    assert p.chunk_text == "the skateboarder closest" and p.binding
+    p = parse("hot dog left", override=Override((0, 7)))
+    assert (p.target_text, p.chunk_text, p.modifiers) == ("hot dog", "hot dog", ("location",))
+    assert not parse("the hot dog", override=Override((4, 11))).modified
+
+
+def test_a_caption_keeps_the_target_and_adds_modifiers():
+    bare, p = parse("dog", "dog"), parse("dog", "dog", caption="dog laying on a red couch")
+    assert not bare.modified
+    assert p.text == "dog laying on a red couch" and p.target == bare.target == (0, 3)
+    assert p.modified and p.modifiers == ("colour", "relation") and p.fallback is None
+    assert parse("dog", "dog", "subtree", "dog with a hat").chunk_text == "dog with a hat"
+    # Alone the parser would take "sign" for the target of a sentence about a person.
+    assert parse("person", "person", caption="person holding up a stop sign").target_text == "person"
+    assert parse("???", caption="??? and a dog").target == (0, 3)
+    assert parse("couch dog", caption="couch dog on it", override=Override((0, 5), (0, 9))).chunk_text == "couch dog"
+    with pytest.raises(UserError, match="'a dog' does not start with 'dog'"):
+        parse("dog", caption="a dog")
 
 
 def test_subtree_takes_the_modifiers_along():
@@ -143,6 +227,15 @@ def test_the_gate_leaves_plain_targets_alone(processor, model):
     assert not torch.equal(E, ncr)
 
 
+def test_captions_stand_in_the_prompt(processor):
+    plain, captioned, none = processor.prepare(
+        ["star", "star", "heart"], ["star"] * 3, [None, "star on a red circle", None]
+    )
+    assert plain.text == "a photograph of star" and not plain.bind
+    assert captioned.text == "a photograph of star on a red circle" and captioned.bind
+    assert captioned.q == plain.q and none.parse.text == "heart"
+
+
 def test_words_beyond_the_window_are_named(processor):
     late = processor.prepare([" ".join(["very"] * 200) + " white star"])[0]
     assert "prompt_truncated" in late.fallbacks and "target_truncated" in late.fallbacks
@@ -190,7 +283,7 @@ def test_unconditioned_rows_and_pooling():
     ["white dog playing with two black dogs", "Tiny GREEN skateboarder!", "the man's blue-and-white hat", "étoile"],
 )
 def test_positions_with_the_tokenizer_of_stable_diffusion(text):
-    processor = TextProcessor(CLIPTokenizer.from_pretrained(shared("sd15_config") / "tokenizer"), encode=None)
+    processor = TextProcessor(load_tokenizer(str(shared("sd15_config"))), encode=None)
     prompt = processor.prepare([text])[0]
     ids = processor.tokenizer(prompt.text).input_ids
     for positions, words in ((prompt.q, prompt.parse.target_text), (prompt.pos, prompt.parse.chunk_text)):
@@ -204,3 +297,151 @@ def test_a_variant_may_keep_the_prefix_on_its_own(processor, model):
     own = bind(processor, text, Variant("prefixed", True, chunk_prefix="template"), NCR)
     assert torch.equal(own[0], bind(settings(model, chunk_prefix="template"), text, NCR)[0])
     assert not torch.equal(own[0], own[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "second"),
+    [
+        ("dog sitting on a couch", "on</w>"),
+        ("dog sitting", "<|endoftext|>"),
+        ("skateboarder jumping high", "high</w>"),
+        ("dog, sitting on a couch", None),
+        ("dog on a couch sitting", None),
+        ("dog", None),
+    ],
+)
+def test_the_ing_rule_reads_the_second_token_after_the_noun(text, second):
+    tokenizer = load_tokenizer(str(shared("sd15_config")))
+    prompt = place_prompts(tokenizer, [text], settings=TextSettings(ing_rule=True))[0]
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(prompt.text).input_ids)
+    assert [tokens[i] for i in prompt.further] == ([second] if second else [])
+    assert not prompt.further or prompt.further == (prompt.q[-1] + 2,)
+    assert place_prompts(tokenizer, [text])[0].further == ()
+
+
+def test_the_ing_rule_stays_inside_the_window(model):
+    window = model.tokenizer.model_max_length
+    for words in range(window):
+        for prompt in settings(model, ing_rule=True).prepare(["the " * words + "star sitting on"]):
+            assert all(i < window for i in prompt.further)
+
+
+def test_further_positions_share_the_weight():
+    assert pooling_weights([1, 2], 6, "last", [4]).tolist() == [0, 0, 0.5, 0, 0.5, 0]
+    assert pooling_weights([1, 2], 6, "mean", [4]).tolist() == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3, 0])
+
+
+def test_diffsegmenter_exact_is_compels_weighting_of_the_class_word(model):
+    cfg = composed("text_processor=diffsegmenter_exact", "alpha=grid")
+    variants, headline = config.variants(cfg)
+    assert [v.label for v in variants] == ["diffsegmenter_exact alpha=1.21"] and headline == 0
+    processor = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    for text in ("star", "star sitting on a circle"):
+        prompt = processor.prepare([text], ["star"])[0]
+        bound = processor.bind([prompt], variants)[0][0]
+        E, U = model.encode_text([prompt.text, ""])
+        q = list(prompt.q)
+        torch.testing.assert_close(bound.embedding[q], (U + 1.21 * (E - U))[q], rtol=1e-4, atol=1e-5)
+        rest = [i for i in range(len(E)) if i not in q]
+        torch.testing.assert_close(bound.embedding[rest], E[rest], rtol=1e-5, atol=1e-6)
+        assert bound.weights.nonzero().flatten().tolist() == [q[-1], *prompt.further]
+        assert bool(prompt.further) == ("sitting" in text)
+
+
+def test_a_method_may_fix_its_own_alpha():
+    methods = "[{name: a, replace: false, average: true, alpha: 1.21}, {name: a, replace: false, average: true}]"
+    cfg = composed("alpha=[0.5,0.9]", f"text_processor.methods={methods.replace(': ', ':')}")
+    assert [v.label for v in config.variants(cfg)[0]] == ["a alpha=1.21", "a alpha=0.5", "a alpha=0.9"]
+    cfg.alpha.value = [0.5, 1.21]
+    with pytest.raises(UserError, match=r"variant 'a alpha=1\.21' stands twice"):
+        config.check(cfg)
+    cfg.alpha.value, cfg.text_processor.methods[0].alpha = 0.5, -1
+    with pytest.raises(UserError, match="alpha=-1; give a finite number"):
+        config.check(cfg)
+
+
+def test_wrong_ing_rule_is_named():
+    with pytest.raises(UserError, match=r"text_processor\.ing_rule='maybe'; choose from True, False"):
+        config.check(composed("text_processor.ing_rule=maybe"))
+
+
+def test_overrides_are_read_from_both_forms(tmp_path):
+    (tmp_path / "o.csv").write_text(
+        '\ufeffexpression,target,chunk,fallback\n"dog, left",dog,,first_noun\na b a,4:5,b a,\n'
+    )
+    (tmp_path / "o.jsonl").write_text(
+        '{"expression": "dog, left", "target": "dog"}\n\n{"expression": "a b a", "target": "4:5", "chunk": "b a"}'
+    )
+    expected = {"dog, left": Override((0, 3)), "a b a": Override((4, 5), (2, 5))}
+    assert read_overrides(tmp_path / "o.csv") == read_overrides(tmp_path / "o.jsonl") == expected
+
+
+def test_overrides_reach_the_settings(tmp_path):
+    file = tmp_path / "my, own.csv"
+    file.write_text("expression,target\nred star,red\n")
+    cfg = composed(f"text_processor.overrides={file}")
+    assert config.text_settings(cfg).overrides == {"red star": Override((0, 3))}
+    assert config.text_settings(composed()).overrides == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("red dog,cat,", "line 2: target 'cat' does not occur in 'red dog'; give words"),
+        ("red dog,re,", "target 're' does not occur"),
+        ("dog by dog,dog,", "target 'dog' occurs 2 times in 'dog by dog'; give one of 0:3, 7:10"),
+        ("red dog,dog,red", "chunk 'red' does not contain target 'dog'"),
+        ("red dog,dog,blue dog", "chunk 'blue dog' does not occur"),
+        ("red dog,5:9,", "target '5:9' holds no word of 'red dog'; give start:end within 0:7"),
+        ("red dog,3:4,", "holds no word"),
+        ("red dog,5:2,", "holds no word"),
+        ("red dog,,", "target is ''; give target as text"),
+        (",dog,", "expression is ''"),
+        ("a dog,dog,\na dog,dog,a dog", "line 3: expression 'a dog' stands in line 2 too"),
+        ("a dog,dog,,,", "unknown column '(a cell too many)'"),
+        ('a dog,"dog"s,', "is not CSV after line 1"),
+    ],
+)  # fmt: skip
+def test_bad_overrides_name_file_line_value_and_mend(tmp_path, row, words):
+    file = tmp_path / "o.csv"
+    file.write_text(f"expression,target,chunk\n{row}\n")
+    with pytest.raises(UserError) as error:
+        read_overrides(file)
+    assert words in str(error.value) and str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("o.csv", "expression,target,chunks\na dog,dog,a dog\n", "unknown column 'chunks'; choose from expression, target"),
+        ("o.jsonl", '{"expression": "a dog"', "line 1 is not JSON"),
+        ("o.jsonl", '{"expression": "a dog", "target": "dog"}\n["a dog"]', "line 2 is '[\"a dog\"]'; give one object"),
+        ("o.jsonl", '{"expression": "a dog", "target": 3}', "target is 3; give target as text"),
+        ("o.txt", "", "ends in .csv or .jsonl"),
+        ("o.csv", None, "cannot be read"),
+    ],
+)  # fmt: skip
+def test_bad_files_of_overrides_are_refused(tmp_path, name, text, words):
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_overrides(file)
+    assert words in str(error.value) and str(file) in str(error.value)
+
+
+def test_truncation_is_seen_at_the_very_edge_of_the_window(model):
+    room = model.tokenizer.model_max_length - 2  # beside BOS and EOS
+    exact, beyond, short = tokenize(model.tokenizer, ["the " * room, "the " * (room + 1), "the"])
+    assert (exact.truncated, beyond.truncated, short.truncated) == (False, True, False)
+    assert len(exact.content) == room
+
+
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    with pytest.raises(UserError, match=r"no tokenizer at model\.path=.*its files are not there"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer" / "vocab.json").write_text('{"a":')
+    (tmp_path / "tokenizer" / "merges.txt").write_text("")
+    with pytest.raises(UserError, match=r"no tokenizer at model\.path="):
+        load_tokenizer(str(tmp_path))

@@ -45,9 +45,10 @@ def unconditioned_rows(U: Tensor, rule: UncondRule) -> Tensor:
     return row.expand_as(U)
 
 
-def pooling_weights(q: Sequence[int], length: int, rule: PoolingRule) -> Tensor:
-    """(L,) weights over token positions that pool a noun of several pieces: their mean, or the last piece alone."""
+def pooling_weights(q: Sequence[int], length: int, rule: PoolingRule, further: Sequence[int] = ()) -> Tensor:
+    """(L,) weights over token positions that pool a noun of several pieces: their mean, or the last piece alone, and in
+    the same mean the positions `further`."""
     weights = torch.zeros(length)
-    rows = list(q) if rule == "mean" else list(q)[-1:]
+    rows = [*(q if rule == "mean" else q[-1:]), *further]
     weights[rows] = 1 / len(rows)
     return weights

@@ -1,5 +1,6 @@
 """Words -> bound embedding: parse, place in the prompt, encode, edit."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,6 +20,60 @@ from attrbind_exp.types import BoundPrompt, Parse, Prompt, TextSettings, Variant
 TEMPLATE = "a photograph of "
 
 
+def place_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    categories: Sequence[str | None] | None = None,
+    captions: Sequence[str | None] | None = None,
+    settings: TextSettings = TextSettings(),
+) -> list[Prompt]:
+    """Parse expressions and find their tokens. Never fails on words: what it falls back to is in `fallbacks`.
+
+    captions[i], where there is one, starts with texts[i] verbatim and goes on; it takes the expression's place in the
+    prompt, with the target that texts[i] has. Where the tokenizer sees nothing at all, `q` is empty.
+    """
+    parses = parse_expressions(texts, categories, settings.chunk, captions, settings.overrides)
+    prompts = tokenize(tokenizer, [TEMPLATE + p.text for p in parses])
+    chunks = tokenize(tokenizer, [p.chunk_text for p in parses])
+    return [_place(*parts, settings) for parts in zip(parses, prompts, chunks, strict=True)]
+
+
+def _place(parse: Parse, tokens: Tokens, chunk_tokens: Tokens, settings: TextSettings) -> Prompt:
+    shift = len(TEMPLATE)
+    q = tokens.at(parse.target[0] + shift, parse.target[1] + shift)
+    pos = tokens.at(parse.chunk[0] + shift, parse.chunk[1] + shift)
+    fallbacks = [parse.fallback] if parse.fallback else []
+    if tokens.truncated:
+        fallbacks.append("prompt_truncated")
+    bind = parse.binding
+    further = _read_further(parse, q, len(tokens.ids)) if settings.ing_rule else ()
+    if not q:
+        fallbacks.append("target_truncated")
+        q = pos = tokens.at(shift, shift + len(parse.text))
+        bind = False
+    elif bind and not _same_tokens(tokens, pos, chunk_tokens):
+        fallbacks.append("chunk_mismatch")
+        bind = False
+    if settings.gate and not parse.modified:
+        bind = False
+    return Prompt(TEMPLATE + parse.text, parse, q, pos, bind, tuple(fallbacks), further)
+
+
+def _same_tokens(tokens: Tokens, pos: tuple[int, ...], chunk_tokens: Tokens) -> bool:
+    """Does the chunk on its own consist of the tokens that it has in the prompt?"""
+    return torch.equal(tokens.ids[list(pos)], chunk_tokens.ids[list(chunk_tokens.content)])
+
+
+def _read_further(parse: Parse, q: tuple[int, ...], window: int) -> tuple[int, ...]:
+    """DiffSegmenter's rule: where the word after the target ends in "-ing", one more token is read.
+
+    It is the second after the target's last piece, so the one after a "-ing" word of one piece: the published script
+    counts the "++" that it writes behind the class word as a token, but the embedding has none for it.
+    """
+    second = q[-1] + 2 if q else window
+    return (second,) if re.match(r"\s+\S*ing(?!\S)", parse.text[parse.target[1] :]) and second < window else ()
+
+
 class TextProcessor:
     """Turns expressions into prompts and prompts into embeddings, for any number of variants.
 
@@ -35,39 +90,14 @@ class TextProcessor:
         self.encode = encode
         self.settings = settings
 
-    def prepare(self, texts: Sequence[str], categories: Sequence[str | None] | None = None) -> list[Prompt]:
-        """Parse expressions and find their tokens. Never fails on words: what it falls back to is in `fallbacks`.
-
-        An expression in which the tokenizer sees nothing at all has an empty `q`.
-        """
-        parses = parse_expressions(list(texts), list(categories) if categories else None, self.settings.chunk)
-        prompts = tokenize(self.tokenizer, [TEMPLATE + p.text for p in parses])
-        chunks = tokenize(self.tokenizer, [p.chunk_text for p in parses])
-        return [self._place(*parts) for parts in zip(parses, prompts, chunks, strict=True)]
-
-    def _place(self, parse: Parse, tokens: Tokens, chunk_tokens: Tokens) -> Prompt:
-        shift = len(TEMPLATE)
-        q = tokens.at(parse.target[0] + shift, parse.target[1] + shift)
-        pos = tokens.at(parse.chunk[0] + shift, parse.chunk[1] + shift)
-        fallbacks = [parse.fallback] if parse.fallback else []
-        if tokens.truncated:
-            fallbacks.append("prompt_truncated")
-        bind = parse.binding
-        if not q:
-            fallbacks.append("target_truncated")
-            q = pos = tokens.at(shift, shift + len(parse.text))
-            bind = False
-        elif bind and not self._same_tokens(tokens, pos, chunk_tokens):
-            fallbacks.append("chunk_mismatch")
-            bind = False
-        if self.settings.gate and not parse.modified:
-            bind = False
-        return Prompt(TEMPLATE + parse.text, parse, q, pos, bind, tuple(fallbacks))
-
-    @staticmethod
-    def _same_tokens(tokens: Tokens, pos: tuple[int, ...], chunk_tokens: Tokens) -> bool:
-        """Does the chunk on its own consist of the tokens that it has in the prompt?"""
-        return torch.equal(tokens.ids[list(pos)], chunk_tokens.ids[list(chunk_tokens.content)])
+    def prepare(
+        self,
+        texts: Sequence[str],
+        categories: Sequence[str | None] | None = None,
+        captions: Sequence[str | None] | None = None,
+    ) -> list[Prompt]:
+        """Parse expressions and find their tokens, as `place_prompts` does."""
+        return place_prompts(self.tokenizer, texts, categories, captions, self.settings)
 
     def bind(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[list[BoundPrompt]]:
         """Embeddings of every prompt under every variant: result[i][j] belongs to prompts[i], variants[j].
@@ -81,7 +111,8 @@ class TextProcessor:
         bound = []
         for prompt in prompts:
             E = states[order[prompt.text]]
-            plain = BoundPrompt(E, pooling_weights(prompt.q, len(E), self.settings.token_pooling).to(E))
+            weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling, prompt.further)
+            plain = BoundPrompt(E, weights.to(E))
             row = []
             for variant in variants:
                 R = states[order[self._chunk_text(prompt, variant)]] if prompt.bind and variant.replace else None

@@ -1,10 +1,13 @@
 """From characters of the prompt to positions in the tokenizer's window."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import CLIPTokenizer, PreTrainedTokenizerBase
+
+from attrbind_exp.types import UserError
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,33 @@ class Tokens:
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[Tokens]:
     """Tokenize prompts to the model's own window, padded as the model was trained with."""
+    if not texts:
+        return []
     window = tokenizer.model_max_length
     batch = tokenizer(
         texts, padding="max_length", max_length=window, truncation=True, return_offsets_mapping=True, verbose=False
     )
-    whole = tokenizer(texts, add_special_tokens=True, verbose=False).input_ids
+    full = [i for i, mask in enumerate(batch.attention_mask) if all(mask)]  # no padding: perhaps truncated
+    whole = tokenizer([texts[i] for i in full], verbose=False).input_ids if full else []
+    truncated = {i for i, ids in zip(full, whole, strict=True) if len(ids) > window}
     return [
-        Tokens(torch.tensor(ids), tuple((int(a), int(b)) for a, b in offsets), len(full) > window)
-        for ids, offsets, full in zip(batch.input_ids, batch.offset_mapping, whole, strict=True)
+        Tokens(torch.tensor(ids), tuple((int(a), int(b)) for a, b in offsets), i in truncated)
+        for i, (ids, offsets) in enumerate(zip(batch.input_ids, batch.offset_mapping, strict=True))
     ]
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer alone of a model in Stable Diffusion's layout: a folder, or a hub name in the local cache.
+
+    Raises UserError where there is none.
+    """
+    local = Path(path).expanduser()
+    name = str(local) if local.is_dir() else path
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", local_files_only=True)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one of missing files
+            raise OSError("its files are not there")
+    except Exception as error:  # the tokenizers library raises bare Exceptions for torn files
+        reason = str(error).strip().splitlines()[0][:160].rstrip(".")
+        raise UserError(f"no tokenizer at model.path='{path}' ({reason}); give a folder with tokenizer/") from error
+    return tokenizer

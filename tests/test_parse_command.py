@@ -1,0 +1,126 @@
+"""The audit of parses: rows, counts, and what happens without tokenizer, with overrides and with failures."""
+
+import csv
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.parse import COLUMNS, audit, summarize
+from attrbind_exp.text.overrides import KNOWN, PASSED_OVER
+from attrbind_exp.text.tokens import load_tokenizer
+from attrbind_exp.types import Override, TextSettings
+from tests.conftest import write_refer
+from tests.test_command import command
+
+
+@pytest.fixture
+def samples(refer_folder):
+    return load_refer(str(refer_folder.parent), "tiny", "made", "test").samples
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer(str(PACKAGE / "assets" / "bundled"))
+
+
+def rows(folder):
+    with open(folder / "parses.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_an_expression_in_order(samples, tokenizer):
+    found = audit(samples, TextSettings(), tokenizer)
+    assert [r["sample_id"] for r in found] == [s.sample_id for s in samples]
+    assert [r["image_id"] for r in found] == ["1", "1", "1", "2", "2"]
+    assert [(r["target"], r["chunk"]) for r in found] == [
+        ("star", "the white star"), ("star", "star"), ("heart", "a red heart"), ("circle", "the black circle"), ("circle", "circle"),
+    ]  # fmt: skip
+    assert [r["modifiers"] for r in found] == ["colour", "location", "colour", "colour", ""]
+    assert [r["bound"] for r in found] == [True, True, True, True, False]
+    assert found[0]["target_tokens"] == "star</w>" and found[0]["chunk_tokens"] == "the</w> white</w> star</w>"
+    assert set(found[0]) == set(COLUMNS)
+
+
+def test_without_a_tokenizer_only_its_columns_are_missing(samples, tokenizer):
+    with_tokens, without = (pd.DataFrame(audit(samples, TextSettings(), t), columns=COLUMNS) for t in (tokenizer, None))
+    tokens = ["target_tokens", "chunk_tokens", "truncated"]
+    assert without[tokens].isna().all(axis=None) and with_tokens[tokens].notna().all(axis=None)
+    pd.testing.assert_frame_equal(with_tokens.drop(columns=tokens), without.drop(columns=tokens))
+
+
+def test_the_gate_decides_what_is_bound(samples, tokenizer):
+    for t in (tokenizer, None):
+        assert all(r["bound"] for r in audit(samples, TextSettings(gate=False), t))
+
+
+def test_counts_by_hand(samples, tokenizer):
+    settings = TextSettings(
+        overrides={"circle": Override((0, 6)), "gone": Override((0, 4)), "a red heart": Override((2, 5))}
+    )
+    counts = summarize(pd.DataFrame(audit(samples, settings, tokenizer), columns=COLUMNS), settings)
+    assert counts == {
+        "n": 5, "n_modified": 4, "gate": True, "n_bound": 4, "n_fallback": {"override": 2},
+        "modifiers": {"colour": 2, "location": 1, "other": 1, "none": 1},
+        "targets": {"star": 2, "circle": 2, "red": 1}, "unused_overrides": ["gone"],
+    }  # fmt: skip
+
+
+def test_an_empty_dataset_has_an_empty_audit(tokenizer):
+    frame = pd.DataFrame(audit([], TextSettings(), tokenizer), columns=COLUMNS)
+    assert summarize(frame, TextSettings())["n"] == 0
+
+
+def test_rows_of_the_audit_may_be_given_back_as_overrides():
+    assert set(COLUMNS) == {*KNOWN, *PASSED_OVER}
+
+
+def test_the_command_corrects_by_hand_and_needs_no_model(tmp_path, refer_folder):
+    refs = json.loads((refer_folder / "refs(made).json").read_text())
+    refs[2]["sentences"][1]["sent"] = " "
+    write_refer(refer_folder, json.loads((refer_folder / "instances.json").read_text()), refs)
+    model = tmp_path / "only_tokenizer"
+    shutil.copytree(PACKAGE / "assets" / "bundled" / "tokenizer", model / "tokenizer")
+    given = [
+        f"dataset.root={refer_folder.parent}",
+        "dataset.name=tiny",
+        f"hydra.run.dir={tmp_path / 'out'}",
+        f"model.path={model}",
+    ]
+    code, out, err = command(*given, module="parse")
+    assert code == 0, err
+    assert out.splitlines()[0] == "4 expressions of tiny, 1 failed {'empty_expression': 1}"
+    assert out.splitlines()[-1] == str(tmp_path / "out")
+    assert "NOTE" not in out
+    failure = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
+    assert failure["reason"] == "empty_expression"
+    found = rows(tmp_path / "out")
+    assert found[2]["target"] == "heart" and found[2]["fallback"] == ""
+
+    found[2]["target"] = "red"
+    with open(tmp_path / "mine.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerow(found[2])
+    (model / "tokenizer" / "tokenizer.json").unlink()
+    code, out, err = command(*given, f"text_processor.overrides={tmp_path / 'mine.csv'}", module="parse")
+    assert code == 0, err
+    assert out.count("NOTE: columns of tokens are empty: no tokenizer at") == 1
+    again = rows(tmp_path / "out")
+    assert (again[2]["target"], again[2]["fallback"], again[2]["target_tokens"]) == ("red", "override", "")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["n_fallback"] == {"override": 1} and summary["failures"] == {"empty_expression": 1}
+    assert again[:2] == [{**r, "target_tokens": "", "chunk_tokens": "", "truncated": ""} for r in found[:2]]
+
+
+def test_bad_overrides_end_in_one_line(tmp_path):
+    (tmp_path / "o.csv").write_text("expression,target\na dog,cat\n")
+    code, out, err = command(f"text_processor.overrides={tmp_path / 'o.csv'}", module="parse")
+    assert (code, out) == (2, "")
+    assert (
+        err
+        == f"error: '{tmp_path / 'o.csv'}' line 2: target 'cat' does not occur in 'a dog'; give words as they stand there\n"
+    )
