@@ -12,6 +12,7 @@ from tqdm import tqdm
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.diffusion.model import VAE_OVERFLOW
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
 from attrbind_exp.types import BoundPrompt, Failure, HeatMap, Prompt, RunSettings, Sample, SampleError
@@ -19,10 +20,12 @@ from attrbind_exp.types import BoundPrompt, Failure, HeatMap, Prompt, RunSetting
 
 @dataclass(frozen=True)
 class Loaded:
-    """A sample with its picture, its ground truth (H, W) bool where it has one, and its place in the prompt."""
+    """A sample with its picture, the picture's latents (C, h, w), its ground truth (H, W) bool where it has one, and
+    its place in the prompt."""
 
     sample: Sample
     image: Image.Image
+    latents: torch.Tensor
     truth: np.ndarray | None
     prompt: Prompt
 
@@ -48,7 +51,8 @@ def segment_images(
         groups.setdefault(sample.image_id, []).append(sample)
     with tqdm(total=len(groups), desc="images", unit="img", disable=None) as progress:
         for batch in batches(groups, settings.batch_size):
-            loaded, failures = load_batch([s for image in batch for s in groups[image]], segmenter, captioner)
+            samples = [s for image in batch for s in groups[image]]
+            loaded, failures = load_batch(samples, segmenter, captioner, settings.batch_size)
             heats = segment_batch(loaded, segmenter, settings)
             for image in batch:
                 items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
@@ -72,9 +76,9 @@ def batches(groups: Mapping[str, Sequence[Sample]], size: int) -> Iterator[list[
 
 
 def load_batch(
-    samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None
+    samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None, batch_size: int = 64
 ) -> tuple[list[Loaded], list[tuple[Sample, Failure]]]:
-    """Pictures, captions, prompts and ground truths; what cannot be read comes back as a failure."""
+    """Pictures, their latents, captions, prompts and ground truths; what cannot be used comes back as a failure."""
     failures: list[tuple[Sample, Failure]] = []
     pictures: dict[Path, Image.Image] = {}
     readable: list[tuple[Sample, np.ndarray | None]] = []
@@ -88,17 +92,34 @@ def load_batch(
             failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     captions = _captions([s for s, _ in readable], pictures, captioner)
     prompts = segmenter.text.prepare([s.text for s, _ in readable], [s.category for s, _ in readable], captions)
+    latents = encode_images({s.image_path: pictures[s.image_path] for s, _ in readable}, segmenter, batch_size)
     loaded = []
     for (sample, truth), prompt, caption in zip(readable, prompts, captions, strict=True):
-        if captioner and caption is None:
-            message = f"the captioner has none for {sample.text!r} on '{sample.image_path.name}'"
-            failures.append((sample, Failure(sample.sample_id, "caption_missing", message)))
-        elif not prompt.q:
-            message = f"the tokenizer sees nothing in {sample.text!r}"
-            failures.append((sample, Failure(sample.sample_id, "empty_expression", message)))
-        else:
-            loaded.append(Loaded(sample, pictures[sample.image_path], truth, prompt))
+        try:
+            if captioner and caption is None:
+                name = sample.image_path.name
+                raise SampleError("caption_missing", f"the captioner has none for {sample.text!r} on '{name}'")
+            if not prompt.q:
+                raise SampleError("empty_expression", f"the tokenizer sees nothing in {sample.text!r}")
+            latent = latents[sample.image_path]
+            if not latent.isfinite().all():
+                raise SampleError("vae_overflow", f"image '{sample.image_path}': {VAE_OVERFLOW}")
+            loaded.append(Loaded(sample, pictures[sample.image_path], latent, truth, prompt))
+        except SampleError as error:
+            failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     return loaded, failures
+
+
+def encode_images(
+    pictures: Mapping[Path, Image.Image], segmenter: Segmenter, batch_size: int
+) -> dict[Path, torch.Tensor]:
+    """Latents (C, h, w) of every picture, `batch_size` at a time."""
+    paths = list(pictures)
+    found: dict[Path, torch.Tensor] = {}
+    for start in range(0, len(paths), batch_size):
+        part = paths[start : start + batch_size]
+        found |= zip(part, segmenter.model.encode_images([pictures[path] for path in part]), strict=True)
+    return found
 
 
 def _captions(
@@ -111,40 +132,38 @@ def _captions(
 
 
 def segment_batch(loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings) -> Iterator[Heats]:
-    """Heat maps of each item, in order. Images are encoded once; variants with one embedding share a pass, and
-    their heat map is the same object."""
+    """Heat maps of each item, in order. Variants with one embedding share a pass, and their heat map is the same
+    object."""
     if not loaded:
         return
-    seeds, batch_size = settings.seeds, settings.batch_size
     bound = segmenter.text.bind([item.prompt for item in loaded], settings.variants)
-    rows = {item.sample.image_path: item.image for item in loaded}
-    latents = encode_images(list(rows.values()), segmenter, batch_size)
-    row_of = {path: i for i, path in enumerate(rows)}
-    passes: dict[tuple[int, int, int], tuple[int, BoundPrompt, int]] = {}
-    for i, edits in enumerate(bound):
+    passes: dict[tuple[int, int], tuple[Loaded, BoundPrompt]] = {}
+    for i, (item, edits) in enumerate(zip(loaded, bound, strict=True)):
         for edit in edits:
-            for seed in seeds:
-                passes.setdefault((i, id(edit), seed), (i, edit, seed))
-    maps: dict[tuple[int, int, int], torch.Tensor] = {}
-    for seed in seeds:
-        wanted = [key for key in passes if key[2] == seed]
-        for start in range(0, len(wanted), batch_size):
-            part = wanted[start : start + batch_size]
-            items = [loaded[i] for i, _, _ in part]
-            chosen = latents[[row_of[item.sample.image_path] for item in items]]
-            ids = [item.sample.image_id for item in items]
-            maps |= zip(part, segmenter.complete(chosen, ids, [passes[key][1] for key in part], seed), strict=True)
+            passes[i, id(edit)] = item, edit
+    maps = {seed: _complete(passes, segmenter, seed, settings.batch_size) for seed in settings.seeds}
     for i, (item, edits) in enumerate(zip(loaded, bound, strict=True)):
         size = (item.image.height, item.image.width)
-        distinct = {id(edit) for edit in edits}
-        heat = {(k, seed): segmenter.heat_map(maps[i, k, seed], size) for k in distinct for seed in seeds}
-        yield [[heat[id(edit), seed] for seed in seeds] for edit in edits]
+        heat = {
+            (key, seed): segmenter.heat_map(maps[seed][i, key], size)
+            for key in {id(edit) for edit in edits}
+            for seed in settings.seeds
+        }
+        yield [[heat[id(edit), seed] for seed in settings.seeds] for edit in edits]
 
 
-def encode_images(images: Sequence[Image.Image], segmenter: Segmenter, batch_size: int) -> torch.Tensor:
-    """Latents (B, C, h, w), `batch_size` images at a time."""
-    parts = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    return torch.cat([segmenter.model.encode_images(part) for part in parts])
+def _complete(
+    passes: Mapping[tuple[int, int], tuple[Loaded, BoundPrompt]], segmenter: Segmenter, seed: int, batch_size: int
+) -> dict[tuple[int, int], torch.Tensor]:
+    """Completed maps (h, w) of all passes under one noise seed, `batch_size` at a time."""
+    keys = list(passes)
+    found: dict[tuple[int, int], torch.Tensor] = {}
+    for start in range(0, len(keys), batch_size):
+        part = keys[start : start + batch_size]
+        items, edits = zip(*(passes[key] for key in part), strict=True)
+        latents = torch.stack([item.latents for item in items])
+        found |= zip(part, segmenter.complete(latents, [i.sample.image_id for i in items], edits, seed), strict=True)
+    return found
 
 
 def check_finite(heats: Heats) -> None:

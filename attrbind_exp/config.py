@@ -255,5 +255,7 @@ def config_hash(cfg: DictConfig) -> str:
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery", "changed", "report")}
     kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
-    text = json.dumps([__version__, kept], sort_keys=True)
+    files = [OmegaConf.select(cfg, key) for key in ("text_processor.overrides", "captioner.file", "dataset.labels")]
+    contents = [Path(f).read_bytes() for f in files if f and Path(f).is_file()]
+    text = json.dumps([__version__, kept, [hashlib.sha256(c).hexdigest() for c in contents]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,6 +1,7 @@
 """What the numbers look like: samples spread over the run, the most improved and the most harmed expressions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,13 @@ import numpy as np
 from attrbind_exp.batch import Heats, Loaded, load_batch, segment_batch
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.data.images import read_image
-from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes
 from attrbind_exp.scoring.summary import ClassScores, Scores, expression_iou
 from attrbind_exp.segmentation.segmenter import BASELINE, Segmenter
 from attrbind_exp.text.caption import Captioner
-from attrbind_exp.types import Prompt, RunSettings, Sample, Variant
+from attrbind_exp.types import RunSettings, Sample, Variant
 
 MANY = 5  # variants; of more only the one that heads the summary is drawn
 
@@ -32,15 +31,16 @@ def draw_galleries(
     if isinstance(scores, ClassScores):
         galleries = {"gallery": draw_scenes(dataset, scores, summary, segmenter, settings, store, captioner)}
     else:
-        drawn = [*zip(scores.samples, scores.prompts, strict=True), *scores.unscored]
-        picks = spread_out(drawn, settings.gallery)
-        titled = [(sample, prompt, sample.text) for sample, prompt in picks]
+        picks = spread_out([*scores.samples, *(sample for sample, _ in scores.unscored)], settings.gallery)
+        titled = [(sample, sample.text) for sample in picks]
         galleries = {
-            "gallery": draw_expressions("gallery", titled, shown_variants(settings), segmenter, settings, store)
+            "gallery": draw_expressions(
+                "gallery", titled, shown_variants(settings), segmenter, settings, store, captioner
+            )
         }
         for name, chosen in most_changed(scores, summary, settings).items():
             pair = [settings.variants[0], settings.variants[settings.headline]]
-            galleries[name] = draw_expressions(name, chosen, pair, segmenter, settings, store)
+            galleries[name] = draw_expressions(name, chosen, pair, segmenter, settings, store, captioner)
     for name, pictures in galleries.items():
         figures.sheet(list(pictures.values()), store.folder / f"{name}.png")
     return galleries
@@ -59,9 +59,7 @@ def spread_out(items: Sequence[Any], count: int) -> list[Any]:
     return [items[row] for row in rows]
 
 
-def most_changed(
-    scores: Scores, summary: dict[str, Any], settings: RunSettings
-) -> dict[str, list[tuple[Sample, Prompt, str]]]:
+def most_changed(scores: Scores, summary: dict[str, Any], settings: RunSettings) -> dict[str, list[tuple[Sample, str]]]:
     """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, each at
     its own threshold; nothing where a run has one variant."""
     ours = settings.headline % len(settings.variants)
@@ -74,7 +72,7 @@ def most_changed(
     chosen = {"improved": order[change[order] > 0], "harmed": order[::-1][change[order[::-1]] < 0]}
     return {
         name: [
-            (scores.samples[i], scores.prompts[i], f"{scores.samples[i].text}   IoU {base[i]:.1f} -> {new[i]:.1f}")
+            (scores.samples[i], f"{scores.samples[i].text}   IoU {base[i]:.1f} -> {new[i]:.1f}")
             for i in rows[: settings.changed]
         ]
         for name, rows in chosen.items()
@@ -82,17 +80,16 @@ def most_changed(
 
 
 def draw_expressions(
-    name: str, chosen: Sequence[tuple[Sample, Prompt, str]], variants: Sequence[Variant], segmenter: Segmenter,
-    settings: RunSettings, store: RunStore,
+    name: str, chosen: Sequence[tuple[Sample, str]], variants: Sequence[Variant], segmenter: Segmenter,
+    settings: RunSettings, store: RunStore, captioner: Captioner | None,
 ) -> Pictures:  # fmt: skip
     """Image | ground truth | heat map of each variant, one picture an expression under its title."""
-    drawing = RunSettings(variants, batch_size=len(variants), seeds=settings.seeds[:1])
+    drawing = replace(settings, variants=variants, seeds=settings.seeds[:1])
     pictures: Pictures = {}
-    for number, (sample, prompt, title) in enumerate(chosen):
-        truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-        item = Loaded(sample, read_image(sample.image_path, sample.size), truth, prompt)
-        heats = next(segment_batch([item], segmenter, drawing))
-        image = np.asarray(item.image)
+    for number, (sample, title) in enumerate(chosen):
+        loaded, _ = load_batch([sample], segmenter, captioner)
+        heats = next(segment_batch(loaded, segmenter, drawing))
+        image, truth = np.asarray(loaded[0].image), loaded[0].truth
         panels = {"image": image}
         if truth is not None:
             panels["ground truth"] = figures.outline(image, truth)
@@ -108,7 +105,7 @@ def draw_scenes(
     """Image | label map | prediction of each variant at its own threshold, one picture an image."""
     variants = shown_variants(settings)
     thresholds = {e["label"]: e["threshold"] for e in summary["variants"]}
-    drawing = RunSettings(variants, batch_size=settings.batch_size, seeds=settings.seeds[:1])
+    drawing = replace(settings, variants=variants, seeds=settings.seeds[:1])
     pictures: Pictures = {}
     for number, image_id in enumerate(spread_out(scores.images, settings.gallery)):
         loaded, _ = load_batch([s for s in dataset.samples if s.image_id == image_id], segmenter, captioner)

@@ -9,7 +9,6 @@ from typing import Any
 import hydra
 import pandas as pd
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from attrbind_exp import config
@@ -27,7 +26,7 @@ def main(cfg: DictConfig) -> None:
     """Write parses.csv, failures.jsonl and summary.json, print the summary; the last line is the folder."""
     config.check_choices(cfg)
     settings = config.text_settings(cfg)
-    dataset = instantiate(cfg.dataset)
+    dataset = config.load_dataset(cfg)
     # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.runs.store import picture_folder
     from attrbind_exp.text.tokens import load_tokenizer

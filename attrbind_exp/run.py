@@ -20,6 +20,7 @@ BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
+    text_settings = config.text_settings(cfg)
     dataset = config.load_dataset(cfg)
     captioner = instantiate(cfg.captioner)
     # Heavy libraries load only once configuration and data are known to be good.
@@ -31,7 +32,7 @@ def main(cfg: DictConfig) -> float | None:
     from attrbind_exp.text.processor import TextProcessor
 
     model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    text = TextProcessor(model.tokenizer, model.encode_text, text_settings)
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)

@@ -14,6 +14,7 @@ from attrbind_exp.types import SampleError, UserError
 def main(cfg: DictConfig) -> None:
     """Write heat_maps.png and mask.png, print the parse; the last line is the folder."""
     config.check(cfg)
+    text_settings = config.text_settings(cfg)
     for key in ("image", "expression"):
         if OmegaConf.is_missing(cfg, key) or not str(cfg[key]).strip():
             raise UserError(f'no {key} given; use image=photo.jpg expression="white dog playing with two black dogs"')
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     except SampleError as error:
         raise UserError(f"{error}; give image=PATH of a readable picture") from error
     model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    text = TextProcessor(model.tokenizer, model.encode_text, text_settings)
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     prompt = text.prepare([expression])[0]
     if not prompt.q:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+TEMPLATE = "a photograph of "  # what stands before every expression in the prompt
 IGNORED = 255  # in a label map: pixels that are not scored
 
 ChunkRule = Literal["noun_chunk", "subtree"]

@@ -230,18 +230,18 @@ def test_coco_files_counts_and_images(tmp_path):
 
 
 def test_weights_that_are_not_there_are_named_with_the_command(tmp_path):
-    finding = machine.check_model("stable-diffusion-v1-5/stable-diffusion-v1-5")
-    assert finding.status == "MISSING"
-    assert "'hf download stable-diffusion-v1-5/stable-diffusion-v1-5'" in finding.text
-    assert machine.check_model(str(tmp_path / "nowhere")).status == "MISSING"
+    finding, folder = machine.check_model("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    assert finding.status == "MISSING" and folder is None
+    assert "'hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include" in finding.text
+    assert machine.check_model(str(tmp_path / "nowhere"))[0].status == "MISSING"
     copy = tmp_path / "copy"
     shutil.copytree(BUNDLED, copy)
     whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
     content = whole.read_bytes()
     whole.write_bytes(content[:-100])
-    assert "torn" in machine.check_model(str(copy)).text
+    assert "torn" in machine.check_model(str(copy))[0].text
     whole.unlink()
-    assert "lacks unet/diffusion_pytorch_model.safetensors" in machine.check_model(str(copy)).text
+    assert "unet/ without diffusion_pytorch_model.safetensors" in machine.check_model(str(copy))[0].text
 
 
 def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    finding = machine.check_model("some/model")
+    finding, _ = machine.check_model("some/model")
     assert finding.status == "ok" and str(cache / "snapshots" / "abc") in finding.text
 
 

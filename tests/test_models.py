@@ -24,7 +24,8 @@ from attrbind_exp import config
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.diffusion import attention
 from attrbind_exp.diffusion.model import DiffusionModel, load_model, overflowed
-from attrbind_exp.diffusion.weights import CHOICES, fetch_command, find_model
+from attrbind_exp.diffusion.weights import CHOICES, READ, find_model
+from attrbind_exp.hub import fetch_command
 from attrbind_exp.types import SampleError, UserError, Variant
 from tests.conftest import make_segmenter, picture
 from tests.oracle import sharpen
@@ -310,7 +311,7 @@ def test_what_the_command_fetches_is_what_loading_needs(tmp_path, monkeypatch):
         "unet/diffusion_pytorch_model.fp16.safetensors", "unet/diffusion_pytorch_model.non_ema.safetensors",
         "text_encoder/pytorch_model.bin", "text_encoder/model.fp16.safetensors", "README.md", "samples.png",
     }  # fmt: skip
-    patterns = fetch_command("some/model").split('"')[1::2]
+    patterns = fetch_command("some/model", READ).split('"')[1::2]
     fetched = set(filter_repo_objects(files | needless, allow_patterns=patterns))
     assert fetched == files - {"samples.png"}
     cache = tmp_path / "models--some--model"

@@ -47,7 +47,7 @@ COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
         ("matplotlib", {"runs/figures.py"}),
-        ("huggingface_hub", {"doctor/machine.py"}),
+        ("huggingface_hub", {"hub.py"}),
     ],
 )
 def test_each_library_lives_in_its_room(library, allowed):

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from attrbind_exp.data.refer import Dataset
+from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.types import Failure, Sample, SampleError, UserError
 
 NEEDED = ("image", "expression")
@@ -20,9 +20,11 @@ OPTIONAL = ("mask", "category", "id")
 Row = Mapping[str, Any]
 
 
-def load_folder(root: str, file: str | None = None, limit: int | None = None, note: str | None = None) -> Dataset:
+def load_folder(
+    root: str, file: str | None = None, limit: int | None = None, fraction: float | None = None, note: str | None = None
+) -> Dataset:
     """One Sample a row, in the table's order; `file` names the table where the folder holds several, `limit` keeps the
-    first rows. A row without mask has segmentation None.
+    first rows, `fraction` a seeded random part of the images. A row without mask has segmentation None.
 
     Raises UserError for a missing folder or table and for rows that cannot be read, with their line. A row that cannot
     be used becomes a Failure: "duplicate_id", "empty_expression", "image_missing", "image_unreadable", "image_turned",
@@ -43,7 +45,9 @@ def load_folder(root: str, file: str | None = None, limit: int | None = None, no
         try:
             if sample_id in seen:
                 raise SampleError("duplicate_id", f"an earlier row has the id '{sample_id}' too")
-            samples.append(_sample(sample_id, row, base, sizes))
+            sample = _sample(sample_id, row, base, sizes)
+            if choose_image(sample.image_id, fraction):
+                samples.append(sample)
         except SampleError as error:
             failures.append(Failure(sample_id, error.reason, f"{table.name}, line {line}: {error}"))
         seen.add(sample_id)

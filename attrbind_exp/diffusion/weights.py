@@ -1,12 +1,10 @@
 """Where a model's files lie, whether they are a Stable Diffusion 1.x or 2.x, and how to fetch them. Reads JSON only."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
+from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.types import UserError
 
 CHOICES = (
@@ -26,12 +24,7 @@ FILES = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
-
-
-def fetch_command(name: str) -> str:
-    """The shell command that fetches what a run reads of the hub's model `name`: configs, tokenizer, safetensors."""
-    patterns = ["*.json", "tokenizer/*", "text_encoder/model.safetensors", "*/diffusion_pytorch_model.safetensors"]
-    return f"hf download {name} " + " ".join(f'--include "{p}"' for p in patterns)
+READ = ("*.json", "tokenizer/*", "text_encoder/model.safetensors", "*/diffusion_pytorch_model.safetensors")
 
 
 def find_model(path: str) -> Path:
@@ -45,12 +38,14 @@ def find_model(path: str) -> Path:
             f"model.path='{path}' is a single file; convert it once by diffusers' "
             f"StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then give model.path=DIR"
         )
-    folder = local if local.is_dir() else _cached(path)
+    # Not snapshot_download: it calls a cache incomplete that holds only what the fetch command fetches.
+    index = find_file(path, "model_index.json")
+    folder = local if local.is_dir() else index.parent if index else None
     if folder is None:
         if is_hub_name(path):
             seen = "is neither a folder nor in the local Hugging Face cache"
             raise UserError(f"model.path='{path}' {seen}; {mend(path)}, or choose {CHOICES}")
-        example = fetch_command("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        example = fetch_command("stable-diffusion-v1-5/stable-diffusion-v1-5", READ)
         raise UserError(f"model.path='{path}' does not exist; choose {CHOICES}; get weights as by '{example}'")
     _check_parts(folder, path)
     _check_channels(folder, path)
@@ -61,19 +56,8 @@ def find_model(path: str) -> Path:
 def mend(path: str) -> str:
     """How to get the weights of model.path whole."""
     if is_hub_name(path) and not Path(path).is_dir():
-        return f"fetch it by '{fetch_command(path)}'"
+        return f"fetch it by '{fetch_command(path, READ)}'"
     return "save it again by diffusers' save_pretrained(DIR, safe_serialization=True)"
-
-
-def is_hub_name(path: str) -> bool:
-    """Does `path` have the form owner/name?"""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) is not None
-
-
-def _cached(path: str) -> Path | None:
-    # Not snapshot_download: it calls a cache incomplete that holds only what fetch_command fetches.
-    file = try_to_load_from_cache(path, "model_index.json") if is_hub_name(path) else None
-    return Path(file).parent if isinstance(file, str) else None
 
 
 def _check_parts(folder: Path, path: str) -> None:

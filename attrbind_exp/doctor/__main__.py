@@ -39,9 +39,8 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     expressions = yield from examine_data(cfg)
     yield machine.check_disk(Path("outputs"), expressions, len(config.variants(cfg)[0]))
     m = cfg.model
-    model = machine.check_model(m.path)
-    yield model
-    folder = machine.find_model(m.path) if model.status == "ok" else None
+    finding, folder = machine.check_model(m.path)
+    yield finding
     yield machine.check_memory(folder, m.device, m.dtype, config.model_size(cfg), cfg.batch_size)
     yield machine.check_spacy()
     yield machine.check_tracker(cfg.tracker.get("mode"))

@@ -7,22 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
 from attrbind_exp.data.refer import read_json
+from attrbind_exp.diffusion.weights import FILES, find_model, mend
 from attrbind_exp.doctor.finding import Finding, storage
 from attrbind_exp.types import UserError
 
 ROW_BYTES = 2_000  # of expressions.jsonl an expression and variant, measured on pictures of 640 x 480
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-CONFIGS = ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer_config.json")
-HUB_NAME = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 
 
 def check_disk(folder: Path, expressions: int, variants: int) -> Finding:
@@ -38,46 +30,25 @@ def check_disk(folder: Path, expressions: int, variants: int) -> Finding:
     return Finding("ok", "disk", text)
 
 
-def find_model(path: str) -> Path | None:
-    """The folder of a local model or of a hub name in the local cache."""
-    local = Path(path).expanduser()
-    if local.is_dir():
-        return local
+def check_model(path: str) -> tuple[Finding, Path | None]:
+    """Are all files there that loading reads, and whole? Weights are measured by their headers, not loaded. The folder
+    comes back where they are."""
     try:
-        cached = try_to_load_from_cache(path, "model_index.json")
-    except HFValidationError:  # a path, not a hub name
-        return None
-    return Path(cached).parent if isinstance(cached, str) else None
-
-
-def check_model(path: str) -> Finding:
-    """Are all files there that loading reads, and whole? Weights are measured by their headers, not loaded."""
-    folder = find_model(path)
-    get = f"'hf download {path if _is_hub_name(path) else HUB_NAME}'"
-    if folder is None:
-        text = f"no weights at model.path='{path}', neither a folder nor in the local Hugging Face cache"
-        return Finding("MISSING", "model", f"{text}; get them by {get}, or give model.path=DIR, or use model=bundled")
-    needed = [*CONFIGS, *(f"{part}/{name}" for part, file in WEIGHTS.items() for name in ("config.json", file))]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing:
-        return Finding("MISSING", "model", f"{folder} lacks {', '.join(missing)}; get a whole copy by {get}")
-    try:
+        folder = find_model(path)
         parameters = count_parameters(folder)
+    except UserError as error:
+        return Finding("MISSING", "model", str(error)), None
     except SafetensorError as error:
-        return Finding("MISSING", "model", f"weights in {folder} are torn ({error}); get them again by {get}")
-    size = sum((folder / part / file).stat().st_size for part, file in WEIGHTS.items())
-    return Finding("ok", "model", f"{folder}: {parameters / 1e6:,.1f} M parameters, {storage(size)} on disk")
-
-
-def _is_hub_name(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith(("/", ".", "~"))
+        return Finding("MISSING", "model", f"weights at model.path='{path}' are torn ({error}); {mend(path)}"), None
+    size = sum(file.stat().st_size for part in FILES for file in (folder / part).glob("*.safetensors"))
+    return Finding("ok", "model", f"{folder}: {parameters / 1e6:,.1f} M parameters, {storage(size)} on disk"), folder
 
 
 def count_parameters(folder: Path) -> int:
     """Parameters of UNet, autoencoder and text encoder, from the headers of their files."""
     total = 0
-    for part, file in WEIGHTS.items():
-        with safe_open(folder / part / file, "pt") as weights:
+    for file in (file for part in FILES for file in (folder / part).glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
             total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
     return total
 

@@ -15,9 +15,7 @@ from attrbind_exp.text.binding import (
 )
 from attrbind_exp.text.parse import parse_expressions
 from attrbind_exp.text.tokens import Tokens, tokenize
-from attrbind_exp.types import BoundPrompt, Parse, Prompt, TextSettings, Variant
-
-TEMPLATE = "a photograph of "
+from attrbind_exp.types import TEMPLATE, BoundPrompt, Parse, Prompt, TextSettings, Variant
 
 
 def place_prompts(
