@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run test test-all lint bench
+.PHONY: help setup run sweep tables test test-all lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -18,6 +18,19 @@ $(READY): requirements.lock pyproject.toml
 
 run: setup ## the bundled experiment: baseline / NCR / NCR + UEA on drawn scenes
 	$(BIN)/python -m attrbind_exp.run text_processor=ablation
+
+sweep: setup ## a table or figure of the paper: make sweep NAME=table3_alpha ARGS="dataset.root=DIR"
+	$(BIN)/python -m attrbind_exp.run sweep=$(NAME) $(ARGS)
+
+SHAPES := model=bundled tracker=none
+tables: setup ## every table and figure of the paper on the bundled model and data: fills docs/results.md
+	$(BIN)/python -m attrbind_exp.run sweep=table1_coco dataset=shapes_classes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=table2_refcoco dataset=shapes seeds=3 $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=table3_alpha dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=table4_ablation dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=figure7_alpha_curve dataset=shapes text_processor.chunk_prefix=template $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.limit=12 $(SHAPES)
+	$(BIN)/python -m attrbind_exp.results outputs docs/results.md
 
 test: setup ## the tests, slow ones left out
 	$(BIN)/python -m pytest -m "not slow"

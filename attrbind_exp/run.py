@@ -49,6 +49,7 @@ def main(cfg: DictConfig) -> float | None:
             "model": cfg.model.path,
             "model_name": cfg.model.name,
         }
+        summary |= {"overrides": list(HydraConfig.get().overrides.task)}
         summary |= {"captioner": HydraConfig.get().runtime.choices["captioner"], "note": note(cfg, dataset.note)}
         summary |= {"config_hash": config.config_hash(cfg), "version": __version__}
         store.write_summary(summary)

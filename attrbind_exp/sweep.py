@@ -21,31 +21,32 @@ class SweepReport(Callback):
             return
         spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
         splits = str(config.dataset.splits).split(",")
-        typed = [o.replace("+sweeps=", "sweep=") for o in config.hydra.overrides.task]
-        command = "python -m attrbind_exp.run " + shlex.join(typed)
         try:
-            write_results(Path(config.hydra.sweep.dir), spec, splits, command)
+            write_results(Path(config.hydra.sweep.dir), spec, splits, list(config.hydra.overrides.task))
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
 
 
-def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], command: str) -> None:
-    """Results of the finished runs below `folder`; of several splits the first chooses the thresholds of the others."""
+def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
+    """Results of the runs below `folder` that the overrides `typed` made; of several splits the first chooses the
+    thresholds of the others."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.runs import figures
     from attrbind_exp.runs.results import paper_table, read_runs, readable
     from attrbind_exp.runs.store import write_text
     from attrbind_exp.runs.tables import markdown
 
-    runs = read_runs(folder, splits)
+    runs = read_runs(folder, splits, typed)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
-    shown = markdown(readable(table, spec))
+    bundled = runs[0].summary["model_name"] == "bundled"
+    shown = markdown(readable(table, spec, blank="SD 1.5" if bundled else None))
     failed = sum(r.summary["n_failed"] for r in runs)
     facts = (
         f"Model {runs[0].summary['model_name']}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
     )
     notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
-    page = [f"## {spec['title']}", f"    {command}", shown, "\n".join([facts, *notes])]
+    command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
+    page = [f"## {spec['title']}", f"    {command}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     figures.paper_figure(table, spec["title"], folder / "results.png")

@@ -264,8 +264,8 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
     segmenter = make_segmenter(model)
     complete = segmenter.complete
 
-    def overflowing(latents, ids, bound):
-        maps = complete(latents, ids, bound)
+    def overflowing(latents, ids, bound, seed):
+        maps = complete(latents, ids, bound, seed)
         maps[0] = float("nan")
         return maps
 
@@ -273,3 +273,20 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
     store = RunStore(tmp_path / "run")
     scores = score(data, segmenter, RunSettings([Variant("baseline")], batch_size=5), store)
     assert [f.reason for f in scores.failures] == ["not_finite"] and len(scores.samples) == 4
+
+
+def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_path, model, refer_folder, monkeypatch):
+    data = load_refer(str(refer_folder.parent), "tiny", "made", "test")
+    encode = model.encode_images
+
+    def overflowing(images):
+        latents = encode(images)
+        latents[0, 0, 0, 0] = float("inf")
+        return latents
+
+    monkeypatch.setattr(model, "encode_images", overflowing)
+    store = RunStore(tmp_path / "run")
+    scores = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
+    # The first picture carries three expressions, the second two.
+    assert [f.reason for f in scores.failures] == ["vae_overflow"] * 3 and len(scores.samples) == 2
+    assert "1.png" in scores.failures[0].message and "model.dtype=bf16" in scores.failures[0].message

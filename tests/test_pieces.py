@@ -158,7 +158,7 @@ def test_pictures_show_what_they_should(tmp_path):
 
 def test_markdown_lines_up():
     lines = markdown(pd.DataFrame([["x", "1"], ["long", "22"]], columns=["a", "b"])).splitlines()
-    assert lines == ["| a    |  b |", "| ---- | -: |", "| x    |  1 |", "| long | 22 |"]
+    assert lines == ["| a    |   b |", "| ---- | --: |", "| x    |   1 |", "| long |  22 |"]
 
 
 def inspect(run_file: Path) -> list[dict]:

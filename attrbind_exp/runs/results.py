@@ -31,13 +31,28 @@ class Run:
         return next((v for v in self.summary["variants"] if v["label"] == label), None)
 
 
-def read_runs(folder: Path, splits: Sequence[str] = ()) -> list[Run]:
-    """Every finished run below `folder`, in the order of `splits`. Raises UserError where there is none."""
+def read_runs(folder: Path, splits: Sequence[str] = (), typed: Sequence[str] | None = None) -> list[Run]:
+    """Every finished run below `folder`, in the order of `splits`; where `typed`, the overrides of a sweep, are given,
+    only the runs that it made. Raises UserError where there is none."""
     files = sorted(folder.glob("**/summary.json"))
     if not files:
         raise UserError(f"no finished run below '{folder}': no summary.json; run the sweep first")
     runs = [Run(f.parent, json.loads(f.read_text(encoding="utf-8"))) for f in files]
+    runs = [r for r in runs if typed is None or belongs(r.summary["overrides"], typed)]
+    if not runs:
+        raise UserError(f"no run below '{folder}' was finished by this sweep ({' '.join(typed or [])})")
     return sorted(runs, key=lambda r: splits.index(r.split) if r.split in splits else len(splits))
+
+
+def belongs(overrides: Sequence[str], typed: Sequence[str], swept: Sequence[str] = ("dataset.split",)) -> bool:
+    """Did a sweep with the overrides `typed` make a run with `overrides`? They may differ by what is swept: by the keys
+    `swept`, and by keys that were typed with several values."""
+    several = {_key(o) for o in typed if o not in overrides}
+    return several <= {_key(o) for o in overrides if o not in typed} <= several | set(swept)
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0]
 
 
 def expression_scores(run: Run) -> pd.DataFrame:
@@ -112,8 +127,9 @@ def _columns(d: Difference) -> dict[str, Any]:
     return {"difference": d.mean, "low": d.low, "high": d.high, "better": d.better, "worse": d.worse, "same": d.same}
 
 
-def readable(table: pd.DataFrame, spec: Mapping[str, Any]) -> pd.DataFrame:
-    """The table for the eye, as text: thresholds in brackets, intervals beside differences."""
+def readable(table: pd.DataFrame, spec: Mapping[str, Any], blank: str | None = None) -> pd.DataFrame:
+    """The table for the eye, as text: thresholds after @, intervals beside differences. `blank` names an empty column
+    beside the paper's, for what was not measured."""
     rows = []
     for r in table.replace({np.nan: None}).to_dict("records"):
         shown = {
@@ -121,6 +137,7 @@ def readable(table: pd.DataFrame, spec: Mapping[str, Any]) -> pd.DataFrame:
             "split": r["split"],
             "n": str(r["n"]),
             "paper": _at(r["paper"], r["paper threshold"]),
+            **({blank: ""} if blank else {}),
             "at 0.50": figure(r["mIoU at 0.50"]),
             "oracle": _at(r["mIoU oracle"], r["threshold oracle"]),
             "held out": _at(r["mIoU held out"], r["threshold held out"]),

@@ -43,7 +43,7 @@ def figure(value: float | None, digits: int = 1) -> str:
 def markdown(frame: pd.DataFrame) -> str:
     """A table of text as padded Markdown; the first column to the left, the rest to the right."""
     lines = [list(map(str, frame.columns)), *frame.astype(str).values.tolist()]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     padded = [
         [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
         for line in lines
