@@ -73,9 +73,13 @@ def test_blip_sees_what_the_plain_library_sees(blip, pictures):
     model, tokenizer = BlipForConditionalGeneration.from_pretrained(blip), AutoTokenizer.from_pretrained(blip)
     pixels = BlipImageProcessorPil.from_pretrained(blip)(pictures[0], return_tensors="pt").pixel_values
     ids = tokenizer("a photograph of teddy bear", return_tensors="pt").input_ids
-    text = tokenizer.decode(model.generate(pixels, ids, max_new_tokens=6, do_sample=False)[0], skip_special_tokens=True)
+    pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("##")]
+    text = tokenizer.decode(
+        model.generate(pixels, ids, max_new_tokens=6, do_sample=False, begin_suppress_tokens=pieces)[0],
+        skip_special_tokens=True,
+    )
     expected = text.removeprefix("a photograph of ")
-    assert expected.startswith("teddy bear ")
+    assert expected.startswith("teddy bear ") and "##" not in expected
     assert BlipCaptioner(blip, max_new_tokens=6).caption([pictures[0]], ["teddy bear"]) == [expected]
 
 
@@ -111,6 +115,34 @@ def test_a_damaged_cache_is_put_aside_with_a_warning(tmp_path, capsys):
     assert CaptionCache(tmp_path).get(["a", "b"]) == {"a": "cat"}
 
 
+def test_a_row_that_was_changed_on_disk_is_not_returned(tmp_path):
+    cache = CaptionCache(tmp_path)
+    cache.put({"a": "dog", "b": "cat"})
+    with sqlite3.connect(cache.file) as database:
+        database.execute("UPDATE captions SET caption = 'fog' WHERE key = 'a'")
+    assert cache.get(["a", "b"]) == {"b": "cat"}
+    cache.put({"a": "dog"})
+    assert cache.get(["a"]) == {"a": "dog"}
+
+
+def test_weights_that_lack_tensors_or_are_cut_off_are_refused(blip, pictures, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    copy = shutil.copytree(blip, tmp_path / "copy")
+    weights = {k: v for k, v in load_file(copy / "model.safetensors").items() if "crossattention" not in k}
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"weights lack \d+ tensors, text_decoder.*crossattention"):
+        BlipCaptioner(str(copy)).caption(pictures[:1], ["dog"])
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(UserError, match="no BLIP at"):
+        BlipCaptioner(str(copy)).caption(pictures[:1], ["dog"])
+
+
+def test_an_expression_longer_than_the_window_is_captioned(blip, pictures):
+    text = "dog " * 599 + "dog"
+    assert BlipCaptioner(blip, max_new_tokens=3).caption(pictures[:1], [text])[0].startswith(text)
+
+
 def test_a_writer_killed_half_way_leaves_nothing(tmp_path):
     cache = CaptionCache(tmp_path)
     cache.put({"old": "kept"})
@@ -118,7 +150,7 @@ def test_a_writer_killed_half_way_leaves_nothing(tmp_path):
         "import os, sqlite3, sys\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "db.execute('PRAGMA cache_size=1'); db.execute('BEGIN')\n"
-        "db.executemany('INSERT INTO captions VALUES (?, ?)', ((str(i), 'torn' * 200) for i in range(3000)))\n"
+        "db.executemany('INSERT INTO captions VALUES (?, ?, 0)', ((str(i), 'torn' * 200) for i in range(3000)))\n"
         "os.kill(os.getpid(), 9)\n"
     )
     subprocess.run([sys.executable, "-c", script, str(cache.file)], check=False)
@@ -160,6 +192,7 @@ def lines(path, *rows):
 def test_a_file_replays_captions_by_picture_first(tmp_path, pictures):
     file = lines(
         tmp_path / "c.jsonl",
+        "",
         {"expression": "dog", "caption": "dog on a bench"},
         {"expression": "dog", "caption": "dog in the snow", "image": "2.jpg"},
     )
@@ -172,8 +205,11 @@ def test_a_file_replays_captions_by_picture_first(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ('{"expression": "dog", "cap', "line 2 is torn"), ({"expression": "dog"}, "line 2 has no 'caption'"),
+        ('{"expression": "dog", "cap', "line 2: Unterminated"), ({"expression": "dog"}, "line 2: no 'caption'"),
         ({"expression": "dog", "caption": "a dog"}, "line 2: caption 'a dog' does not start with its expression 'dog'"),
+        ({"expression": "dog", "caption": "doghouse"}, "does not start with"), ("[1]", "line 2: list indices"),
+        ({"expression": "dog", "caption": "dog", "image": [1]}, "must be text"),
+        ({"expression": "cat", "caption": "cat awake"}, "line 2: another caption stands above for 'cat' on every picture"),
     ],
 )  # fmt: skip
 def test_bad_caption_files_name_the_line(tmp_path, row, words):

@@ -1,14 +1,18 @@
 """The command line as people type it, wrong values included; and what a run leaves behind."""
 
+import io
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from attrbind_exp import config
 from attrbind_exp.data.refer import load_refer
@@ -23,11 +27,29 @@ def composed(*overrides, name="run"):
         return compose(name, overrides=config.rewrite_arguments(overrides))
 
 
-def command(*arguments, module="run", cwd=None, **environment):
-    """Run a module of the package as a user would: (exit code, stdout, stderr)."""
-    env = {**os.environ, **environment}
+def command(*arguments, module="run", cwd=None):
+    """Run a module of the package as `python -m` does, but in this process, whose libraries are loaded already: (exit
+    code, stdout, stderr)."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    argv, where = sys.argv, Path.cwd()
+    try:
+        sys.argv = [f"attrbind_exp/{module}.py", *arguments]
+        os.chdir(cwd or where)
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_module(f"attrbind_exp.{module}", run_name="__main__")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv = argv
+        os.chdir(where)
+        GlobalHydra.instance().clear()
+    return code, out.getvalue(), err.getvalue()
+
+
+def process(*arguments, module="run", cwd=None):
+    """The same in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", f"attrbind_exp.{module}", *arguments], capture_output=True, text=True, cwd=cwd, env=env
+        [sys.executable, "-m", f"attrbind_exp.{module}", *arguments], capture_output=True, text=True, cwd=cwd
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -152,7 +174,7 @@ def test_wrong_values_end_in_one_line(tmp_path, arguments, words):
 
 
 def test_help_explains_every_group():
-    code, out, _ = command("--help")
+    code, out, _ = process("--help")
     assert code == 0
     for group in (d.name for d in config.CONF.iterdir() if d.is_dir()):
         assert group in out
@@ -160,8 +182,18 @@ def test_help_explains_every_group():
 
 
 def test_a_run_leaves_its_summary_and_repeats_itself(tmp_path):
-    one, two = (run(tmp_path / n, "alpha=0.9", "dataset.limit=12") for n in "ab")
-    strip = {"seconds"}
+    one = run(tmp_path / "a", "alpha=0.9", "dataset.limit=12")
+    given = [
+        "tracker=none",
+        "gallery=0",
+        "changed=0",
+        "alpha=0.9",
+        "dataset.limit=12",
+        f"hydra.run.dir={tmp_path / 'b'}",
+    ]
+    assert process(*given)[0] == 0
+    two = json.loads((tmp_path / "b" / "summary.json").read_text())
+    strip = {"seconds", "overrides"}
     assert {k: v for k, v in one.items() if k not in strip} == {k: v for k, v in two.items() if k not in strip}
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
     assert one["n_expressions"] == 12 and one["n_failed"] == 0

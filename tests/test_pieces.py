@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.config import CONF, PACKAGE, SWEEPS
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import markdown
@@ -205,5 +205,6 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     assert done.returncode == 0, done.stderr
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
+    assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
     assets = [f for f in (PACKAGE / "assets").rglob("*") if f.is_file()]
     assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names

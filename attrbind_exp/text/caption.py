@@ -5,13 +5,15 @@ DiffSegmenter gives BLIP the prompt "a photograph of dog" and the picture; what 
 
 import hashlib
 import json
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 
 from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.text.caption_cache import CaptionCache
@@ -80,7 +82,10 @@ class BlipCaptioner:
         padding.
         """
         model, tokenizer, processor = self._load()
-        ids = tokenizer([TEMPLATE + text for text in expressions]).input_ids
+        window = model.config.text_config.max_position_embeddings - self.settings["max_new_tokens"]
+        ids = tokenizer([TEMPLATE + text for text in expressions], truncation=True, max_length=window).input_ids
+        # A continuation starts a word of its own: "frisbee", not "frisbees".
+        pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("##")]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
             by_length[len(tokens)].append(row)
@@ -90,7 +95,9 @@ class BlipCaptioner:
                 part = rows[start : start + self.batch_size]
                 pixels = processor([images[r] for r in part], return_tensors="pt").pixel_values
                 tokens = tokenizer.pad({"input_ids": [ids[r] for r in part]}, return_tensors="pt").input_ids
-                output = model.generate(pixels.to(model.device), tokens.to(model.device), **self.settings)
+                output = model.generate(
+                    pixels.to(model.device), tokens.to(model.device), begin_suppress_tokens=pieces, **self.settings
+                )
                 new = output[:, tokens.shape[1] - 1 :]
                 for row, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                     found[row] = " ".join(text.split())
@@ -104,10 +111,16 @@ class BlipCaptioner:
 
             where: dict[str, Any] = {"local_files_only": True}
             try:
-                model = BlipForConditionalGeneration.from_pretrained(self.path, use_safetensors=True, **where)
+                model, info = BlipForConditionalGeneration.from_pretrained(
+                    self.path, use_safetensors=True, output_loading_info=True, **where
+                )
+                if info["missing_keys"]:  # they would be drawn at random
+                    raise ValueError(
+                        f"weights lack {len(info['missing_keys'])} tensors, {min(info['missing_keys'])} among them"
+                    )
                 tokenizer = AutoTokenizer.from_pretrained(self.path, **where)
                 processor = BlipImageProcessorPil.from_pretrained(self.path, **where)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 name = self.path if is_hub_name(self.path) else "Salesforce/blip-image-captioning-large"
                 raise UserError(
                     f"no BLIP at captioner.path='{self.path}' ({str(error).splitlines()[0][:120]}); get one by "
@@ -125,39 +138,46 @@ def image_digest(image: Image.Image) -> str:
 
 
 def weights_identity(path: str) -> list[Any]:
-    """Tells one set of weights from another under the same name: the file's place, size and time of writing."""
-    found = find_file(path, "model.safetensors")
-    if found is None:
-        return []
-    file = found.resolve()
-    return [file.name, file.stat().st_size, file.stat().st_mtime_ns]
+    """Tells one set of weights from another under the same name: name, size and time of its files."""
+    files = [find_file(path, name) for name in ("model.safetensors", "config.json", "vocab.txt")]
+    resolved = [file.resolve() for file in files if file]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in resolved]
 
 
 class FileCaptioner:
     """Replays captions from JSON lines: {"expression": .., "caption": .., "image": ..}, where `image`, a file name, may
     be left out of a row that holds for every picture.
 
-    Raises UserError for a torn line, a missing field and a caption that does not start with its expression.
+    Raises UserError for a torn line, a missing field, a caption that does not start with its expression, and two
+    captions for one pair.
     """
 
     def __init__(self, file: str | None):
         if file is None or not Path(file).expanduser().is_file():
             raise UserError(f"no captioner.file='{file}'; give a file of JSON lines with expression, caption and image")
+        try:
+            text = Path(file).expanduser().read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"captioner.file='{file}' is not UTF-8 ({error}); save it as UTF-8") from error
         self.captions: dict[tuple[str | None, str], str] = {}
-        for number, line in enumerate(Path(file).expanduser().read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                expression, caption = str(row["expression"]), str(row["caption"])
-            except (ValueError, KeyError, TypeError) as error:
-                what = f'has no {error}; give {{"expression": .., "caption": ..}}'
-                torn = f"is torn: {error}"
-                raise UserError(f"'{file}' line {number} {what if isinstance(error, KeyError) else torn}") from error
-            if not caption.startswith(expression):
-                raise UserError(
-                    f"'{file}' line {number}: caption {caption!r} does not start with its expression {expression!r}; "
-                    "a caption continues the expression"
-                )
-            self.captions[row.get("image"), expression] = caption
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    self._read(json.loads(line))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    raise UserError(
+                        f"'{file}' line {number}: {_complaint(error)}; a line is "
+                        '{"expression": "dog", "caption": "dog on a bench", "image": "1.jpg"}, image may be left out'
+                    ) from error
+
+    def _read(self, row: Mapping[str, Any]) -> None:
+        expression, caption, image = row["expression"], row["caption"], row.get("image")
+        if not isinstance(expression, str) or not isinstance(caption, str) or not isinstance(image, str | None):
+            raise ValueError("expression, caption and image must be text")
+        if not re.match(re.escape(expression) + r"(?!\w)", caption):
+            raise ValueError(f"caption {caption!r} does not start with its expression {expression!r}")
+        if self.captions.setdefault((image, expression), caption) != caption:
+            raise ValueError(f"another caption stands above for {expression!r} on {image or 'every picture'}")
 
     def caption(
         self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str]
@@ -165,3 +185,7 @@ class FileCaptioner:
         """The file's captions, those for the picture itself first."""
         pairs = zip(names, expressions, strict=True)
         return [self.captions.get((name, text), self.captions.get((None, text))) for name, text in pairs]
+
+
+def _complaint(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
