@@ -60,13 +60,13 @@ def spread_out(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def most_changed(scores: Scores, summary: dict[str, Any], settings: RunSettings) -> dict[str, list[tuple[Sample, str]]]:
-    """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, each at
-    its own threshold; nothing where a run has one variant."""
+    """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both at the
+    first one's threshold, so that a change is one of the map; nothing where a run has one variant."""
     ours = settings.headline % len(settings.variants)
     if ours == 0 or not scores.samples:
         return {}
-    entries = summary["variants"]
-    base, new = (100 * expression_iou(scores, v, entries[v]["threshold"]) for v in (0, ours))
+    threshold = summary["variants"][0]["threshold"]
+    base, new = (100 * expression_iou(scores, v, threshold) for v in (0, ours))
     change = new - base
     order = np.argsort(-change, kind="stable")
     chosen = {"improved": order[change[order] > 0], "harmed": order[::-1][change[order[::-1]] < 0]}

@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
 from PIL import Image
 
+from attrbind_exp.config import load_dataset
 from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask, encode_mask
@@ -80,7 +80,7 @@ def test_ground_truth_fed_back_scores_one_at_every_threshold_above_zero(own):
 
 def test_a_folder_is_scored_like_any_dataset(own, tmp_path, segmenter):
     write(own, [*ROWS[:2], {"image": "gone.png", "expression": "star", "mask": "mask.png"}])
-    data = instantiate(composed("dataset=folder", f"dataset.root={own}").dataset)
+    data = load_dataset(composed("dataset=folder", f"dataset.root={own}"))
     store = RunStore(tmp_path / "run")
     scores = score(data, segmenter, RunSettings([Variant("baseline")]), store)
     assert [s.sample_id for s in scores.samples] == ["first", "line 2"]

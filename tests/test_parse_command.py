@@ -92,7 +92,7 @@ def test_the_command_corrects_by_hand_and_needs_no_model(tmp_path, refer_folder)
     ]
     code, out, err = command(*given, module="parse")
     assert code == 0, err
-    assert out.splitlines()[0] == "4 expressions of tiny, 1 failed {'empty_expression': 1}"
+    assert out.splitlines()[0] == "4 expressions of tiny test, 1 failed {'empty_expression': 1}"
     assert out.splitlines()[-1] == str(tmp_path / "out")
     assert "NOTE" not in out
     failure = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
