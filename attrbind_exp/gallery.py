@@ -60,8 +60,8 @@ def spread_out(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def most_changed(scores: Scores, summary: dict[str, Any], settings: RunSettings) -> dict[str, list[tuple[Sample, str]]]:
-    """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both at the
-    first one's threshold, so that a change is one of the map; nothing where a run has one variant."""
+    """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both at
+    the first one's threshold, so that a change is one of the map; nothing where a run has one variant."""
     ours = settings.headline % len(settings.variants)
     if ours == 0 or not scores.samples:
         return {}
