@@ -24,7 +24,7 @@ def score(
 ) -> Scores | ClassScores:
     """The evaluation loop: class-wise where the dataset holds scenes, else expression by expression."""
     images = segment_images(dataset, segmenter, settings, captioner)
-    if dataset.scenes:
+    if dataset.classes:
         return score_classes(dataset, images, settings, store)
     return score_expressions(dataset, images, settings, store)
 

@@ -23,20 +23,27 @@ over noise seeds.
 """
 
 
-def collect(outputs: Path) -> str:
-    """The page: results.md of every sweep below `outputs`, one section a sweep with its figure."""
-    sections = []
-    for folder in sorted(p.parent for p in outputs.glob("*/*/results.md")):
-        section = (folder / "results.md").read_text(encoding="utf-8").strip()
-        if (folder / "results.png").is_file():
-            section += f"\n\n![{folder.parent.name}](images/{picture_name(folder)})"
-        sections.append(section)
-    return "\n\n".join([INTRO.strip(), *sections]) + "\n"
+HEAT_MAPS = "## Figures 2 to 6 and 8: heat maps"
 
 
-def picture_name(folder: Path) -> str:
-    """A sweep's figure beside the page: its sweep, data and model."""
-    return f"{folder.parent.name}_{folder.name}.png"
+def find_sweeps(outputs: Path) -> list[Path]:
+    """Folders that a sweep finished in, tables before figures."""
+    found = {f.parent for name in ("results.md", "gallery.png") for f in outputs.glob(f"*/*/{name}")}
+    known = [f for f in found if f.parent.name.startswith(("table", "figure"))]
+    return sorted(known, key=lambda f: (not f.parent.name.startswith("table"), str(f)))
+
+
+def section(folder: Path) -> str:
+    """One sweep: its results.md and figure, or its heat maps."""
+    text = folder / "results.md"
+    head = text.read_text(encoding="utf-8").strip() if text.is_file() else HEAT_MAPS
+    return f"{head}\n\n![{folder.parent.name}](images/{picture(folder)[1]})"
+
+
+def picture(folder: Path) -> tuple[Path, str]:
+    """A sweep's picture, and its name beside the page."""
+    name = "results.png" if (folder / "results.png").is_file() else "gallery.png"
+    return folder / name, f"{folder.parent.name}_{folder.name}.png"
 
 
 def main() -> None:
@@ -45,15 +52,15 @@ def main() -> None:
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write")
     given = parser.parse_args()
-    found = sorted(p.parent for p in given.outputs.glob("*/*/results.md"))
+    found = find_sweeps(given.outputs)
     if not found:
-        parser.error(f"no results.md below '{given.outputs}'; run a sweep first: python -m attrbind_exp.run sweep=NAME")
+        parser.error(f"no sweep below '{given.outputs}'; run one first: python -m attrbind_exp.run sweep=NAME")
     images = given.file.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
     for folder in found:
-        if (folder / "results.png").is_file():
-            shutil.copy(folder / "results.png", images / picture_name(folder))
-    write_text(given.file, collect(given.outputs))
+        source, name = picture(folder)
+        shutil.copy(source, images / name)
+    write_text(given.file, "\n\n".join([INTRO.strip(), *map(section, found)]) + "\n")
     print(given.file)
 
 

@@ -38,16 +38,14 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
 
     runs = read_runs(folder, splits, typed)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
-    bundled = runs[0].summary["model_name"] == "bundled"
-    shown = markdown(readable(table, spec, blank="SD 1.5" if bundled else None))
+    model = runs[0].summary["model_name"]
+    shown = markdown(readable(table, spec, blank="SD 1.5" if model == "bundled" else None))
     failed = sum(r.summary["n_failed"] for r in runs)
-    facts = (
-        f"Model {runs[0].summary['model_name']}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
-    )
+    facts = f"Model {model}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
     command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
     page = [f"## {spec['title']}", f"    {command}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
-    figures.paper_figure(table, spec["title"], folder / "results.png")
+    figures.paper_figure(table, spec["title"], model, folder / "results.png")
     print(f"\n{shown}\n{folder}")

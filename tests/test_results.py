@@ -11,7 +11,7 @@ from attrbind_exp.config import SWEEPS
 from attrbind_exp.runs.results import belongs, paper_table, read_runs, readable
 from attrbind_exp.scoring.metrics import GRID, key
 from attrbind_exp.types import UserError
-from tests.test_command import command, composed
+from tests.test_command import command, composed, process
 
 SPEC = {"title": "Table", "paper": {"baseline": [0.5, 22.4], "ours alpha=0.9": [0.5, 23.0]}, "others": {"ReCo": 15.7}}
 
@@ -119,6 +119,36 @@ def test_a_sweep_file_makes_its_table_and_figure(tmp_path):
     (run,) = folder.glob("*split=test*")
     assert len((run / "expressions.jsonl").read_text().splitlines()) == 6 * 2 * 2
     assert (run / "harmed.png").is_file() or (run / "improved.png").is_file()
+
+
+def test_the_page_of_results_shows_every_sweep_tables_first(tmp_path):
+    for name, files in {"figure7/d": ("results.md", "results.png"), "table1/d": ("results.md", "results.png"),
+                        "figures_heat_maps/d": ("gallery.png",), "run/2026": ("gallery.png",)}.items():  # fmt: skip
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        for file in files:
+            (tmp_path / "outputs" / name / file).write_text(f"## {name}")
+    done = process(str(tmp_path / "outputs"), str(tmp_path / "docs" / "page.md"), module="results")
+    assert done[0] == 0, done[2]
+    page = (tmp_path / "docs" / "page.md").read_text()
+    order = [
+        page.index(w)
+        for w in (
+            "SD 1.5",
+            "## table1/d",
+            "images/table1_d.png",
+            "## figure7/d",
+            "heat maps",
+            "images/figures_heat_maps_d.png",
+        )
+    ]
+    assert order == sorted(order) and "2026" not in page
+    assert {f.name for f in (tmp_path / "docs" / "images").iterdir()} == {
+        "table1_d.png",
+        "figure7_d.png",
+        "figures_heat_maps_d.png",
+    }
+    code, _, err = process(str(tmp_path / "nowhere"), "x.md", module="results")
+    assert code == 2 and "no sweep below" in err
 
 
 def test_an_unknown_sweep_names_the_choices(tmp_path):

@@ -74,9 +74,8 @@ def load_coco(
             word = VOC_NAMES.get(classes[label], classes[label]) if names == "voc" else classes[label]
             samples.append(Sample(f"{key}:{classes[label]}", key, path, word, classes[label], None, scenes[key].size))
     source = "labels: ground truth" if predicted is None else f"labels: {' + '.join(label_keys)} of {Path(labels).name}"
-    return Dataset(
-        f"coco {split}", samples, failures, "; ".join(filter(None, [source, note])), True, scenes, tuple(classes)
-    )
+    name, notes = f"{Path(root).expanduser().name} {split}", "; ".join(filter(None, [source, note]))
+    return Dataset(name, samples, failures, notes, True, scenes, tuple(classes))
 
 
 def coco_places(root: str, split: str, annotations: str | None, images: str | None) -> tuple[Path, Path]:

@@ -124,40 +124,41 @@ def threshold_curve(curves: Mapping[str, np.ndarray], path: Path) -> Path:
     return _save(figure, path)
 
 
-def paper_figure(table: pd.DataFrame, title: str, path: Path) -> Path:
-    """Our mIoU and the paper's, from `results.paper_table`: over alpha where there are several, else a bar a variant.
+def paper_figure(table: pd.DataFrame, title: str, model: str, path: Path) -> Path:
+    """mIoU of `model` and the paper's, from `results.paper_table`: over alpha where there are several, else by bars.
 
     Held-out figures where there are any, else oracle ones; written as PNG.
     """
     ours = table["mIoU held out"].astype(float).fillna(table["mIoU oracle"].astype(float))
     table = table.assign(ours=ours, paper=table["paper"].astype(float))
     many = table["alpha"].nunique() > 2
-    figure, axis = plt.subplots(figsize=(7, 4.2) if many else (7, 1 + 0.4 * len(table)))
-    (_curves if many else _bars)(axis, table)
+    figure, axis = plt.subplots(figsize=(7, 4.2) if many else (9, 1 + 0.4 * len(table)))
+    (_curves if many else _bars)(axis, table, model)
     axis.set_title(title, fontsize=11)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
     return _save(figure, path)
 
 
-def _curves(axis: Axes, table: pd.DataFrame) -> None:
+def _curves(axis: Axes, table: pd.DataFrame, model: str) -> None:
     for split, part in table.groupby("split", sort=False):
         by_alpha = part.dropna(subset="alpha").sort_values("alpha")
-        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=f"ours, {split}")
+        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=f"{model}, {split}")
         for _, base in part[part["alpha"].isna()].iterrows():
             axis.axhline(base["ours"], color=line.get_color(), linestyle=":", label=f"{base['variant']}, {split}")
     paper = table.dropna(subset=["alpha", "paper"]).drop_duplicates("alpha").sort_values("alpha")
     axis.plot(paper["alpha"], paper["paper"], "ks--", label="the paper (Stable Diffusion, RefCOCO)")
     axis.set(xlabel="alpha", ylabel="mIoU (%)")
+    axis.legend(fontsize=8)
 
 
-def _bars(axis: Axes, table: pd.DataFrame) -> None:
+def _bars(axis: Axes, table: pd.DataFrame, model: str) -> None:
     names = [f"{r.variant} ({r.split})" for r in table.itertuples()]
     rows = np.arange(len(names))[::-1]
-    axis.barh(rows, table["ours"], height=0.6, label="ours")
+    axis.barh(rows, table["ours"], height=0.6, label=model)
     axis.plot(table["paper"], rows, "k|", markersize=14, markeredgewidth=3, label="the paper (Stable Diffusion)")
     axis.set_yticks(rows, names, fontsize=8)
     axis.set(xlabel="mIoU (%)")
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _save(figure: Figure, path: Path) -> Path:
