@@ -117,6 +117,28 @@ def test_coco_looks_for_the_classes_of_the_image(coco_folder):
     assert len(load_coco(str(coco_folder), limit=1).scenes) == 1
 
 
+def test_ground_truth_as_prediction_scores_exactly_100_and_all_ones_as_by_hand(coco_folder):
+    data = load_coco(str(coco_folder))
+    truths = [label_scene(s) for s in data.scenes.values()]
+    perfect = [count_classes({c: (t == c).astype(np.float32) for c in (1, 2)}, t) for t in truths]
+    assert (mean_iou(*pool(perfect, 3))[1:] == 1).all()
+    # All ones for "person": 375 pixels of 600 in the first image are, none of 600 in the last; the crowd counts nowhere.
+    ones = [count_classes({1: np.ones(t.shape, np.float32)}, t) for t in truths]
+    hit, union = pool(ones, 3)
+    assert (hit[:, 50].tolist(), union[:, 50].tolist()) == ([0, 375, 0], [800, 1200, 25])
+    assert mean_iou(hit, union)[50] == pytest.approx((375 / 1200) / 3)
+
+
+def test_an_annotation_without_its_image_is_counted(coco_folder):
+    file = coco_folder / "annotations" / "instances_val2014.json"
+    data = json.loads(file.read_text())
+    data["annotations"][0]["image_id"] = 99
+    file.write_text(json.dumps(data))
+    assert [(f.sample_id, f.reason) for f in load_coco(str(coco_folder)).failures] == [
+        ("annotation 1", "image_missing")
+    ]
+
+
 def test_an_object_that_cannot_be_read_is_the_failure_of_its_image(coco_folder):
     file = coco_folder / "annotations" / "instances_val2014.json"
     data = json.loads(file.read_text())

@@ -57,7 +57,13 @@ def load_coco(
     predicted = None if labels == "gt" else read_label_file(Path(labels).expanduser(), label_keys, classes)
     finder = ImageFinder([folder])
     samples: list[Sample] = []
-    failures: list[Failure] = []
+    failures = [
+        Failure(
+            f"annotation {a['id']}", "image_missing", f"it lies in image {a['image_id']}, which '{file}' does not list"
+        )
+        for a in data.annotations.values()
+        if a["image_id"] not in data.images
+    ]
     for image in chosen:
         key = str(image["id"])
         present = (
