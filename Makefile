@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run sweep tables test test-all lint bench
+.PHONY: help setup run sweep tables test test-all chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -37,6 +37,9 @@ test: setup ## the tests, slow ones left out
 
 test-all: setup ## all tests
 	$(BIN)/python -m pytest
+
+chaos: setup ## a run killed twenty times at random moments must end as one that was not
+	$(BIN)/python -m pytest tests/test_resume.py -k twenty
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

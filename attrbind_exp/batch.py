@@ -42,37 +42,42 @@ class Segmented:
     failures: list[Failure]
 
 
-def segment_images(
-    dataset: Dataset, segmenter: Segmenter, settings: RunSettings, captioner: Captioner | None = None
-) -> Iterator[Segmented]:
-    """Every image of a dataset, those of a class-wise one without any label included."""
+def plan(dataset: Dataset, size: int) -> list[dict[str, list[Sample]]]:
+    """The batches of a dataset: samples by image id, as many images together as have up to `size` expressions.
+
+    An image is never split: class-wise scores need all its classes. Images of a class-wise dataset without any label
+    are in it, too.
+    """
     groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
     for sample in dataset.samples:
         groups.setdefault(sample.image_id, []).append(sample)
-    with tqdm(total=len(groups), desc="images", unit="img", disable=None) as progress:
-        for batch in batches(groups, settings.batch_size):
-            samples = [s for image in batch for s in groups[image]]
+    batches: list[dict[str, list[Sample]]] = [{}]
+    filled = 0
+    for image, samples in groups.items():
+        weight = max(1, len(samples))
+        if batches[-1] and filled + weight > size:
+            batches.append({})
+            filled = 0
+        batches[-1][image] = samples
+        filled += weight
+    return batches
+
+
+def segment_images(
+    batches: Sequence[Mapping[str, Sequence[Sample]]], segmenter: Segmenter, settings: RunSettings,
+    captioner: Captioner | None = None, done: int = 0,
+) -> Iterator[Segmented]:  # fmt: skip
+    """Every image of the planned batches, the first `done` batches left out."""
+    total = sum(map(len, batches))
+    with tqdm(total=total, initial=sum(map(len, batches[:done])), desc="images", unit="img", disable=None) as progress:
+        for batch in batches[done:]:
+            samples = [sample for group in batch.values() for sample in group]
             loaded, failures = load_batch(samples, segmenter, captioner, settings.batch_size)
             heats = segment_batch(loaded, segmenter, settings)
             for image in batch:
                 items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
                 yield Segmented(image, items, [failure for sample, failure in failures if sample.image_id == image])
             progress.update(len(batch))
-
-
-def batches(groups: Mapping[str, Sequence[Sample]], size: int) -> Iterator[list[str]]:
-    """Image ids in order, as many at a time as have up to `size` expressions together; one image is never split."""
-    batch: list[str] = []
-    filled = 0
-    for image, samples in groups.items():
-        weight = max(1, len(samples))
-        if batch and filled + weight > size:
-            yield batch
-            batch, filled = [], 0
-        batch.append(image)
-        filled += weight
-    if batch:
-        yield batch
 
 
 def load_batch(

@@ -1,133 +1,158 @@
-"""Heat maps -> counts: every expression against its mask, or every image against its label map.
+"""Heat maps -> rows -> counts: every expression against its mask, or every image against its label map.
 
-Rows are written as they come; a bad sample is counted and named, it never stops the run.
+Rows reach the disk image by image, and all figures are made of rows, so that a run that was cut short goes on where it
+stopped. A bad sample is counted and named; it never stops the run.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Loaded, Segmented, check_finite, segment_images
+from attrbind_exp.batch import Heats, Loaded, Segmented, check_finite, plan, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes, metrics
-from attrbind_exp.scoring.summary import ClassScores, Scores
+from attrbind_exp.scoring.summary import ClassScores, Reading, Scores
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
-from attrbind_exp.types import Failure, Prompt, RunSettings, SampleError, Variant
+from attrbind_exp.types import Failure, Prompt, RunSettings, Sample, SampleError, Variant
+
+Row = Mapping[str, Any]
 
 
 def score(
     dataset: Dataset, segmenter: Segmenter, settings: RunSettings, store: RunStore, captioner: Captioner | None = None
 ) -> Scores | ClassScores:
-    """The evaluation loop: class-wise where the dataset holds scenes, else expression by expression."""
-    images = segment_images(dataset, segmenter, settings, captioner)
+    """The evaluation loop: class-wise where the dataset has classes, else expression by expression.
+
+    Batches that an earlier start of the same run has finished are taken from the store.
+    """
+    scores: Scores | ClassScores
     if dataset.classes:
-        return score_classes(dataset, images, settings, store)
-    return score_expressions(dataset, images, settings, store)
+        scores = ClassScores(settings.variants, settings.seeds, dataset.classes)
+    else:
+        scores = Scores(settings.variants)
+    batches = plan(dataset, settings.batch_size)
+    done, rows, failures = take_up(dataset, batches, store)
+    fail([*dataset.failures, *failures], scores, store)
+    samples = {s.sample_id: s for s in dataset.samples}
+    for part in rows:
+        take(part, samples, scores)
+    for image in segment_images(batches, segmenter, settings, captioner, done):
+        made, failed = score_image(image, dataset, settings)
+        store.add_rows(row for part in made for row in part)
+        fail(failed, scores, store)
+        for part in made:
+            take(part, samples, scores)
+    return scores
 
 
-def fail(failures: Iterable[Failure], scores: Scores | ClassScores, store: RunStore) -> None:
+def take_up(
+    dataset: Dataset, batches: Sequence[Mapping[str, Sequence[Sample]]], store: RunStore
+) -> tuple[int, list[list[Row]], list[Failure]]:
+    """How many batches an earlier start has finished, their rows by expression or image, and their failures.
+
+    All but the last image that has a row are whole. Whole batches are kept, so that a run goes on with the very batches
+    that it would have had.
+    """
+    order = {image: i for i, image in enumerate(image for batch in batches for image in batch)}
+    found = [(row, end) for row, end in store.read_rows() if row["image_id"] in order]
+    reached = max((order[row["image_id"]] for row, _ in found), default=0)
+    done = 0
+    while done < len(batches) and all(order[image] < reached for image in batches[done]):
+        done += 1
+    kept_images = {image for batch in batches[:done] for image in batch}
+    kept = [(row, end) for row, end in found if row["image_id"] in kept_images]
+    owner = {s.sample_id: s.image_id for s in dataset.samples}
+    known = set(dataset.failures)  # these are counted anyway
+    earlier = [f for f in store.read_failures() if f not in known]
+    failures = [f for f in earlier if owner.get(f.sample_id, f.sample_id) in kept_images]
+    store.keep(kept[-1][1] if kept else 0)
+    parts: dict[str, list[Row]] = {}
+    for row, _ in kept:
+        parts.setdefault(row.get("sample_id", row["image_id"]), []).append(row)
+    return done, list(parts.values()), failures
+
+
+def fail(failures: Sequence[Failure], scores: Scores | ClassScores, store: RunStore) -> None:
     """Count and name what cannot be scored."""
-    for failure in failures:
-        scores.failures.append(failure)
-        store.add_failure(failure)
+    scores.failures += failures
+    store.add_failures(failures)
 
 
-def score_expressions(dataset: Dataset, images: Iterable[Segmented], settings: RunSettings, store: RunStore) -> Scores:
-    """Every expression against its own mask; those without a mask are only noted."""
-    scores = Scores(settings.variants, described=dataset.described)
-    fail(dataset.failures, scores, store)
-    for image in images:
-        fail(image.failures, scores, store)
+def score_image(image: Segmented, dataset: Dataset, settings: RunSettings) -> tuple[list[list[Row]], list[Failure]]:
+    """Rows of one image, by expression or all in one list, and what failed. Class-wise, an image of which one class
+    could not be segmented is one failure."""
+    if not dataset.classes:
+        made: list[list[Row]] = []
+        failed = list(image.failures)
         for item, heats in image.items:
             try:
                 check_finite(heats)
+                made.append(expression_rows(item, heats, settings, dataset.described))
             except SampleError as error:
-                fail([Failure(item.sample.sample_id, error.reason, str(error))], scores, store)
-                continue
-            if item.truth is None:
-                scores.unscored.append((item.sample, item.prompt))
-            else:
-                record_expression(item, item.truth, heats, settings, scores, store)
-    return scores
-
-
-def record_expression(
-    item: Loaded, truth: np.ndarray, heats: Heats, settings: RunSettings, scores: Scores, store: RunStore
-) -> None:
-    """Count one expression under every variant and seed and write its rows."""
-    scores.samples.append(item.sample)
-    scores.prompts.append(item.prompt)
-    distinct = {id(heat): heat for row in heats for heat in row}  # variants may share a map
-    counts = {key: metrics.count_overlap(heat.values, truth) for key, heat in distinct.items()}
-    for number, (variant, row) in enumerate(zip(settings.variants, heats, strict=True)):
-        mine = [counts[id(heat)] for heat in row]
-        scores.intersection[number].append(np.stack([hit for hit, _ in mine]))
-        scores.union[number].append(np.stack([union for _, union in mine]))
-        for seed, (hit, union) in zip(settings.seeds, mine, strict=True):
-            each = metrics.iou(hit, union)
-            store.add_row({
-                "sample_id": item.sample.sample_id,
-                "image_id": item.sample.image_id,
-                **_variant(variant, seed),
-                "expression": item.sample.text,
-                **_prompt(item.prompt),
-                "slices": scores.label(item.sample, item.prompt),
-                "iou_at": {metrics.key(k): round(float(each[k]), 6) for k in metrics.GRID},
-                "intersection": hit.tolist(),
-                "union": union.tolist(),
-            })  # fmt: skip
-
-
-def score_classes(dataset: Dataset, images: Iterable[Segmented], settings: RunSettings, store: RunStore) -> ClassScores:
-    """Every image against its label map. An image of which one class could not be segmented is one failure."""
-    scores = ClassScores(settings.variants, settings.seeds, dataset.classes)
-    fail(dataset.failures, scores, store)
-    for image in images:
+                failed.append(Failure(item.sample.sample_id, error.reason, str(error)))
+        return made, failed
+    try:
         if image.failures:
-            first = image.failures[0]
-            fail([Failure(image.image_id, first.reason, first.message)], scores, store)
-            continue
-        try:
-            for _, heats in image.items:
-                check_finite(heats)
-            truth = label_scene(dataset.scenes[image.image_id])
-        except SampleError as error:
-            fail([Failure(image.image_id, error.reason, str(error))], scores, store)
-            continue
-        record_image(image, truth, dataset.classes, settings, scores, store)
-    return scores
+            raise SampleError(image.failures[0].reason, image.failures[0].message)
+        for _, heats in image.items:
+            check_finite(heats)
+        truth = label_scene(dataset.scenes[image.image_id])
+    except SampleError as error:
+        return [], [Failure(image.image_id, error.reason, str(error))]
+    return [image_rows(image, truth, dataset.classes, settings)], []
 
 
-def record_image(
-    image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings, scores: ClassScores,
-    store: RunStore,
-) -> None:  # fmt: skip
-    """Count one image under every variant and seed and write its rows."""
-    scores.images.append(image.image_id)
-    scores.prompts += [item.prompt for item, _ in image.items]
+def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described: bool) -> list[Row]:
+    """One row a variant and seed, in this order. `described`: the sample's own slices stand alone. Without a ground
+    truth the counts are None."""
+    sample, parse = item.sample, item.prompt.parse
+    slices = dict(sample.slices) if described else {**sample.slices, "modifier": list(parse.modifiers)}
+    maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
+    truth = item.truth
+    counted = {} if truth is None else {k: metrics.count_overlap(heat.values, truth) for k, heat in maps.items()}
+    rows: list[Row] = []
+    for variant, of_variant in zip(settings.variants, heats, strict=True):
+        for seed, heat in zip(settings.seeds, of_variant, strict=True):
+            counts: dict[str, Any] = dict.fromkeys(("iou_at", "intersection", "union"))
+            if counted:
+                hit, union = counted[id(heat)]
+                at = metrics.iou(hit, union)
+                counts["iou_at"] = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
+                counts |= {"intersection": hit.tolist(), "union": union.tolist()}
+            rows.append({
+                "sample_id": sample.sample_id,
+                "image_id": sample.image_id,
+                **_variant(variant, seed),
+                "expression": sample.text,
+                **_prompt(item.prompt),
+                "slices": slices,
+                **counts,
+            })  # fmt: skip
+    return rows
+
+
+def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings) -> list[Row]:
+    """One row a variant and seed, in this order, of an image against its label map `truth` (H, W)."""
     labels = [names.index(item.sample.category or "") for item, _ in image.items]
     done: dict[tuple[int, ...], classes.ClassCounts] = {}
+    rows: list[Row] = []
     for v, variant in enumerate(settings.variants):
         for s, seed in enumerate(settings.seeds):
             maps = [heats[v][s] for _, heats in image.items]
             key = tuple(map(id, maps))  # variants may share their maps
             if key not in done:
                 done[key] = classes.count_classes({n: m.values for n, m in zip(labels, maps, strict=True)}, truth)
-            counts = done[key]
-            scores.counts[v][s].append(counts)
-            store.add_row({
+            rows.append({
                 "image_id": image.image_id,
                 **_variant(variant, seed),
                 "looked_for": {item.sample.category: _prompt(item.prompt) for item, _ in image.items},
-                "classes": counts.classes.tolist(),
-                "truth": counts.truth.tolist(),
-                "predicted": counts.predicted.tolist(),
-                "hit": counts.hit.tolist(),
+                **{name: values.tolist() for name, values in vars(done[key]).items()},
             })  # fmt: skip
+    return rows
 
 
 def _variant(variant: Variant, seed: int) -> dict[str, Any]:
@@ -138,3 +163,35 @@ def _prompt(prompt: Prompt) -> dict[str, Any]:
     parse = prompt.parse
     return {"prompt": prompt.text, "target": parse.target_text, "chunk": parse.chunk_text, "bound": prompt.bind,
             "fallbacks": list(prompt.fallbacks)}  # fmt: skip
+
+
+def take(rows: Sequence[Row], samples: Mapping[str, Sample], scores: Scores | ClassScores) -> None:
+    """Add the rows of one expression, or of one image, to the scores."""
+    by_variant = [rows[start : start + len(rows) // len(scores.variants)] for start in _starts(rows, scores)]
+    first = rows[0]
+    if isinstance(scores, ClassScores):
+        scores.images.append(first["image_id"])
+        scores.readings += [_reading(r) for r in first["looked_for"].values()]
+        for v, part in enumerate(by_variant):
+            for s, row in enumerate(part):
+                arrays = (np.array(row[name], np.int64) for name in ("classes", "truth", "predicted", "hit"))
+                scores.counts[v][s].append(classes.ClassCounts(*arrays))
+        return
+    sample = samples[first["sample_id"]]
+    if first["intersection"] is None:
+        scores.unscored.append(sample)
+        return
+    scores.samples.append(sample)
+    scores.readings.append(_reading(first))
+    scores.labels.append(first["slices"])
+    for v, part in enumerate(by_variant):
+        scores.intersection[v].append(np.array([row["intersection"] for row in part], np.int64))
+        scores.union[v].append(np.array([row["union"] for row in part], np.int64))
+
+
+def _starts(rows: Sequence[Row], scores: Scores | ClassScores) -> Iterable[int]:
+    return range(0, len(rows), len(rows) // len(scores.variants))
+
+
+def _reading(row: Row) -> Reading:
+    return Reading(row["target"], row["chunk"], row["bound"], row["fallbacks"])

@@ -59,9 +59,9 @@ def track_expressions(scores: Scores, summary: Mapping[str, Any], tracker: Track
     labels = [v["label"] for v in summary["variants"]]
     each = [expression_iou(scores, i, v["threshold"]) for i, v in enumerate(summary["variants"])]
     rows = [
-        [s.sample_id, s.image_id, s.text, p.parse.target_text, p.parse.chunk_text, ", ".join(p.fallbacks),
+        [s.sample_id, s.image_id, s.text, r.target, r.chunk, ", ".join(r.fallbacks),
          ", ".join(f"{k}={v}" for k, v in s.slices.items()), *(float(e[i]) for e in each)]
-        for i, (s, p) in enumerate(zip(scores.samples, scores.prompts, strict=True))
+        for i, (s, r) in enumerate(zip(scores.samples, scores.readings, strict=True))
     ]  # fmt: skip
     columns = ["sample", "image", "expression", "target", "chunk", "fallbacks", "slices"]
     tracker.table("expressions", [*columns, *(f"IoU {label}" for label in labels)], rows)

@@ -31,7 +31,7 @@ def draw_galleries(
     if isinstance(scores, ClassScores):
         galleries = {"gallery": draw_scenes(dataset, scores, summary, segmenter, settings, store, captioner)}
     else:
-        picks = spread_out([*scores.samples, *(sample for sample, _ in scores.unscored)], settings.gallery)
+        picks = spread_out([*scores.samples, *scores.unscored], settings.gallery)
         titled = [(sample, sample.text) for sample in picks]
         galleries = {
             "gallery": draw_expressions(

@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
+from attrbind_exp.runs.store import RunStore, finished
+from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError
 
 BUNDLED = str(config.PACKAGE / "assets" / "bundled")
@@ -21,13 +23,15 @@ def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
     text_settings = config.text_settings(cfg)
+    folder, key = Path(HydraConfig.get().runtime.output_dir), config.config_hash(cfg)
+    if (done := finished(folder, key)) is not None:
+        show(done, markdown(ablation(done)), "this run was finished before: nothing to do", folder)
+        return done["mIoU"]
     dataset = config.load_dataset(cfg)
     captioner = instantiate(cfg.captioner)
     # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import run_experiment
-    from attrbind_exp.runs.store import RunStore
-    from attrbind_exp.runs.tables import ablation, markdown
     from attrbind_exp.segmentation.segmenter import Segmenter
     from attrbind_exp.text.processor import TextProcessor
 
@@ -37,7 +41,7 @@ def main(cfg: DictConfig) -> float | None:
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     settings = RunSettings(found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds))
-    store = RunStore(HydraConfig.get().runtime.output_dir)
+    store = RunStore(folder, key)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
@@ -51,7 +55,7 @@ def main(cfg: DictConfig) -> float | None:
         }
         summary |= {"overrides": list(HydraConfig.get().overrides.task)}
         summary |= {"captioner": HydraConfig.get().runtime.choices["captioner"], "note": note(cfg, dataset.note)}
-        summary |= {"config_hash": config.config_hash(cfg), "version": __version__}
+        summary |= {"config_hash": key, "version": __version__}
         store.write_summary(summary)
     finally:
         store.close()

@@ -302,7 +302,7 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
         return maps
 
     segmenter.complete = overflowing
-    store = RunStore(tmp_path / "run")
+    store = RunStore(tmp_path / "run", "key")
     scores = score(data, segmenter, RunSettings([Variant("baseline")], batch_size=5), store)
     assert [f.reason for f in scores.failures] == ["not_finite"] and len(scores.samples) == 4
 
@@ -317,7 +317,7 @@ def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_pa
         return latents
 
     monkeypatch.setattr(model, "encode_images", overflowing)
-    store = RunStore(tmp_path / "run")
+    store = RunStore(tmp_path / "run", "key")
     scores = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
     # The first picture carries three expressions, the second two.
     assert [f.reason for f in scores.failures] == ["vae_overflow"] * 3 and len(scores.samples) == 2

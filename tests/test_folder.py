@@ -81,7 +81,7 @@ def test_ground_truth_fed_back_scores_one_at_every_threshold_above_zero(own):
 def test_a_folder_is_scored_like_any_dataset(own, tmp_path, segmenter):
     write(own, [*ROWS[:2], {"image": "gone.png", "expression": "star", "mask": "mask.png"}])
     data = load_dataset(composed("dataset=folder", f"dataset.root={own}"))
-    store = RunStore(tmp_path / "run")
+    store = RunStore(tmp_path / "run", "key")
     scores = score(data, segmenter, RunSettings([Variant("baseline")]), store)
     assert [s.sample_id for s in scores.samples] == ["first", "line 2"]
     assert [f.reason for f in scores.failures] == ["image_missing"]

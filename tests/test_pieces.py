@@ -126,13 +126,12 @@ def test_initial_score_map_by_hand():
     torch.testing.assert_close(total, 0.5 * torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
 
 
-def test_store_starts_clean_and_writes_whole_files(tmp_path):
-    for _ in range(2):
-        store = RunStore(tmp_path / "run")
-        store.add_row({"a": 1})
-        store.add_failure(Failure("1:2", "image_missing", "gone"))
-        store.close()
-    assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"a": 1}\n'
+def test_store_writes_whole_files(tmp_path):
+    store = RunStore(tmp_path / "run", "key")
+    store.add_rows([{"a": 1}, {"b": "é"}])
+    store.add_failures([Failure("1:2", "image_missing", "gone")])
+    store.close()
+    assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"a": 1}\n{"b": "é"}\n'
     store.write_summary({"mIoU": 1.5})
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"mIoU": 1.5}
     assert not list((tmp_path / "run").glob("*.partial"))
@@ -143,7 +142,7 @@ def test_store_starts_clean_and_writes_whole_files(tmp_path):
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to the run folder"):
-        RunStore(tmp_path / "file")
+        RunStore(tmp_path / "file", "key")
 
 
 def test_pictures_show_what_they_should(tmp_path):

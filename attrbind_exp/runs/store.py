@@ -2,9 +2,11 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from attrbind_exp.types import Failure, UserError
 
@@ -27,34 +29,90 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-class RunStore:
-    """Files of one run: config.yaml, expressions.jsonl, failures.jsonl, summary.json, gallery/.
+def finished(folder: str | os.PathLike, key: str) -> dict[str, Any] | None:
+    """The summary of a run that was finished in this folder under the same key, else None."""
+    file = Path(folder) / "summary.json"
+    if not file.is_file():
+        return None
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    return summary if summary.get("config_hash") == key else None
 
-    Rows reach the disk as they come; the summary appears whole or not at all. Raises UserError where the folder cannot
-    be written.
+
+class RunStore:
+    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, summary.json, gallery/.
+
+    Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
+    (the hash of all that can change a figure) was cut short is taken up again: `read_rows` gives what is there, `keep`
+    says how much of it holds. Raises UserError where the folder cannot be written, holds a run of another key, or is in
+    use by another process.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, key: str):
         self.folder = Path(folder).absolute()
         try:
             (self.folder / "gallery").mkdir(parents=True, exist_ok=True)
-            self._rows = open(self.folder / "expressions.jsonl", "w", encoding="utf-8")  # noqa: SIM115
-            self._failures = open(self.folder / "failures.jsonl", "w", encoding="utf-8")  # noqa: SIM115
-            (self.folder / "summary.json").unlink(missing_ok=True)
+            self._lock = FileLock(self.folder / ".lock")
+            self._lock.acquire(timeout=0)
+            self._claim(key)
+            self._rows = open(self.folder / "expressions.jsonl", "a+b")  # noqa: SIM115
+            self._failures = open(self.folder / "failures.jsonl", "a+b")  # noqa: SIM115
             for old in (self.folder / "gallery").glob("*_[0-9][0-9][0-9].png"):
                 old.unlink()
+        except Timeout as error:
+            raise UserError(
+                f"the run folder '{self.folder}' is in use by another process; wait for it, or give another "
+                "hydra.run.dir"
+            ) from error
         except OSError as error:
             raise UserError(f"cannot write to the run folder '{self.folder}': {error.strerror}") from error
 
-    def add_row(self, row: Mapping[str, Any]) -> None:
-        """One scored expression under one variant."""
-        self._rows.write(json.dumps(row, ensure_ascii=False) + "\n")
-        self._rows.flush()
+    def _claim(self, key: str) -> None:
+        file = self.folder / "config_hash"
+        if file.is_file() and file.read_text(encoding="utf-8").strip() != key:
+            raise UserError(
+                f"the run folder '{self.folder}' holds a run of another configuration (its config.yaml has hash "
+                f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
+            )
+        write_text(file, key + "\n")
+        (self.folder / "summary.json").unlink(missing_ok=True)
 
-    def add_failure(self, failure: Failure) -> None:
-        """One sample that could not be scored."""
-        self._failures.write(json.dumps(vars(failure), ensure_ascii=False) + "\n")
-        self._failures.flush()
+    def read_rows(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""
+        self._rows.seek(0)
+        end = 0
+        for line in self._rows:
+            end += len(line)
+            if not line.endswith(b"\n"):
+                return
+            yield json.loads(line), end
+
+    def read_failures(self) -> list[Failure]:
+        """Failures of an earlier start of this run."""
+        self._failures.seek(0)
+        return [Failure(**json.loads(line)) for line in self._failures if line.endswith(b"\n")]
+
+    def keep(self, end: int) -> None:
+        """Keep the first `end` bytes of the rows and none of the failures; what follows is written anew."""
+        self._rows.truncate(end)
+        self._failures.truncate(0)
+
+    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of one image, flushed together."""
+        self._write(self._rows, rows)
+
+    def add_failures(self, failures: Iterable[Failure]) -> None:
+        """Samples that could not be scored."""
+        self._write(self._failures, map(vars, failures))
+
+    def _write(self, file: BinaryIO, entries: Iterable[Mapping[str, Any]]) -> None:
+        try:
+            file.write(b"".join(json.dumps(e, ensure_ascii=False).encode() + b"\n" for e in entries))
+            file.flush()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to the run folder '{self.folder}': {error.strerror}; what was scored so far is kept, "
+                "mend that and start the same command again"
+            ) from error
 
     def write_text(self, name: str, text: str) -> Path:
         """A small file, written whole or not at all."""
@@ -69,5 +127,7 @@ class RunStore:
         return self.folder / "gallery" / f"{name}_{number:03d}.png"
 
     def close(self) -> None:
+        """Close the files and leave the folder to others."""
         self._rows.close()
         self._failures.close()
+        self._lock.release()

@@ -1,7 +1,7 @@
 """All counts of a run, and the figures that its summary shows. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,26 +10,35 @@ import numpy as np
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts
 from attrbind_exp.scoring.compare import class_difference, paired_difference
-from attrbind_exp.types import Failure, Prompt, Sample, Variant
+from attrbind_exp.types import Failure, Sample, Variant
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an expression was read: words of its target and chunk, whether binding edits it, and by which fallbacks."""
+
+    target: str
+    chunk: str
+    bound: bool
+    fallbacks: Sequence[str]
 
 
 @dataclass
 class Scores:
-    """Counts of all scored expressions; rows in the order of `samples` and `prompts`.
+    """Counts of all scored expressions; rows in the order of `samples`, `readings` and `labels`, their slice labels.
 
     `intersection[variant]`, `union[variant]`: one (S, K) array an expression. `unscored`: expressions that were
-    segmented but have no ground truth. `described`: the samples' slices stand alone, else what modifies the target is
-    added to them.
+    segmented but have no ground truth.
     """
 
     variants: Sequence[Variant]
     samples: list[Sample] = field(default_factory=list)
-    prompts: list[Prompt] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
+    labels: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
     intersection: list[list[np.ndarray]] = field(init=False)
     union: list[list[np.ndarray]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
-    unscored: list[tuple[Sample, Prompt]] = field(default_factory=list)
-    described: bool = True
+    unscored: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.intersection, self.union = [[] for _ in self.variants], [[] for _ in self.variants]
@@ -45,26 +54,18 @@ class Scores:
         """mIoU in percent at every threshold, (K,)."""
         return 100 * metrics.iou(*self.counts(variant)).mean((0, 1))
 
-    def labels(self) -> list[dict[str, str | Sequence[str]]]:
-        """Slice labels of every scored expression."""
-        return [self.label(*pair) for pair in zip(self.samples, self.prompts, strict=True)]
-
-    def label(self, sample: Sample, prompt: Prompt) -> dict[str, str | Sequence[str]]:
-        """Slice labels of one expression."""
-        return {**sample.slices} if self.described else {**sample.slices, "modifier": prompt.parse.modifiers}
-
 
 @dataclass
 class ClassScores:
     """Counts of all scored images: `counts[variant][seed]` holds one ClassCounts an image, in the order of `images`.
-    `prompts`: of every class name that was looked for in one."""
+    `readings`: of every class name that was looked for in one."""
 
     variants: Sequence[Variant]
     seeds: Sequence[int]
     names: Sequence[str]
     images: list[str] = field(default_factory=list)
     counts: list[list[list[ClassCounts]]] = field(init=False)
-    prompts: list[Prompt] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,14 +98,14 @@ def summarize(scores: Scores | ClassScores, headline: int = -1, threshold: float
         "n_unscored": n_unscored,
         "n_failed": len(scores.failures),
         "failures": dict(Counter(f.reason for f in scores.failures)),
-        "n_fallback": dict(Counter(reason for p in scores.prompts for reason in p.fallbacks)),
-        "n_bound": sum(p.bind for p in scores.prompts),
+        "n_fallback": dict(Counter(rule for r in scores.readings for rule in r.fallbacks)),
+        "n_bound": sum(r.bound for r in scores.readings),
         "variants": entries,
     }
 
 
 def _expression_entries(scores: Scores, threshold: float | None) -> list[dict[str, Any]]:
-    slices = metrics.slice_rows(scores.labels())
+    slices = metrics.slice_rows(scores.labels)
     clusters = [s.image_id for s in scores.samples]
     entries: list[dict[str, Any]] = []
     base = None
