@@ -205,9 +205,9 @@ def test_a_file_replays_captions_by_picture_first(tmp_path, pictures):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ('{"expression": "dog", "cap', "line 2: Unterminated"), ({"expression": "dog"}, "line 2: no 'caption'"),
+        ('{"expression": "dog", "cap', "line 2: not whole JSON"), ({"expression": "dog"}, "line 2: no column 'caption'"),
         ({"expression": "dog", "caption": "a dog"}, "line 2: caption 'a dog' does not start with its expression 'dog'"),
-        ({"expression": "dog", "caption": "doghouse"}, "does not start with"), ("[1]", "line 2: list indices"),
+        ({"expression": "dog", "caption": "doghouse"}, "does not start with"), ("[1]", "line 2: .* is no JSON object"),
         ({"expression": "dog", "caption": "dog", "image": [1]}, "must be text"),
         ({"expression": "cat", "caption": "cat awake"}, "line 2: another caption stands above for 'cat' on every picture"),
     ],

@@ -4,15 +4,15 @@ Columns: `image` and `expression`; optional `mask` (path of a PNG, or COCO's run
 `category`, `id`. Every further column is a slice to report by. Paths are relative to the folder, or absolute.
 """
 
-import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attrbind_exp.data.dataset import Dataset, choose_image
+from attrbind_exp.data.rows import ENDINGS, read_rows
 from attrbind_exp.types import Failure, Sample, SampleError, UserError
 
 NEEDED = ("image", "expression")
@@ -38,7 +38,7 @@ def load_folder(
     failures: list[Failure] = []
     sizes: dict[Path, tuple[int, int]] = {}
     seen: set[str] = set()
-    for line, row in _read_rows(table):
+    for line, row in read_rows(table, NEEDED):
         if limit is not None and len(samples) + len(failures) >= limit:
             break
         sample_id = _text(row.get("id")) or f"line {line}"
@@ -57,57 +57,16 @@ def load_folder(
 
 
 def _find_table(base: Path, file: str | None) -> Path:
-    found = sorted(f.name for f in base.iterdir() if f.suffix in (".jsonl", ".csv"))
+    found = sorted(f.name for f in base.iterdir() if f.suffix in ENDINGS)
     here = f"'{base}' holds {', '.join(found) or 'no *.jsonl or *.csv'}"
     if file is None:
         if len(found) != 1:
             raise UserError(f"{here}; it needs one table of expressions, or dataset.file=NAME")
         return base / found[0]
     table = base / Path(file).expanduser()
-    if not table.is_file() or table.suffix not in (".jsonl", ".csv"):
+    if not table.is_file() or table.suffix not in ENDINGS:
         raise UserError(f"no table dataset.file='{file}': {here}; give the name of a *.jsonl or *.csv")
     return table
-
-
-def _read_rows(table: Path) -> Iterator[tuple[int, Row]]:
-    """Rows with their line numbers. Raises UserError for the first that is torn or lacks a needed column."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            for line, row in (_parse_csv if table.suffix == ".csv" else _parse_jsonl)(table, stream):
-                for column in NEEDED:
-                    if column not in row:
-                        raise UserError(
-                            f"'{table}', line {line}: no column '{column}', only {', '.join(row) or 'none'}; needed "
-                            f"are {', '.join(NEEDED)}, optional {', '.join(OPTIONAL)}, any other is a slice"
-                        )
-                yield line, row
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{table}' is not UTF-8 ({error}); save it as UTF-8") from error
-
-
-def _parse_jsonl(table: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
-    for line, text in enumerate(stream, 1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"'{table}', line {line}: not whole JSON ({error}); give one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"'{table}', line {line}: {text.strip()[:60]!r} is no JSON object; give one a line")
-        yield line, row
-
-
-def _parse_csv(table: Path, stream: Iterator[str]) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(stream, strict=True, skipinitialspace=True)
-    try:
-        for row in reader:
-            if None in row:
-                more = f"{len(row[None])} cells more than columns"
-                raise UserError(f"'{table}', line {reader.line_num}: {more}; put quotes around what holds commas")
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"'{table}', line {reader.reader.line_num}: {error}; give comma-separated values") from error
 
 
 def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, int]]) -> Sample:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
+from attrbind_exp.data.rows import read_rows
 from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.text.caption_cache import CaptionCache
 from attrbind_exp.types import TEMPLATE, UserError
@@ -145,33 +146,25 @@ def weights_identity(path: str) -> list[Any]:
 
 
 class FileCaptioner:
-    """Replays captions from JSON lines: {"expression": .., "caption": .., "image": ..}, where `image`, a file name, may
-    be left out of a row that holds for every picture.
+    """Replays captions from JSON lines or CSV: {"expression": .., "caption": .., "image": ..}, where `image`, a file
+    name, may be left out of a row that holds for every picture.
 
     Raises UserError for a torn line, a missing field, a caption that does not start with its expression, and two
     captions for one pair.
     """
 
     def __init__(self, file: str | None):
-        if file is None or not Path(file).expanduser().is_file():
-            raise UserError(f"no captioner.file='{file}'; give a file of JSON lines with expression, caption and image")
-        try:
-            text = Path(file).expanduser().read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(f"captioner.file='{file}' is not UTF-8 ({error}); save it as UTF-8") from error
+        if file is None:
+            raise UserError("no captioner.file given; give a file of rows with expression, caption and image")
         self.captions: dict[tuple[str | None, str], str] = {}
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    self._read(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise UserError(
-                        f"'{file}' line {number}: {_complaint(error)}; a line is "
-                        '{"expression": "dog", "caption": "dog on a bench", "image": "1.jpg"}, image may be left out'
-                    ) from error
+        for line, row in read_rows(Path(file).expanduser(), ("expression", "caption")):
+            try:
+                self._read(row)
+            except ValueError as error:
+                raise UserError(f"'{file}' line {line}: {error}; mend or remove that row") from error
 
     def _read(self, row: Mapping[str, Any]) -> None:
-        expression, caption, image = row["expression"], row["caption"], row.get("image")
+        expression, caption, image = row["expression"], row["caption"], row.get("image") or None
         if not isinstance(expression, str) or not isinstance(caption, str) or not isinstance(image, str | None):
             raise ValueError("expression, caption and image must be text")
         if not re.match(re.escape(expression) + r"(?!\w)", caption):
@@ -185,7 +178,3 @@ class FileCaptioner:
         """The file's captions, those for the picture itself first."""
         pairs = zip(names, expressions, strict=True)
         return [self.captions.get((name, text), self.captions.get((None, text))) for name, text in pairs]
-
-
-def _complaint(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)

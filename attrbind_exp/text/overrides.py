@@ -1,13 +1,10 @@
 """Parses corrected by hand: a JSONL or CSV file of expression, target and chunk."""
 
-import csv
-import io
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attrbind_exp.data.rows import read_rows
 from attrbind_exp.types import Override, UserError
 
 # What the audit's parses.csv has besides, so that rows cut from it can be corrected and given back.
@@ -26,8 +23,10 @@ def read_overrides(path: str | Path) -> dict[str, Override]:
     file = Path(path).expanduser()
     found: dict[str, Override] = {}
     lines: dict[str, int] = {}
-    for line, row in _rows(file):
+    for line, row in read_rows(file, KNOWN[:2]):
         try:
+            if unknown := [k for k in row if k not in (*KNOWN, *PASSED_OVER)]:
+                raise ValueError(f"unknown column '{unknown[0]}'; choose from {', '.join(KNOWN)}")
             expression = _text(row, "expression")
             if expression in lines:
                 raise ValueError(f"expression {expression!r} stands in line {lines[expression]} too; keep one of them")
@@ -72,40 +71,3 @@ def _text(row: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is {value!r}; give {name} as text")
     return value if name == "expression" else value.strip()
-
-
-def _rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, row) of each row of a file."""
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if file.suffix.lower() not in readers:
-        raise UserError(f"text_processor.overrides='{file}'; give a file that ends in .csv or .jsonl")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"text_processor.overrides='{file}' cannot be read ({error}); give a UTF-8 file") from error
-    for line, row in readers[file.suffix.lower()](text, file):
-        if unknown := [str(k) for k in row if k not in (*KNOWN, *PASSED_OVER)]:
-            raise UserError(f"'{file}' line {line}: unknown column '{unknown[0]}'; choose from {', '.join(KNOWN)}")
-        yield line, row
-
-
-def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="(a cell too many)", strict=True)
-    try:
-        for row in reader:
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(f"'{file}' is not CSV after line {reader.line_num} ({error}); put its quotes right") from error
-
-
-def _jsonl_rows(text: str, file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"'{file}' line {number} is not JSON ({error}); give one object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"'{file}' line {number} is {line.strip()[:60]!r}; give one object with expression, target")
-        yield number, row

@@ -1,0 +1,64 @@
+"""Tables that people write: JSON lines or CSV, one row a line, every error with its line."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrbind_exp.types import UserError
+
+ENDINGS = (".jsonl", ".csv")
+Row = dict[str, Any]
+
+
+def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """(line number, row) of each row; blank lines and spaces after commas do no harm.
+
+    Raises UserError naming file, line and mend: a file that is not there, of another ending or not UTF-8, a torn row,
+    one without a `needed` column.
+    """
+    if file.suffix.lower() not in ENDINGS:
+        raise UserError(f"'{file}' is no table of rows; give a file that ends in {' or '.join(ENDINGS)}")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{file}' is not UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"'{file}' cannot be read ({error.strerror}); give a file that is there") from error
+    parse = _parse_csv if file.suffix.lower() == ".csv" else _parse_jsonl
+    for line, row in parse(text, file):
+        for column in needed:
+            if column not in row:
+                raise UserError(
+                    f"'{file}' line {line}: no column '{column}', only {', '.join(row) or 'none'}; needed are "
+                    f"{', '.join(needed)}"
+                )
+        yield line, row
+
+
+def _parse_jsonl(text: str, file: Path) -> Iterator[tuple[int, Row]]:
+    for line, part in enumerate(text.split("\n"), 1):
+        if not part.strip():
+            continue
+        try:
+            row = json.loads(part)
+        except ValueError as error:
+            raise UserError(f"'{file}' line {line}: not whole JSON ({error}); give one object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"'{file}' line {line}: {part.strip()[:60]!r} is no JSON object; give one a line")
+        yield line, row
+
+
+def _parse_csv(text: str, file: Path) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    try:
+        for row in reader:
+            if None in row:
+                more = f"{len(row[None])} cells more than columns"
+                raise UserError(f"'{file}' line {reader.line_num}: {more}; put quotes around what holds commas")
+            yield reader.line_num, row
+    except csv.Error as error:
+        line = reader.reader.line_num
+        raise UserError(f"'{file}' line {line}: {error}; give comma-separated values, quotes in pairs") from error
