@@ -8,7 +8,7 @@ import numpy as np
 
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation import score
-from attrbind_exp.gallery import draw_galleries
+from attrbind_exp.gallery import Artist
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tracker import Tracker
@@ -33,7 +33,7 @@ def run_experiment(
     scores = score(dataset, segmenter, settings, store, captioner)
     summary = summarize(scores, settings.headline, settings.threshold)
     summary["seconds"] = round(time.perf_counter() - started, 3)
-    galleries = draw_galleries(dataset, scores, summary, segmenter, settings, store, captioner)
+    galleries = Artist(dataset, segmenter, settings, store, captioner).draw(scores, summary)
     curves = {v.label: scores.curve(i) for i, v in enumerate(settings.variants) if summary["n_scored"]}
     if curves:
         figures.threshold_curve(curves, store.folder / "threshold_curve.png")

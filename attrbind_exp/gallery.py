@@ -1,7 +1,7 @@
 """What the numbers look like: samples spread over the run, the most improved and the most harmed expressions."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,73 @@ MANY = 5  # variants; of more only the one that heads the summary is drawn
 Pictures = dict[str, Path]  # by caption
 
 
-def draw_galleries(
-    dataset: Dataset, scores: Scores | ClassScores, summary: dict[str, Any], segmenter: Segmenter,
-    settings: RunSettings, store: RunStore, captioner: Captioner | None,
-) -> dict[str, Pictures]:  # fmt: skip
-    """All galleries of a run by name; each is also stacked into NAME.png."""
-    if isinstance(scores, ClassScores):
-        galleries = {"gallery": draw_scenes(dataset, scores, summary, segmenter, settings, store, captioner)}
-    else:
-        picks = spread_out([*scores.samples, *scores.unscored], settings.gallery)
-        titled = [(sample, sample.text) for sample in picks]
-        galleries = {
-            "gallery": draw_expressions(
-                "gallery", titled, shown_variants(settings), segmenter, settings, store, captioner
-            )
-        }
-        for name, chosen in most_changed(scores, summary, settings).items():
+@dataclass(frozen=True)
+class Artist:
+    """All that drawing needs: heat maps are made again for the few samples that become pictures."""
+
+    dataset: Dataset
+    segmenter: Segmenter
+    settings: RunSettings
+    store: RunStore
+    captioner: Captioner | None = None
+
+    def draw(self, scores: Scores | ClassScores, summary: dict[str, Any]) -> dict[str, Pictures]:
+        """All galleries of a run by name; each is also stacked into NAME.png."""
+        if isinstance(scores, ClassScores):
+            galleries = {"gallery": self.draw_scenes(scores, summary)}
+        else:
+            settings = self.settings
+            picks = spread_out([*scores.samples, *scores.unscored], settings.gallery)
             pair = [settings.variants[0], settings.variants[settings.headline]]
-            galleries[name] = draw_expressions(name, chosen, pair, segmenter, settings, store, captioner)
-    for name, pictures in galleries.items():
-        figures.sheet(list(pictures.values()), store.folder / f"{name}.png")
-    return galleries
+            wanted = {"gallery": ([(sample, sample.text) for sample in picks], shown_variants(settings))}
+            wanted |= {name: (chosen, pair) for name, chosen in most_changed(scores, summary, settings).items()}
+            galleries = {name: self.draw_expressions(name, *chosen) for name, chosen in wanted.items()}
+        for name, pictures in galleries.items():
+            figures.sheet(list(pictures.values()), self.store.folder / f"{name}.png")
+        return galleries
+
+    def draw_expressions(
+        self, name: str, chosen: Sequence[tuple[Sample, str]], variants: Sequence[Variant]
+    ) -> Pictures:
+        """Image | ground truth | heat map of each variant, one picture an expression under its title."""
+        pictures: Pictures = {}
+        for number, (sample, title) in enumerate(chosen):
+            (item,), (heats,) = self._segment([sample], variants)
+            image = np.asarray(item.image)
+            panels = {"image": image}
+            if item.truth is not None:
+                panels["ground truth"] = figures.outline(image, item.truth)
+            panels |= {v.label: figures.overlay(image, row[0].values) for v, row in zip(variants, heats, strict=True)}
+            path = figures.panels(panels, title, self.store.gallery_path(name, number))
+            pictures[f"{sample.sample_id} {title}"] = path
+        return pictures
+
+    def draw_scenes(self, scores: ClassScores, summary: dict[str, Any]) -> Pictures:
+        """Image | label map | prediction of each variant at its own threshold, one picture an image."""
+        variants = shown_variants(self.settings)
+        thresholds = {e["label"]: e["threshold"] for e in summary["variants"]}
+        pictures: Pictures = {}
+        for number, image_id in enumerate(spread_out(scores.images, self.settings.gallery)):
+            samples = [s for s in self.dataset.samples if s.image_id == image_id]
+            if not samples:
+                continue  # no class was looked for: there is no picture to show
+            loaded, heats = self._segment(samples, variants)
+            image, truth = np.asarray(loaded[0].image), label_scene(self.dataset.scenes[image_id])
+            panels = {"image": image, "ground truth": figures.paint(image, truth)}
+            for v, variant in enumerate(variants):
+                threshold = thresholds.get(variant.label, summary["threshold"])
+                labels = predicted(loaded, [h[v][0].values for h in heats], threshold, self.dataset.classes)
+                panels[variant.label] = figures.paint(image, labels)
+            words = ", ".join(sample.text for sample in samples)
+            path = figures.panels(panels, words, self.store.gallery_path("gallery", number))
+            pictures[f"{image_id} {words}"] = path
+        return pictures
+
+    def _segment(self, samples: Sequence[Sample], variants: Sequence[Variant]) -> tuple[list[Loaded], list[Heats]]:
+        """Heat maps of samples that were scored before, under the first noise seed."""
+        loaded, _ = load_batch(samples, self.segmenter, self.captioner)
+        drawing = replace(self.settings, variants=variants, seeds=self.settings.seeds[:1])
+        return loaded, list(segment_batch(loaded, self.segmenter, drawing))
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:
@@ -79,55 +125,10 @@ def most_changed(scores: Scores, summary: dict[str, Any], settings: RunSettings)
     }
 
 
-def draw_expressions(
-    name: str, chosen: Sequence[tuple[Sample, str]], variants: Sequence[Variant], segmenter: Segmenter,
-    settings: RunSettings, store: RunStore, captioner: Captioner | None,
-) -> Pictures:  # fmt: skip
-    """Image | ground truth | heat map of each variant, one picture an expression under its title."""
-    drawing = replace(settings, variants=variants, seeds=settings.seeds[:1])
-    pictures: Pictures = {}
-    for number, (sample, title) in enumerate(chosen):
-        loaded, _ = load_batch([sample], segmenter, captioner)
-        heats = next(segment_batch(loaded, segmenter, drawing))
-        image, truth = np.asarray(loaded[0].image), loaded[0].truth
-        panels = {"image": image}
-        if truth is not None:
-            panels["ground truth"] = figures.outline(image, truth)
-        panels |= {v.label: figures.overlay(image, row[0].values) for v, row in zip(variants, heats, strict=True)}
-        pictures[f"{sample.sample_id} {title}"] = figures.panels(panels, title, store.gallery_path(name, number))
-    return pictures
-
-
-def draw_scenes(
-    dataset: Dataset, scores: ClassScores, summary: dict[str, Any], segmenter: Segmenter, settings: RunSettings,
-    store: RunStore, captioner: Captioner | None,
-) -> Pictures:  # fmt: skip
-    """Image | label map | prediction of each variant at its own threshold, one picture an image."""
-    variants = shown_variants(settings)
-    thresholds = {e["label"]: e["threshold"] for e in summary["variants"]}
-    drawing = replace(settings, variants=variants, seeds=settings.seeds[:1])
-    pictures: Pictures = {}
-    for number, image_id in enumerate(spread_out(scores.images, settings.gallery)):
-        loaded, _ = load_batch([s for s in dataset.samples if s.image_id == image_id], segmenter, captioner)
-        if not loaded:
-            continue  # no class was looked for: there is no picture to show
-        heats = list(segment_batch(loaded, segmenter, drawing))
-        image = np.asarray(loaded[0].image)
-        panels = {"image": image, "ground truth": figures.paint(image, label_scene(dataset.scenes[image_id]))}
-        for v, variant in enumerate(variants):
-            threshold = thresholds.get(variant.label, summary["threshold"])
-            panels[variant.label] = figures.paint(image, predicted(loaded, heats, v, threshold, dataset.classes))
-        words = ", ".join(item.sample.text for item in loaded)
-        pictures[f"{image_id} {words}"] = figures.panels(panels, words, store.gallery_path("gallery", number))
-    return pictures
-
-
 def predicted(
-    loaded: Sequence[Loaded], heats: Sequence[Heats], variant: int, threshold: float, names: Sequence[str]
+    loaded: Sequence[Loaded], heats: Sequence[np.ndarray], threshold: float, names: Sequence[str]
 ) -> np.ndarray:
     """Label map (H, W) of one image: the class of the highest heat where that reaches the threshold, else 0."""
-    maps = {
-        names.index(item.sample.category or ""): h[variant][0].values for item, h in zip(loaded, heats, strict=True)
-    }
-    best, value = classes.predict(maps, next(iter(maps.values())).shape)  # type: ignore[arg-type]
+    maps = {names.index(item.sample.category or ""): heat for item, heat in zip(loaded, heats, strict=True)}
+    best, value = classes.predict(maps, heats[0].shape)  # type: ignore[arg-type]
     return np.where(value >= np.float32(threshold), best, 0).astype(np.uint8)

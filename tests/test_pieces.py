@@ -155,6 +155,12 @@ def test_pictures_show_what_they_should(tmp_path):
     assert Image.open(path).width > 400
 
 
+def test_a_label_map_shows_classes_not_the_colours_beneath():
+    red, green = [90, 0, 0], [0, 90, 0]  # equally bright
+    painted = figures.paint(np.array([[red, green, red, red]], np.uint8), np.array([[1, 1, 0, 255]]))[0].tolist()
+    assert painted[0] == painted[1] and painted[2] == [30] * 3 and min(painted[3]) > 190
+
+
 def test_markdown_lines_up():
     lines = markdown(pd.DataFrame([["x", "1"], ["long", "22"]], columns=["a", "b"])).splitlines()
     assert lines == ["| a    |   b |", "| ---- | --: |", "| x    |   1 |", "| long |  22 |"]

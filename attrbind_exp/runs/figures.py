@@ -33,11 +33,12 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None], image, (0.25 * image + 0.75 * 255)).astype(np.uint8)
 
 
-def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.65) -> np.ndarray:
-    """An image with a label map (H, W) burnt in, a colour a class; the background stays, ignored pixels turn white."""
+def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.ndarray:
+    """An image in grey with a label map (H, W) laid on it, a colour a class; ignored pixels turn white."""
     colours = np.array(matplotlib.colormaps["tab20"].colors)[(labels.astype(int) - 1) % 20] * 255  # type: ignore[attr-defined]
     colours[labels == IGNORED] = 255
-    mixed = np.where((labels > 0)[..., None], (1 - strength) * image + strength * colours, image)
+    grey = image.mean(-1, keepdims=True).repeat(3, -1)
+    mixed = np.where((labels > 0)[..., None], (1 - strength) * grey + strength * colours, grey)
     return mixed.astype(np.uint8)
 
 
