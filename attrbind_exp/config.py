@@ -217,6 +217,14 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 
+def shard(cfg: DictConfig) -> tuple[int, int]:
+    """(k, n) of shard=K/N, (0, 1) where there is none. Raises UserError for anything but K/N with K < N."""
+    match = re.fullmatch(r"(\d+)/(\d+)", "0/1" if cfg.shard is None else str(cfg.shard))
+    if match is None or int(match[1]) >= int(match[2]):
+        raise UserError(f"shard={cfg.shard}; give K/N with K from 0 to N - 1, such as 0/7")
+    return int(match[1]), int(match[2])
+
+
 def text_settings(cfg: DictConfig) -> TextSettings:
     """TextSettings of the composed config. Raises UserError for a file of overrides that cannot be used."""
     t = cfg.text_processor

@@ -34,9 +34,11 @@ def score(
         scores = ClassScores(settings.variants, settings.seeds, dataset.classes)
     else:
         scores = Scores(settings.variants)
-    batches = plan(dataset, settings.batch_size)
+    number, count = settings.shard
+    # Batches, not images, are shared out: another batch would be another sum in floating point.
+    batches = plan(dataset, settings.batch_size)[number::count]
     done, rows, failures = take_up(dataset, batches, store)
-    fail([*dataset.failures, *failures], scores, store)
+    fail([*([] if number else dataset.failures), *failures], scores, store)
     samples = {s.sample_id: s for s in dataset.samples}
     for part in rows:
         take(part, samples, scores)

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
+from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError
@@ -40,35 +41,50 @@ def main(cfg: DictConfig) -> float | None:
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    settings = RunSettings(found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds))
+    settings = RunSettings(
+        found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg)
+    )
     store = RunStore(folder, key)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
     try:
         summary = run_experiment(dataset, segmenter, settings, store, tracker, captioner)
-        summary |= {
-            "dataset": dataset.name,
-            "split": cfg.dataset.get("split"),
-            "model": cfg.model.path,
-            "model_name": cfg.model.name,
-        }
-        summary |= {"overrides": list(HydraConfig.get().overrides.task)}
-        summary |= {"captioner": HydraConfig.get().runtime.choices["captioner"], "note": note(cfg, dataset.note)}
-        summary |= {"config_hash": key, "version": __version__}
-        store.write_summary(summary)
+        choices = HydraConfig.get()
+        summary["captioner"] = choices.runtime.choices["captioner"]
+        summary["overrides"] = list(choices.overrides.task)
+        summary |= facts(cfg, dataset)
+        write_figures(summary, store)
     finally:
         store.close()
         upload = tracker.close()
-    table = ablation(summary)
-    store.write_text("ablation.csv", table.to_csv(index=False))
-    store.write_text("ablation.md", markdown(table) + "\n")
-    show(summary, markdown(table), upload, store.folder)
-    if summary["n_scored"] + summary["n_unscored"] == 0:
+    show(summary, markdown(ablation(summary)), upload, store.folder)
+    if summary["n_failed"] and summary["n_scored"] + summary["n_unscored"] == 0:
         raise UserError(
             f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
         )
     return summary["mIoU"]
+
+
+def facts(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+    """What a summary says of the run's making."""
+    return {
+        "dataset": dataset.name,
+        "split": cfg.dataset.get("split"),
+        "model": cfg.model.path,
+        "model_name": cfg.model.name,
+        "note": note(cfg, dataset.note),
+        "config_hash": config.config_hash(cfg),
+        "version": __version__,
+    }
+
+
+def write_figures(summary: dict[str, Any], store: RunStore) -> None:
+    """The table in two forms, then the summary: where that is, the run is finished."""
+    table = ablation(summary)
+    store.write_text("ablation.csv", table.to_csv(index=False))
+    store.write_text("ablation.md", markdown(table) + "\n")
+    store.write_summary(summary)
 
 
 def note(cfg: DictConfig, dataset_note: str | None) -> str | None:

@@ -42,7 +42,7 @@ COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/
     ("library", "allowed"),
     [
         ("hydra", COMMANDS | {"sweep.py", "config.py"}),
-        ("omegaconf", COMMANDS | {"sweep.py", "config.py"}),
+        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "merge.py"}),
         ("wandb", {"runs/tracker.py"}),
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),

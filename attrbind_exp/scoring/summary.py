@@ -97,8 +97,8 @@ def summarize(scores: Scores | ClassScores, headline: int = -1, threshold: float
         "n_scored": n_scored,
         "n_unscored": n_unscored,
         "n_failed": len(scores.failures),
-        "failures": dict(Counter(f.reason for f in scores.failures)),
-        "n_fallback": dict(Counter(rule for r in scores.readings for rule in r.fallbacks)),
+        "failures": dict(sorted(Counter(f.reason for f in scores.failures).items())),
+        "n_fallback": dict(sorted(Counter(rule for r in scores.readings for rule in r.fallbacks).items())),
         "n_bound": sum(r.bound for r in scores.readings),
         "variants": entries,
     }
