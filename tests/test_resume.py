@@ -153,8 +153,10 @@ def test_a_full_disk_is_named_and_rows_are_kept(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"image_id": "1"}\n'
 
 
-def kill_and_restart(folder, kills):
-    """Start the run, kill it at a random moment of its evaluation, `kills` times; then let it end."""
+def kill_and_restart(folder, kills, total):
+    """Start the run, kill it at a random moment of its evaluation, `kills` times; then let it end. `total`: bytes of all
+    rows, so that the kills are spread over the run. Returns how many found it alive."""
+    hits = 0
     rng = random.Random(0)
     start = [sys.executable, "-m", "attrbind_exp.run", *given(folder)]
     for _ in range(kills):
@@ -162,24 +164,28 @@ def kill_and_restart(folder, kills):
         size = rows.stat().st_size if rows.is_file() else 0
         process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        more = rng.randint(1, 60_000)
+        more = rng.randint(1, max(1, total // (2 * kills)))
         while process.poll() is None and time.monotonic() < deadline:
             if rows.is_file() and rows.stat().st_size >= size + more:
                 break
             time.sleep(0.01)
+        hits += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(start, capture_output=True).returncode == 0
+    return hits
 
 
 def test_kills_at_random_moments_change_nothing(tmp_path):
     assert command(*given(tmp_path / "whole"))[0] == 0
-    kill_and_restart(tmp_path / "killed", 3)
+    total = (tmp_path / "whole" / "expressions.jsonl").stat().st_size
+    assert kill_and_restart(tmp_path / "killed", 3, total) == 3
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
     assert command(*given(tmp_path / "whole"))[0] == 0
-    kill_and_restart(tmp_path / "killed", 20)
+    total = (tmp_path / "whole" / "expressions.jsonl").stat().st_size
+    assert kill_and_restart(tmp_path / "killed", 20, total) == 20
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
