@@ -63,9 +63,8 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line as Hydra needs it; everything else is passed on as typed.
 
     Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
-    sweeps/NAME.yaml; free text (expressions, paths)
-    is quoted, so that commas and spaces need no second pair of quotes; -m may stand anywhere. Raises UserError for an
-    option that a group does not have.
+    sweeps/NAME.yaml; free text (expressions, paths) is quoted, so that commas and spaces need no second pair of quotes;
+    -m may stand anywhere. Raises UserError for an option that a group does not have.
     """
     multirun = [a for a in arguments if a in ("-m", "--multirun")]
     rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]

@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
         if OmegaConf.is_missing(cfg, key) or not str(cfg[key]).strip():
             raise UserError(f'no {key} given; use image=photo.jpg expression="white dog playing with two black dogs"')
     from attrbind_exp.data.images import read_image
-    from attrbind_exp.diffusion.model import load_model
+    from attrbind_exp.diffusion.model import load_model, overflowed
     from attrbind_exp.runs import figures
     from attrbind_exp.runs.store import picture_folder
     from attrbind_exp.segmentation.segmenter import Segmenter
@@ -40,6 +40,8 @@ def main(cfg: DictConfig) -> None:
     bound = text.bind([prompt], variants)[0]
     latents = model.encode_images([image]).expand(len(bound), -1, -1, -1)
     completed = segmenter.complete(latents, ["0"] * len(bound), bound)
+    if any(overflowed(latents)) or any(overflowed(completed)):
+        raise UserError(f"image={cfg.image}: half precision overflows on this picture; use model.dtype=bf16 or fp32")
     heats = [segmenter.heat_map(c, (image.height, image.width)) for c in completed]
 
     folder = picture_folder(HydraConfig.get().runtime.output_dir)

@@ -268,6 +268,19 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
     assert Image.open(tmp_path / "out" / "mask.png").size == (150, 90)
 
 
+def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):
+    from attrbind_exp.diffusion.model import DiffusionModel
+
+    encode = DiffusionModel.encode_images
+    monkeypatch.setattr(DiffusionModel, "encode_images", lambda self, images: encode(self, images) * float("nan"))
+    picture(90, 150).save(tmp_path / "photo.png")
+    code, _, err = command(
+        f"image={tmp_path}/photo.png", "expression=dog", f"hydra.run.dir={tmp_path}/out", module="segment"
+    )
+    assert code == 2 and "overflows on this picture; use model.dtype=bf16 or fp32" in err
+    assert not (tmp_path / "out" / "mask.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
