@@ -42,18 +42,23 @@ class Segmented:
     failures: list[Failure]
 
 
-def plan(dataset: Dataset, size: int) -> list[dict[str, list[Sample]]]:
-    """The batches of a dataset: samples by image id, as many images together as have up to `size` expressions.
+Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
-    An image is never split: class-wise scores need all its classes. Images of a class-wise dataset without any label
-    are in it, too.
-    """
+
+def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
+    """The samples of every image. Images of a class-wise dataset without any label are in it, too."""
     groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
     for sample in dataset.samples:
         groups.setdefault(sample.image_id, []).append(sample)
-    batches: list[dict[str, list[Sample]]] = [{}]
+    return groups
+
+
+def plan(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:
+    """Batches: as many images together as have up to `size` expressions. An image is never split: class-wise scores
+    need all its classes."""
+    batches: list[dict[str, Sequence[Sample]]] = [{}]
     filled = 0
-    for image, samples in groups.items():
+    for image, samples in images.items():
         weight = max(1, len(samples))
         if batches[-1] and filled + weight > size:
             batches.append({})
@@ -64,15 +69,14 @@ def plan(dataset: Dataset, size: int) -> list[dict[str, list[Sample]]]:
 
 
 def segment_images(
-    batches: Sequence[Mapping[str, Sequence[Sample]]], segmenter: Segmenter, settings: RunSettings,
-    captioner: Captioner | None = None, done: int = 0,
-) -> Iterator[Segmented]:  # fmt: skip
-    """Every image of the planned batches, the first `done` batches left out."""
-    total = sum(map(len, batches))
-    with tqdm(total=total, initial=sum(map(len, batches[:done])), desc="images", unit="img", disable=None) as progress:
-        for batch in batches[done:]:
+    images: Images, segmenter: Segmenter, settings: RunSettings, captioner: Captioner | None = None, done: int = 0
+) -> Iterator[Segmented]:
+    """Every image in order, the first `done` left out."""
+    left = dict(list(images.items())[done:])
+    with tqdm(total=len(images), initial=done, desc="images", unit="img", disable=None) as progress:
+        for batch in plan(left, settings.batch_size):
             samples = [sample for group in batch.values() for sample in group]
-            loaded, failures = load_batch(samples, segmenter, captioner, settings.batch_size)
+            loaded, failures = load_batch(samples, segmenter, captioner)
             heats = segment_batch(loaded, segmenter, settings)
             for image in batch:
                 items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
@@ -81,7 +85,7 @@ def segment_images(
 
 
 def load_batch(
-    samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None, batch_size: int = 64
+    samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None
 ) -> tuple[list[Loaded], list[tuple[Sample, Failure]]]:
     """Pictures, their latents, captions, prompts and ground truths; what cannot be used comes back as a failure."""
     failures: list[tuple[Sample, Failure]] = []
@@ -97,7 +101,11 @@ def load_batch(
             failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     captions = _captions([s for s, _ in readable], pictures, captioner)
     prompts = segmenter.text.prepare([s.text for s, _ in readable], [s.category for s, _ in readable], captions)
-    latents = encode_images({s.image_path: pictures[s.image_path] for s, _ in readable}, segmenter, batch_size)
+    # One by one: a picture's latents do not depend on which others come with it.
+    latents = {
+        path: segmenter.model.encode_images([pictures[path]])[0]
+        for path in dict.fromkeys(s.image_path for s, _ in readable)
+    }
     loaded = []
     for (sample, truth), prompt, caption in zip(readable, prompts, captions, strict=True):
         try:
@@ -113,18 +121,6 @@ def load_batch(
         except SampleError as error:
             failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     return loaded, failures
-
-
-def encode_images(
-    pictures: Mapping[Path, Image.Image], segmenter: Segmenter, batch_size: int
-) -> dict[Path, torch.Tensor]:
-    """Latents (C, h, w) of every picture, `batch_size` at a time."""
-    paths = list(pictures)
-    found: dict[Path, torch.Tensor] = {}
-    for start in range(0, len(paths), batch_size):
-        part = paths[start : start + batch_size]
-        found |= zip(part, segmenter.model.encode_images([pictures[path] for path in part]), strict=True)
-    return found
 
 
 def _captions(
@@ -167,7 +163,8 @@ def _complete(
         part = keys[start : start + batch_size]
         items, edits = zip(*(passes[key] for key in part), strict=True)
         latents = torch.stack([item.latents for item in items])
-        found |= zip(part, segmenter.complete(latents, [i.sample.image_id for i in items], edits, seed), strict=True)
+        ids = [item.sample.image_id for item in items]
+        found |= zip(part, segmenter.complete(latents, ids, edits, seed, batch_size), strict=True)
     return found
 
 

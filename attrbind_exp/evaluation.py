@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Loaded, Segmented, check_finite, plan, segment_images
+from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.store import RunStore
@@ -27,7 +27,7 @@ def score(
 ) -> Scores | ClassScores:
     """The evaluation loop: class-wise where the dataset has classes, else expression by expression.
 
-    Batches that an earlier start of the same run has finished are taken from the store.
+    Images that an earlier start of the same run has finished are taken from the store.
     """
     scores: Scores | ClassScores
     if dataset.classes:
@@ -35,14 +35,13 @@ def score(
     else:
         scores = Scores(settings.variants)
     number, count = settings.shard
-    # Batches, not images, are shared out: another batch would be another sum in floating point.
-    batches = plan(dataset, settings.batch_size)[number::count]
-    done, rows, failures = take_up(dataset, batches, store)
-    fail([*([] if number else dataset.failures), *failures], scores, store)
+    images = dict(list(by_image(dataset).items())[number::count])
+    done, rows, failures = take_up(images, [] if number else dataset.failures, store)
+    fail(failures, scores, store)
     samples = {s.sample_id: s for s in dataset.samples}
     for part in rows:
         take(part, samples, scores)
-    for image in segment_images(batches, segmenter, settings, captioner, done):
+    for image in segment_images(images, segmenter, settings, captioner, done):
         made, failed = score_image(image, dataset, settings)
         store.add_rows(row for part in made for row in part)
         fail(failed, scores, store)
@@ -51,31 +50,23 @@ def score(
     return scores
 
 
-def take_up(
-    dataset: Dataset, batches: Sequence[Mapping[str, Sequence[Sample]]], store: RunStore
-) -> tuple[int, list[list[Row]], list[Failure]]:
-    """How many batches an earlier start has finished, their rows by expression or image, and their failures.
+def take_up(images: Images, known: Sequence[Failure], store: RunStore) -> tuple[int, list[list[Row]], list[Failure]]:
+    """How many images an earlier start has finished, their rows by expression or image, and all failures so far, those
+    `known` beforehand among them.
 
-    All but the last image that has a row are whole. Whole batches are kept, so that a run goes on with the very batches
-    that it would have had.
+    Images are scored in order, so all before the last one with a row are whole; that one may be torn and is done again.
     """
-    order = {image: i for i, image in enumerate(image for batch in batches for image in batch)}
+    order = {image: i for i, image in enumerate(images)}
     found = [(row, end) for row, end in store.read_rows() if row["image_id"] in order]
-    reached = max((order[row["image_id"]] for row, _ in found), default=0)
-    done = 0
-    while done < len(batches) and all(order[image] < reached for image in batches[done]):
-        done += 1
-    kept_images = {image for batch in batches[:done] for image in batch}
-    kept = [(row, end) for row, end in found if row["image_id"] in kept_images]
-    owner = {s.sample_id: s.image_id for s in dataset.samples}
-    known = set(dataset.failures)  # these are counted anyway
-    earlier = [f for f in store.read_failures() if f not in known]
-    failures = [f for f in earlier if owner.get(f.sample_id, f.sample_id) in kept_images]
+    done = max((order[row["image_id"]] for row, _ in found), default=0)
+    kept = [(row, end) for row, end in found if order[row["image_id"]] < done]
+    owner = {sample.sample_id: image for image, samples in images.items() for sample in samples}
+    earlier = [f for f in store.read_failures() if order.get(owner.get(f.sample_id, f.sample_id), done) < done]
     store.keep(kept[-1][1] if kept else 0)
     parts: dict[str, list[Row]] = {}
     for row, _ in kept:
         parts.setdefault(row.get("sample_id", row["image_id"]), []).append(row)
-    return done, list(parts.values()), failures
+    return done, list(parts.values()), [*known, *earlier]
 
 
 def fail(failures: Sequence[Failure], scores: Scores | ClassScores, store: RunStore) -> None:

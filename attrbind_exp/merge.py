@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.evaluation import Row, fail, plan, take
+from attrbind_exp.batch import by_image
+from attrbind_exp.evaluation import Row, fail, take
 from attrbind_exp.run import facts, show, write_figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import ablation, markdown
@@ -42,7 +43,7 @@ def merge(folder: Path) -> dict[str, Any]:
     store.keep(0)
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg))
     samples = {s.sample_id: s for s in dataset.samples}
-    for image in (image for batch in plan(dataset, 1) for image in batch):
+    for image in by_image(dataset):
         parts = list(rows[image].values())
         store.add_rows(row for part in parts for row in part)
         for part in parts:

@@ -214,7 +214,7 @@ class RunSettings:
 
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
-    the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th batch from
+    the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
     the k-th on.
     """
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,25 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, model,
     assert (tmp_path / "cut/expressions.jsonl").read_bytes() == rows
     # An image is a batch here. Made again: what is missing, and the last image written, which might have been torn.
     assert len(set(passes)) == 6 - max(0, after - 1)
+
+
+def test_an_interrupted_run_goes_on_with_another_batch_size(tmp_path, model, whole):
+    dataset, summary, rows = whole
+    interrupted(dataset, model, tmp_path / "cut", 3)
+    store = RunStore(tmp_path / "cut", "key")
+    found = summarize(score(dataset, make_segmenter(model), replace(SETTINGS, batch_size=7), store))
+    store.close()
+    assert [v["n"] for v in found["variants"]] == [v["n"] for v in summary["variants"]]
+    assert found["mIoU"] == pytest.approx(summary["mIoU"], abs=0.01)  # sums of another batch: a pixel at a threshold
+    kept = (tmp_path / "cut/expressions.jsonl").read_bytes().splitlines()
+    names = [
+        [(r["sample_id"], r["text_processor"], r["seed"]) for r in map(json.loads, x)]
+        for x in (kept, rows.splitlines())
+    ]
+    assert names[0] == names[1]
+    assert (
+        kept[:24] == rows.splitlines()[:24]
+    )  # two images of three expressions, two variants, two seeds: not made again
 
 
 def test_failures_are_neither_lost_nor_doubled(tmp_path, model, refer_folder):

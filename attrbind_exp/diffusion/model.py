@@ -21,6 +21,7 @@ from attrbind_exp.types import UserError
 transformers.logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()
 
+TEXT_BATCH = 8  # texts encoded at once
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
@@ -60,10 +61,12 @@ class DiffusionModel:
         """Last hidden states of prompts, (B, L, D), each in the full padded window.
 
         The final layer norm is in them. Stable Diffusion 2.x reads OpenCLIP's penultimate layer by shipping an encoder
-        without the last one, so the same line serves both.
+        without the last one, so the same line serves both. Always TEXT_BATCH texts at once: a text's embedding does not
+        depend on which others come with it.
         """
         ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)]).to(self.device)
-        return self.text_encoder(ids).last_hidden_state
+        states = [self.text_encoder(fill(part, TEXT_BATCH)).last_hidden_state for part in ids.split(TEXT_BATCH)]
+        return torch.cat(states)[: len(texts)]
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -88,6 +91,15 @@ class DiffusionModel:
     def denoise(self, noisy: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         """One conditional UNet pass: (B, C, h, w) and (B, L, D) to the predicted noise (B, C, h, w)."""
         return self.unet(noisy, timestep, embeddings, return_dict=False)[0]
+
+
+def fill(rows: Tensor, size: int) -> Tensor:
+    """`rows` (B, ...) with the last one repeated, `size` rows in all.
+
+    Kernels add in another order for another number of rows, but a row is the same whatever the others hold. So figures
+    that must not depend on what shares a batch come from batches of one size.
+    """
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
 
 
 def overflowed(latents: Tensor) -> list[bool]:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrbind_exp.diffusion.attention import choose_layers, find_layers, record
-from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, overflowed
+from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, fill, overflowed
 from attrbind_exp.segmentation import score_map
 from attrbind_exp.text.processor import TextProcessor
 from attrbind_exp.types import BoundPrompt, HeatMap, MapSettings, SampleError, UserError, Variant
@@ -73,25 +73,27 @@ class Segmenter:
 
     @torch.no_grad()
     def complete(
-        self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt], seed: int | None = None
-    ) -> Tensor:
+        self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt], seed: int | None = None,
+        batch_size: int = 1,
+    ) -> Tensor:  # fmt: skip
         """Completed score maps (B, h, w) of B bound prompts on B latents (B, C, h, w); one UNet pass a timestep and
         draw. They are what a heat map is made of, before its image's size comes in. `seed` of the noise, if it is not
-        to be the settings' own."""
-        embeddings = torch.stack([b.embedding for b in bound]).to(self.model.device, self.model.dtype)
-        weights = torch.stack([b.weights for b in bound]).to(self.model.device)
+        to be the settings' own; `batch_size`: the pass has as many rows at least (see `fill`)."""
+        count, rows = len(bound), max(len(bound), batch_size)
+        embeddings = fill(torch.stack([b.embedding for b in bound]), rows).to(self.model.device, self.model.dtype)
+        weights = fill(torch.stack([b.weights for b in bound]), rows).to(self.model.device)
         grid = (latents.shape[-2], latents.shape[-1])
         passes = [(t, draw) for t in self.settings.timesteps for draw in range(self.settings.draws)]
-        total = torch.zeros(len(bound), *grid, device=self.model.device)
+        total = torch.zeros(rows, *grid, device=self.model.device)
         for timestep, draw in passes:
             noisy = self.model.add_noise(
                 latents, image_ids, timestep, draw, self.settings.seed if seed is None else seed
             )
             with record(self.model.unet, self.layers, weights) as attention:
-                self.model.denoise(noisy, timestep, embeddings)
+                self.model.denoise(fill(noisy, rows), timestep, embeddings)
             score = score_map.initial_score_map(attention.cross, self.weights, grid)
             total += score_map.complete(score, attention.full)
-        return total / len(passes)
+        return total[:count] / len(passes)
 
     @staticmethod
     def heat_map(completed: Tensor, size: tuple[int, int]) -> HeatMap:
