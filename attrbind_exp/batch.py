@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.images import read_image
@@ -73,15 +72,13 @@ def segment_images(
 ) -> Iterator[Segmented]:
     """Every image in order, the first `done` left out."""
     left = dict(list(images.items())[done:])
-    with tqdm(total=len(images), initial=done, desc="images", unit="img", disable=None) as progress:
-        for batch in plan(left, settings.batch_size):
-            samples = [sample for group in batch.values() for sample in group]
-            loaded, failures = load_batch(samples, segmenter, captioner)
-            heats = segment_batch(loaded, segmenter, settings)
-            for image in batch:
-                items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
-                yield Segmented(image, items, [failure for sample, failure in failures if sample.image_id == image])
-            progress.update(len(batch))
+    for batch in plan(left, settings.batch_size):
+        samples = [sample for group in batch.values() for sample in group]
+        loaded, failures = load_batch(samples, segmenter, captioner)
+        heats = segment_batch(loaded, segmenter, settings)
+        for image in batch:
+            items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
+            yield Segmented(image, items, [failure for sample, failure in failures if sample.image_id == image])
 
 
 def load_batch(

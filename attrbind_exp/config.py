@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -70,7 +71,16 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
     rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
     if any(a.startswith("+sweeps=") for a in rewritten):
         rewritten.insert(0, f"hydra.searchpath=['file://{SWEEPS.parent}']")
+    elif multirun and not any(a.startswith("hydra.sweep.dir=") for a in rewritten):
+        rewritten.insert(0, f"hydra.sweep.dir='outputs/sweep/{_escape(sweep_name(rewritten))}'")
     return multirun[:1] + rewritten
+
+
+def sweep_name(arguments: Sequence[str]) -> str:
+    """A folder's name for a multirun: the same for the same command, so that it goes on when it is started again."""
+    told = [a for a in arguments if not a.startswith(("hydra", "tracker", "gallery=", "changed="))]
+    name = re.sub(r"[^\w.,=+\[\]-]+", "-", ",".join(told).replace(".value=", "=")) or "default"
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _rewrite(argument: str) -> str:
@@ -80,6 +90,10 @@ def _rewrite(argument: str) -> str:
     if key in FREE_TEXT:
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
         return argument if quoted or "${" in value else f"{key}='{_escape(value)}'"
+    if key == "launcher" or key.startswith("launcher."):
+        if key == "launcher" and value not in options("hydra/launcher"):
+            raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")
+        return f"hydra/{argument}" if key == "launcher" else f"hydra.{argument}"
     if key == "sweep":
         known = sorted(f.stem for f in SWEEPS.glob("*.yaml"))
         if value not in known:
@@ -123,6 +137,9 @@ def run_main(main: Callable[[], Any]) -> None:
         main()
     except MENDABLE as error:
         _exit(error)
+    except KeyboardInterrupt:
+        print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -136,6 +153,10 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
             _exit(error)
+        except Exception:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
+                traceback.print_exc()
+            raise
 
     return run
 

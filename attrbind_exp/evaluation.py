@@ -12,6 +12,7 @@ import numpy as np
 from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.summary import ClassScores, Reading, Scores
@@ -41,12 +42,19 @@ def score(
     samples = {s.sample_id: s for s in dataset.samples}
     for part in rows:
         take(part, samples, scores)
-    for image in segment_images(images, segmenter, settings, captioner, done):
-        made, failed = score_image(image, dataset, settings)
-        store.add_rows(row for part in made for row in part)
-        fail(failed, scores, store)
-        for part in made:
-            take(part, samples, scores)
+    progress = Progress(store, len(images), settings.variants[settings.headline])
+    progress.update(done, (row for part in rows for row in part), fresh=False)
+    try:
+        for image in segment_images(images, segmenter, settings, captioner, done):
+            made, failed = score_image(image, dataset, settings)
+            written = [row for part in made for row in part]
+            store.add_rows(written)
+            fail(failed, scores, store)
+            for part in made:
+                take(part, samples, scores)
+            progress.update(1, written)
+    finally:
+        progress.close()
     return scores
 
 

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import re
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,9 @@ from attrbind_exp.scoring.summary import ClassScores, Scores, summarize
 from attrbind_exp.types import Failure, UserError
 
 
-def merge(folder: Path) -> dict[str, Any]:
-    """Write DIR/merged from the finished shards below DIR and return its summary. Pictures are not drawn.
-
-    Raises UserError where shards are missing, stand twice or were not made by one configuration.
-    """
-    shards = find_shards(folder)
+def merge(shards: Mapping[str, Path], target: Path) -> dict[str, Any]:
+    """Write the run that `shards` (folders by shard) are parts of into `target` and return its summary. Pictures are
+    not drawn."""
     cfg = read_config(next(iter(shards.values())))
     cfg.shard = None
     dataset = config.load_dataset(cfg)
@@ -39,7 +38,7 @@ def merge(folder: Path) -> dict[str, Any]:
         for line in (shard / "expressions.jsonl").read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             rows[row["image_id"]].setdefault(row.get("sample_id", row["image_id"]), []).append(row)
-    store = RunStore(folder / "merged", config.config_hash(cfg))
+    store = RunStore(target, config.config_hash(cfg))
     store.keep(0)
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg))
     samples = {s.sample_id: s for s in dataset.samples}
@@ -60,28 +59,37 @@ def merge(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def find_shards(folder: Path) -> dict[str, Path]:
-    """Folders of the finished shards below `folder`, by shard."""
-    found: dict[str, Path] = {}
-    hashes: dict[str, Path] = {}
+def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
+    """The finished shards below `folder`: {name of a merged run: {shard: its folder}}, a set for every configuration.
+
+    Raises UserError where shards are missing or stand twice.
+    """
+    sets: dict[str, dict[str, Path]] = {}
+    names: dict[str, str] = {}
     for file in sorted(folder.glob("**/summary.json")):
         cfg = read_config(file.parent)
         if cfg.get("shard") is None:
             continue
-        if cfg.shard in found:
-            raise UserError(f"shard {cfg.shard} stands twice, in '{found[cfg.shard]}' and '{file.parent}'; remove one")
-        found[cfg.shard] = file.parent
-        cfg.shard = None
-        hashes.setdefault(config.config_hash(cfg), file.parent)
-    if len(hashes) > 1:
-        first, second = list(hashes.values())[:2]
-        raise UserError(f"'{first}' and '{second}' are shards of different runs; merge the shards of one")
-    count = int(next(iter(found)).partition("/")[2]) if found else 0
-    if lacking := [f"{k}/{count}" for k in range(count) if f"{k}/{count}" not in found]:
-        raise UserError(f"no finished run of shard {', '.join(lacking)} below '{folder}'; start it again, then merge")
-    if not found:
+        shard, cfg.shard = str(cfg.shard), None
+        key = f"{config.config_hash(cfg)}/{shard.partition('/')[2]}"
+        # The folder that the run would have had without the shard in its name.
+        inner = re.sub(r",?shard=\d+/\d+", "", str(file.parent.relative_to(folder))).strip(",/")
+        names.setdefault(key, f"merged,{inner}" if inner else "merged")
+        found = sets.setdefault(key, {})
+        if shard in found:
+            raise UserError(f"shard {shard} stands twice, in '{found[shard]}' and '{file.parent}'; remove one")
+        found[shard] = file.parent
+    if not sets:
         raise UserError(f"no finished shard below '{folder}'; run with shard=0/N .. first")
-    return {f"{k}/{count}": found[f"{k}/{count}"] for k in range(count)}
+    for key, found in sets.items():
+        count = int(key.partition("/")[2])
+        if lacking := [f"{k}/{count}" for k in range(count) if f"{k}/{count}" not in found]:
+            raise UserError(
+                f"no finished run of shard {', '.join(lacking)} beside '{next(iter(found.values()))}'; start it again, "
+                "then merge"
+            )
+    return {names[key]: {s: found[s] for s in sorted(found, key=lambda s: int(s.partition("/")[0]))}
+            for key, found in sets.items()}  # fmt: skip
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -95,11 +103,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     folder = parser.parse_args().folder
     try:
-        summary = merge(folder)
+        for name, shards in shard_sets(folder).items():
+            summary = merge(shards, folder / name)
+            show(summary, markdown(ablation(summary)), None, folder / name)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    show(summary, markdown(ablation(summary)), None, folder / "merged")
 
 
 if __name__ == "__main__":

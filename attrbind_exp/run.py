@@ -23,13 +23,24 @@ BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
-    text_settings = config.text_settings(cfg)
+    config.text_settings(cfg)
     folder, key = Path(HydraConfig.get().runtime.output_dir), config.config_hash(cfg)
     if (done := finished(folder, key)) is not None:
         show(done, markdown(ablation(done)), "this run was finished before: nothing to do", folder)
         return done["mIoU"]
     dataset = config.load_dataset(cfg)
     captioner = instantiate(cfg.captioner)
+    with RunStore(folder, key) as store:
+        summary = evaluate(cfg, dataset, captioner, store)
+    if summary["n_failed"] and summary["n_scored"] + summary["n_unscored"] == 0:
+        raise UserError(
+            f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
+        )
+    return summary["mIoU"]
+
+
+def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
+    """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
     # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import run_experiment
@@ -37,14 +48,13 @@ def main(cfg: DictConfig) -> float | None:
     from attrbind_exp.text.processor import TextProcessor
 
     model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
-    text = TextProcessor(model.tokenizer, model.encode_text, text_settings)
+    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     settings = RunSettings(
         found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg)
     )
-    store = RunStore(folder, key)
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
@@ -56,14 +66,9 @@ def main(cfg: DictConfig) -> float | None:
         summary |= facts(cfg, dataset)
         write_figures(summary, store)
     finally:
-        store.close()
         upload = tracker.close()
     show(summary, markdown(ablation(summary)), upload, store.folder)
-    if summary["n_failed"] and summary["n_scored"] + summary["n_unscored"] == 0:
-        raise UserError(
-            f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
-        )
-    return summary["mIoU"]
+    return summary
 
 
 def facts(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: once its runs are done, the table or figure that sweeps/*.yaml asks for."""
+"""What a sweep leaves behind: shards made one, the table or figure that sweeps/*.yaml asks for, and who failed."""
 
 import shlex
 import sys
@@ -13,18 +13,27 @@ from attrbind_exp.types import UserError
 
 
 class SweepReport(Callback):
-    """Hydra calls it in the launching process when all runs of a multirun are done."""
+    """Hydra calls it in the launching process when all runs of a multirun are done or failed."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Write results.md, results.csv and results.png into the sweep's folder and print the table."""
-        if config.get("report") is None:
-            return
-        spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
-        splits = str(config.dataset.splits).split(",")
+        """Merge shards, write results and print them; then name the runs that failed and exit with code 1."""
+        from attrbind_exp.runs.board import read_board
+
+        folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         try:
-            write_results(Path(config.hydra.sweep.dir), spec, splits, list(config.hydra.overrides.task))
+            if config.get("report") is not None:
+                spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
+                write_results(folder, spec, str(config.dataset.splits).split(","), typed)
+            elif any(o.startswith("shard=") for o in typed):
+                merge_shards(folder)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+        failed = [run for run in read_board(folder) if run.state == "failed"]
+        for run in failed:
+            print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
+        if failed:
+            print("the same command again runs these alone; finished runs are kept", file=sys.stderr)
+            sys.exit(1)
 
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
@@ -49,3 +58,12 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
     write_text(folder / "results.csv", table.to_csv(index=False))
     figures.paper_figure(table, spec["title"], model, folder / "results.png")
     print(f"\n{shown}\n{folder}")
+
+
+def merge_shards(folder: Path) -> None:
+    """One run of every set of shards in a sweep's folder."""
+    from attrbind_exp.merge import merge, shard_sets
+
+    for name, shards in shard_sets(folder).items():
+        merge(shards, folder / name)
+        print(folder / name)

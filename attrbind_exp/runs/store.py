@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,7 +40,7 @@ def finished(folder: str | os.PathLike, key: str) -> dict[str, Any] | None:
 
 
 class RunStore:
-    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, summary.json, gallery/.
+    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, summary.json, run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
     (the hash of all that can change a figure) was cut short is taken up again: `read_rows` gives what is there, `keep`
@@ -118,6 +119,11 @@ class RunStore:
         """A small file, written whole or not at all."""
         return write_text(self.folder / name, text)
 
+    def log(self, text: str) -> None:
+        """A line with its time in run.log."""
+        with open(self.folder / "run.log", "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+
     def write_summary(self, summary: Mapping[str, Any]) -> Path:
         """summary.json."""
         return self.write_text("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
@@ -125,6 +131,12 @@ class RunStore:
     def gallery_path(self, name: str, number: int) -> Path:
         """Where picture `number` of a gallery goes."""
         return self.folder / "gallery" / f"{name}_{number:03d}.png"
+
+    def __enter__(self) -> "RunStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the files and leave the folder to others."""

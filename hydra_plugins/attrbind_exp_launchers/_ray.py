@@ -1,0 +1,76 @@
+"""Runs on Ray: each its own process, which Ray gives one GPU and nothing of the others."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
+from omegaconf import DictConfig
+from ray.exceptions import RayError
+
+from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, lost, plain, settle
+
+
+def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> list[JobReturn]:
+    """Start a run for every config, wait for all; a RayError (a killed process, a lost node) is one failed run."""
+    setup_globals()
+    start(launcher)
+    try:
+        options: dict[str, Any] = plain(launcher.ray_cfg.remote) | resources(launcher)
+        run = ray.remote(run_job).options(**options)
+        state = Singleton.get_state()
+        waiting = {
+            run.remote(launcher.hydra_context, cfg, launcher.task_function, state, board.runs[i].folder): i
+            for i, cfg in enumerate(configs)
+        }
+        returns: dict[int, JobReturn] = {}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=POLL)
+            for ref in done:
+                number = waiting.pop(ref)
+                try:
+                    returns[number] = ray.get(ref)
+                except RayError as error:
+                    returns[number] = lost(error, list(configs[number].hydra.overrides.task))
+                settle(board, number, returns[number])
+            board.refresh()
+        return [returns[i] for i in range(len(configs))]
+    finally:
+        ray.shutdown()
+
+
+def start(launcher: RayLauncher) -> None:
+    """Ray on this machine, or the cluster of `ray.init.address`."""
+    options = plain(launcher.ray_cfg.init)
+    if "address" not in options:
+        options["num_gpus"] = launcher.gpus
+        options["num_cpus"] = max(os.cpu_count() or 1, launcher.gpus or 0)
+    ray.init(**{k: v for k, v in options.items() if v is not None})
+
+
+def resources(launcher: RayLauncher) -> dict[str, float]:
+    """What one run takes: a GPU and its share of the cores; without GPUs `cpus_per_run` cores."""
+    found = ray.cluster_resources()
+    gpus, cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
+    if gpus:
+        return {"num_gpus": 1, "num_cpus": max(1, cpus // gpus)}
+    return {"num_gpus": 0, "num_cpus": min(cpus, launcher.cpus_per_run)}
+
+
+def run_job(hydra_context: Any, config: DictConfig, task_function: Any, state: Any, folder: str) -> JobReturn:
+    """One run, in its own process; what it prints goes to output.log in its folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with (
+        open(Path(folder, "output.log"), "a", encoding="utf-8", buffering=1) as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        result = _run_job(hydra_context, config, task_function, state)
+    if result.status == JobStatus.FAILED:
+        result.return_value = explain(result._return_value)  # an exception may hold what cannot travel
+    return result
