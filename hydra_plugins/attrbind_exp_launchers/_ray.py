@@ -22,7 +22,7 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> 
     start(launcher)
     try:
         options: dict[str, Any] = plain(launcher.ray_cfg.remote) | resources(launcher)
-        run = ray.remote(run_job).options(**options)
+        run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
         state = Singleton.get_state()
         waiting = {
             run.remote(launcher.hydra_context, cfg, launcher.task_function, state, board.runs[i].folder): i

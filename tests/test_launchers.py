@@ -1,0 +1,194 @@
+"""Sweeps: every run gets a GPU of its own, a lost run is named and the others finish, the same command goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from attrbind_exp import config
+from attrbind_exp.runs.board import Board, Launched, read_board
+from attrbind_exp.types import UserError
+from tests.test_command import command
+
+SMALL = ("tracker=none", "gallery=0", "changed=0", "dataset.limit=40", "batch_size=2")
+ENDLESS = (*SMALL[:3], "batch_size=1")  # minutes
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("launcher=gpus", "hydra/launcher=gpus"),
+        ("launcher.gpus=7", "hydra.launcher.gpus=7"),
+        ("launcher=slurm", "hydra/launcher=slurm"),
+        ("launcher.partition=long", "hydra.launcher.partition=long"),
+    ],
+)
+def test_launchers_are_options_like_any_other(typed, given):
+    assert config.rewrite_arguments([typed]) == [given]
+
+
+def test_an_unknown_launcher_is_refused():
+    with pytest.raises(UserError, match="unknown launcher 'gpu'; choose from gpus, local, ray_cluster, slurm"):
+        config.rewrite_arguments(["launcher=gpu"])
+
+
+def test_a_multirun_has_the_same_folder_every_time():
+    first, *_ = (a for a in config.rewrite_arguments(["-m", "alpha=0.1,0.9", "tracker=none"]) if "sweep.dir" in a)
+    assert first == "hydra.sweep.dir='outputs/sweep/alpha=0.1,0.9'"
+    assert first in config.rewrite_arguments(["alpha=0.1,0.9", "launcher=gpus", "gallery=3", "--multirun"])
+    given = config.rewrite_arguments(["-m", "alpha=0.1", "hydra.sweep.dir=elsewhere"])
+    assert [a for a in given if "sweep.dir" in a] == ["hydra.sweep.dir='elsewhere'"]
+    long = config.sweep_name(["dataset.fraction=" + ",".join(f"0.{i}" for i in range(100))])
+    assert len(long) < 120 and long != config.sweep_name(["dataset.fraction=" + ",".join(f"0.{i}" for i in range(99))])
+    assert "/" not in config.sweep_name(["dataset.root='/a b/c'"])
+
+
+def launched(folder, alphas, *more):
+    """The command of a sweep."""
+    return ["-m", f"alpha={','.join(map(str, alphas))}", f"hydra.sweep.dir={folder}", *more]
+
+
+def start(arguments, **how):
+    return subprocess.Popen([sys.executable, "-m", "attrbind_exp.run", *arguments], text=True, **how)
+
+
+def wait_for(condition, process, seconds=180):
+    """Poll until `condition()` is true and return what it returned; the process must be alive."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None and time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def log(folder):
+    file = folder / "run.log"
+    return file.read_text() if file.is_file() else ""
+
+
+def spans(runs):
+    """(GPU, begin, end) of every start that ended, from the runs' logs; times in seconds."""
+    found = []
+    for run in runs:
+        for begin, gpu, end in re.findall(
+            r"(\S+) started on .*?GPU (\S+):.*\n(?:.*so far\n)*?(\S+) ended", log(Path(run.folder))
+        ):
+            found.append((gpu, *(datetime.fromisoformat(t).timestamp() for t in (begin, end))))
+    return found
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(2, 4), pytest.param(7, 10, marks=pytest.mark.slow)])
+def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, gpus, count):
+    alphas = [round(0.1 * (i + 1), 1) for i in range(count)]
+    given = launched(tmp_path, alphas, "launcher=gpus", f"launcher.gpus={gpus}", *SMALL)
+    folders = [tmp_path / f"alpha.value={a},batch_size=2,dataset.limit=40" for a in alphas]
+    folders[1].mkdir(parents=True)
+    with FileLock(folders[1] / ".lock"):  # as another process that works there: this run fails
+        process = start(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        victim = wait_for(lambda: re.search(r"process (\d+)", log(folders[0])), process)
+        os.kill(int(victim[1]), signal.SIGKILL)
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == 1, err
+    runs = read_board(tmp_path)
+    assert [r.state for r in runs] == ["failed", "failed", *["done"] * (count - 2)]
+    assert "WorkerCrashed" in runs[0].error and "in use by another process" in runs[1].error
+    for run in runs[:2]:
+        assert f"failed: {run.name}: {run.error}\n  again: {run.command}" in err
+    assert f"{runs[2].name}  done  mIoU" in out
+    # One GPU a run, no GPU twice at a time. Times are whole seconds: an end may share its second with the next begin.
+    found = spans(runs)
+    assert len(found) == count - 2 and {gpu for gpu, *_ in found} <= set(map(str, range(gpus)))
+    for i, (gpu, begin, end) in enumerate(found):
+        assert not any(other == gpu and b < end and begin < e for other, b, e in found[i + 1 :])
+    assert not any((folder / "summary.json").is_file() for folder in folders[:2])
+    before = {f: (f / "summary.json").stat().st_mtime_ns for f in folders[2:]}
+    assert start(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=600) == 0
+    assert [r.state for r in read_board(tmp_path)] == ["done"] * count
+    assert {f: (f / "summary.json").stat().st_mtime_ns for f in before} == before
+    assert all((folder / "summary.json").is_file() for folder in folders)
+
+
+def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path):
+    given = launched(tmp_path, [0.5, 0.9, 1], "launcher=gpus", "launcher.gpus=2", *ENDLESS)
+    process = start(given, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    wait_for(lambda: len(list(tmp_path.glob("*/run.log"))) == 2, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    assert process.wait(timeout=60) == 130
+    assert "goes on from here" in process.stderr.read()
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+    assert {r.state for r in read_board(tmp_path)} == {"stopped"}
+    assert (tmp_path / "alpha.value=0.5,batch_size=1").is_dir()
+
+
+def test_a_local_sweep_goes_on_after_a_failed_run_and_repeats_no_finished_one(tmp_path):
+    given = [*launched(tmp_path, [0.5, -1, 0.9], *SMALL[:3]), "dataset.limit=6"]
+    for _ in range(2):
+        code, out, err = command(*given)
+        assert code == 1 and "failed: alpha=-1: alpha=-1; give a finite number >= 0" in err
+        assert [r.state for r in read_board(tmp_path)] == ["done", "failed", "done"]
+    assert out.count("finished before") == 2
+    assert "Traceback" not in err
+
+
+def test_slurm_jobs_by_submitit(tmp_path):
+    """Processes of this machine stand for Slurm's; what they are asked for is checked apart."""
+    here = ("launcher=slurm", "launcher.cluster=local", "launcher.gpus_per_node=null")
+    process = start([*launched(tmp_path, [0.5, -1], *SMALL[:3]), "dataset.limit=6", *here], stderr=subprocess.PIPE)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1 and "failed: alpha=-1: alpha=-1; give" in err
+    assert [r.state for r in read_board(tmp_path)] == ["done", "failed"]
+    assert len(list(tmp_path.glob("*/summary.json"))) == 1
+
+
+def test_what_slurm_is_asked_for(tmp_path, monkeypatch):
+    import submitit
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+
+    from hydra_plugins.attrbind_exp_launchers import _slurm
+
+    monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda _: 1))  # as if there were sbatch
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        overrides = config.rewrite_arguments(
+            ["launcher=slurm", "launcher.partition=long", f"hydra.sweep.dir={tmp_path}"]
+        )
+        cfg = compose("run", overrides=overrides, return_hydra_config=True)
+    made = _slurm.executor(instantiate(cfg.hydra.launcher))._executor
+    assert made.parameters["partition"] == "long" and made.parameters["gpus_per_node"] == 1
+    assert made.parameters["time"] == 1440 and made.parameters["array_parallelism"] == 256
+
+
+def test_the_board_tells_runs_by_what_is_swept_and_reads_how_far_they_are(tmp_path, capsys):
+    runs = [Launched(f"alpha=0.{i}", str(tmp_path / str(i)), "again") for i in range(3)]
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "progress.json").write_text('{"done": 9, "total": 9, "mIoU": 50.0, "seconds_left": 0}')
+    with pytest.raises(KeyboardInterrupt), Board(tmp_path, runs) as board:
+        board.refresh()
+        assert board.runs[0].state == "queued"  # that progress was an earlier start's
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "progress.json").write_text('{"done": 3, "total": 9, "mIoU": 25.0, "seconds_left": 6.2}')
+        board.refresh()
+        shown = {c.header: list(c.cells) for c in board._table().columns}
+        assert (
+            shown["images"] == ["", "3/9", ""]
+            and shown["left"] == ["", "6 s", ""]
+            and shown["mIoU"] == ["", "25.0", ""]
+        )
+        (tmp_path / "1" / "summary.json").write_text(json.dumps({"mIoU": 26.0}))
+        board.set(1, "done")
+        board.set(2, "failed", "no [bold]luck[/bold]")
+        raise KeyboardInterrupt
+    assert [r.state for r in read_board(tmp_path)] == ["stopped", "done", "failed"]
+    out = capsys.readouterr().out.splitlines()
+    assert "run 2 of 3  alpha=0.1  done  mIoU 26.0" in out
+    assert "run 3 of 3  alpha=0.2  failed  no [bold]luck[/bold]" in out
