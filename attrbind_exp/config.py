@@ -83,6 +83,11 @@ def sweep_name(arguments: Sequence[str]) -> str:
     return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def group_name(sweep_dir: str) -> str:
+    """The last two parts of a sweep's folder: table3_alpha/refcoco_sd15."""
+    return "/".join(Path(sweep_dir).absolute().parts[-2:])
+
+
 def _rewrite(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):

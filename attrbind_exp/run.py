@@ -6,6 +6,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -55,9 +56,11 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
     settings = RunSettings(
         found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg)
     )
-    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    tracker = instantiate(cfg.tracker, _partial_=True)(folder=store.folder, run_config=resolved)
+    tracker = instantiate(cfg.tracker, _partial_=True)(
+        folder=store.folder, run_config=tracked_config(cfg, settings), group=sweep_group(),
+        tags=[dataset.name, cfg.model.name, *([str(cfg.dataset.split)] if "split" in cfg.dataset else [])],
+    )  # fmt: skip
     try:
         summary = run_experiment(dataset, segmenter, settings, store, tracker, captioner)
         choices = HydraConfig.get()
@@ -69,6 +72,20 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         upload = tracker.close()
     show(summary, markdown(ablation(summary)), upload, store.folder)
     return summary
+
+
+def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
+    """The resolved configuration with `alpha` a number in every run, so that a tracker can draw by it: the headline
+    variant's; 1 where nothing is averaged, which comes to the same embedding."""
+    resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    alpha = settings.variants[settings.headline].alpha
+    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": config.alphas(cfg)}
+
+
+def sweep_group() -> str | None:
+    """The name under which a tracker keeps the runs of a sweep together; None for a single run."""
+    job = HydraConfig.get()
+    return config.group_name(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
 
 
 def facts(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
