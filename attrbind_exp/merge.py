@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.evaluation import Row, fail, plan, take
+from attrbind_exp.report import write_report
 from attrbind_exp.run import facts, show, write_figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import ablation, markdown
@@ -55,6 +56,7 @@ def merge(folder: Path) -> dict[str, Any]:
     summary |= {"captioner": summaries[0]["captioner"], "overrides": []}
     summary |= facts(cfg, dataset)
     write_figures(summary, store)
+    write_report(store.folder)
     store.close()
     return summary
 

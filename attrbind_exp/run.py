@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.report import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError
@@ -55,6 +56,7 @@ def main(cfg: DictConfig) -> float | None:
         summary["overrides"] = list(choices.overrides.task)
         summary |= facts(cfg, dataset)
         write_figures(summary, store)
+        write_report(store.folder)
     finally:
         store.close()
         upload = tracker.close()

@@ -9,6 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.report import write_report
 from attrbind_exp.types import UserError
 
 
@@ -16,15 +17,17 @@ class SweepReport(Callback):
     """Hydra calls it in the launching process when all runs of a multirun are done."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Write results.md, results.csv and results.png into the sweep's folder and print the table."""
-        if config.get("report") is None:
-            return
-        spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
-        splits = str(config.dataset.splits).split(",")
-        try:
-            write_results(Path(config.hydra.sweep.dir), spec, splits, list(config.hydra.overrides.task))
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+        """Write results.md, results.csv and results.png into the sweep's folder and print the table, where a table is
+        asked for; report.html after every sweep."""
+        folder = Path(config.hydra.sweep.dir)
+        if config.get("report") is not None:
+            spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
+            splits = str(config.dataset.splits).split(",")
+            try:
+                write_results(folder, spec, splits, list(config.hydra.overrides.task))
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+        write_report(folder)
 
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:

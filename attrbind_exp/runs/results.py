@@ -82,7 +82,8 @@ def paper_table(runs: Sequence[Run], spec: Mapping[str, Any], selection: str | N
     rows = []
     for run in runs:
         held = chooser if run is not chooser else None
-        scores = expression_scores(run) if run.summary["scored"] == "expressions" and run.summary["n_scored"] else None
+        by_expression = run.summary["scored"] == "expressions" and run.summary["n_scored"]
+        scores = expression_scores(run) if held and by_expression else None
         first = run.summary["variants"][0]
         for entry in run.summary["variants"]:
             threshold, paper = (spec.get("paper") or {}).get(entry["label"], (None, None))

@@ -1,0 +1,152 @@
+"""Where the figures of a report come from: runs and their state, commands that make them again, settings, failures."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from attrbind_exp.runs.comparison import Unfinished, config_diff, flatten, is_merged_shard, read_config
+from attrbind_exp.runs.results import Run
+
+FAILURES = 20  # listed of each run
+BY_HYDRA = ("hydra.mode=", "hydra.searchpath=")  # the command adds these itself
+
+
+def name(folder: Path, root: Path) -> str:
+    """A run's folder as seen from the report's."""
+    return str(folder.relative_to(root)) if folder != root else folder.name
+
+
+def runs(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[dict[str, Any]]:
+    """One row a run: its state, counts, time, and where its files are."""
+    rows = [
+        {
+            "name": name(run.folder, root),
+            "href": _href(run.folder, root),
+            "state": "a shard, merged" if is_merged_shard(run) else "finished",
+            "mIoU": run.summary["mIoU"],
+            "done": f"{run.summary['n_scored']} {run.summary['scored']}",
+            "failed": run.summary["n_failed"],
+            "unscored": run.summary["n_unscored"],
+            "bound": run.summary["n_bound"],
+            "seconds": run.summary.get("seconds"),
+        }
+        for run in found
+    ]
+    rows += [
+        {
+            "name": name(run.folder, root),
+            "href": _href(run.folder, root),
+            "state": "not finished",
+            "done": f"{run.rows} rows",
+            "failed": run.failed,
+        }
+        for run in unfinished
+    ]
+    return rows
+
+
+def _href(folder: Path, root: Path) -> str:
+    return "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
+
+
+def commands(found: Sequence[Run], root: Path) -> list[tuple[str, str]]:
+    """(what it makes, command): the sweep as it was typed, then each run alone."""
+    lines = [("the whole sweep", command) for command in [_sweep_command(root)] if command]
+    for run in found:
+        typed = run.summary.get("overrides") or []
+        alone = shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])
+        merged = run.folder.name == "merged" and not typed
+        lines.append((name(run.folder, root), "python -m attrbind_exp.merge DIR" if merged else alone))
+    return lines
+
+
+def _sweep_command(root: Path) -> str | None:
+    """From what Hydra leaves of a multirun, None where that is not there."""
+    file = root / "multirun.yaml"
+    if not file.is_file():
+        return None
+    try:
+        typed = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["overrides"]
+        words = [*typed["hydra"], *typed["task"]]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return None
+    kept = [_as_typed(str(w)) for w in words if not str(w).startswith(BY_HYDRA)]
+    many = [] if any(w.startswith("sweep=") for w in kept) else ["-m"]
+    return shlex.join(["python", "-m", "attrbind_exp.run", *many, *kept])
+
+
+def _as_typed(override: str) -> str:
+    return override.replace("+sweeps=", "sweep=", 1) if override.startswith("+sweeps=") else override
+
+
+def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
+    """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
+    folders = [r.folder for r in [*found, *unfinished]]
+    configs = {name(f, root): flatten(read_config(f)) for f in folders}
+    rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
+    files = [(name(f, root), _text(f / "config.yaml")) for f in folders]
+    return {"names": list(configs), "rows": rows, "files": [(n, text) for n, text in files if text]}
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def failures(found: Sequence[Run], root: Path) -> list[dict[str, Any]]:
+    """Runs in which samples failed: counts by reason, and the first of them by name."""
+    return [
+        {
+            "name": name(run.folder, root),
+            "count": run.summary["n_failed"],
+            "reasons": run.summary["failures"],
+            "first": list(islice(_failures(run.folder / "failures.jsonl"), FAILURES)),
+        }
+        for run in found
+        if run.summary["n_failed"]
+    ]
+
+
+def _failures(file: Path) -> Iterable[Mapping[str, Any]]:
+    if not file.is_file():
+        return
+    with open(file, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # torn
+
+
+def notes(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[str]:
+    """What a reader must know before believing the figures."""
+    said = [str(r.summary["note"]) for r in found if r.summary.get("note")]
+    if any(r.summary.get("model_name") == "bundled" for r in found):
+        said.append(
+            "The bundled model is a tiny one that knows only drawn shapes: compare the shape of a curve with the "
+            "paper's (Stable Diffusion 1.5 on RefCOCO), never its height; on photographs its figures mean nothing."
+        )
+    if any(read_config(r.folder).get("shard") is not None and not is_merged_shard(r) for r in found):
+        said.append(f"Shards stand here one by one; make one run of them: python -m attrbind_exp.merge {shlex.quote(str(root))}")
+    if unfinished:
+        said.append(
+            f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or failed); "
+            "the same command started again goes on with them."
+        )
+    for run in found:
+        if run.summary["n_fallback"] or run.summary["n_unscored"]:
+            rules = ", ".join(f"{k} {v}" for k, v in run.summary["n_fallback"].items()) or "none"
+            said.append(
+                f"{name(run.folder, root)}: {run.summary['n_unscored']} without ground truth; prompts read by a "
+                f"fallback: {rules}."
+            )
+    return list(dict.fromkeys(said))
