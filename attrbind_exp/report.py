@@ -65,7 +65,9 @@ def show(report: Path) -> None:
 def main() -> None:
     """Write the page, or take the newest; print its path."""
     parser = argparse.ArgumentParser(prog="python -m attrbind_exp.report", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="of a run or a sweep; default: the newest report below outputs/")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="of a run or a sweep; default: the newest report below outputs/"
+    )
     parser.add_argument("--open", action="store_true", help="open the page where there is a display")
     given = parser.parse_args()
     try:

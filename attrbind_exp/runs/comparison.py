@@ -14,7 +14,7 @@ from attrbind_exp.types import UserError
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run's folder without a summary: it is running, was cut short or failed. `rows` is what it has written so far."""
+    """A run's folder without a summary: it is running, was cut short or failed. `rows`: what it has written so far."""
 
     folder: Path
     rows: int

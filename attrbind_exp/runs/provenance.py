@@ -1,6 +1,7 @@
 """Where the figures of a report come from: runs and their state, commands that make them again, settings, failures."""
 
 import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -55,15 +56,16 @@ def _href(folder: Path, root: Path) -> str:
     return "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
 
 
-def commands(found: Sequence[Run], root: Path) -> list[tuple[str, str]]:
-    """(what it makes, command): the sweep as it was typed, then each run alone."""
-    lines = [("the whole sweep", command) for command in [_sweep_command(root)] if command]
-    for run in found:
-        typed = run.summary.get("overrides") or []
-        alone = shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])
-        merged = run.folder.name == "merged" and not typed
-        lines.append((name(run.folder, root), "python -m attrbind_exp.merge DIR" if merged else alone))
-    return lines
+def commands(found: Sequence[Run], root: Path) -> dict[str, Any]:
+    """`sweep`: its command as it was typed, None where there is none; `runs`: (name, command) of each alone."""
+    return {"sweep": _sweep_command(root), "runs": [(name(run.folder, root), _run_command(run)) for run in found]}
+
+
+def _run_command(run: Run) -> str:
+    typed = run.summary.get("overrides") or []
+    if run.folder.name == "merged" and not typed:
+        return shlex.join(["python", "-m", "attrbind_exp.merge", str(run.folder.parent)])
+    return shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])
 
 
 def _sweep_command(root: Path) -> str | None:
@@ -82,12 +84,17 @@ def _sweep_command(root: Path) -> str | None:
 
 
 def _as_typed(override: str) -> str:
-    return override.replace("+sweeps=", "sweep=", 1) if override.startswith("+sweeps=") else override
+    """An override before attrbind_exp.config.rewrite_arguments: sweeps by name, plain paths without Hydra's quotes."""
+    named = re.sub(r"^\+sweeps=", "sweep=", override)
+    quoted = re.fullmatch(r"([\w.]+)='([\w./~-]+)'", named)
+    if quoted and ("/" in quoted[2] or quoted[1].startswith("hydra.")):
+        return f"{quoted[1]}={quoted[2]}"
+    return named
 
 
 def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
     """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
-    folders = [r.folder for r in [*found, *unfinished]]
+    folders = [*(r.folder for r in found), *(r.folder for r in unfinished)]
     configs = {name(f, root): flatten(read_config(f)) for f in folders}
     rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
     files = [(name(f, root), _text(f / "config.yaml")) for f in folders]
@@ -133,20 +140,21 @@ def notes(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) ->
     if any(r.summary.get("model_name") == "bundled" for r in found):
         said.append(
             "The bundled model is a tiny one that knows only drawn shapes: compare the shape of a curve with the "
-            "paper's (Stable Diffusion 1.5 on RefCOCO), never its height; on photographs its figures mean nothing."
+            "paper's (Stable Diffusion on photographs), never its height; on photographs its figures mean nothing."
         )
     if any(read_config(r.folder).get("shard") is not None and not is_merged_shard(r) for r in found):
-        said.append(f"Shards stand here one by one; make one run of them: python -m attrbind_exp.merge {shlex.quote(str(root))}")
+        command = shlex.join(["python", "-m", "attrbind_exp.merge", str(root)])
+        said.append(f"Shards stand here one by one; to make one run of them: {command}")
     if unfinished:
         said.append(
-            f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or failed); "
-            "the same command started again goes on with them."
+            f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or "
+            "failed); the same command started again goes on with them."
         )
     for run in found:
-        if run.summary["n_fallback"] or run.summary["n_unscored"]:
-            rules = ", ".join(f"{k} {v}" for k, v in run.summary["n_fallback"].items()) or "none"
-            said.append(
-                f"{name(run.folder, root)}: {run.summary['n_unscored']} without ground truth; prompts read by a "
-                f"fallback: {rules}."
-            )
+        where, fallbacks = name(run.folder, root), run.summary["n_fallback"]
+        if run.summary["n_unscored"]:
+            said.append(f"{where}: {run.summary['n_unscored']} without ground truth, which count in no figure.")
+        if fallbacks:
+            rules = ", ".join(f"{rule} {count}" for rule, count in fallbacks.items())
+            said.append(f"{where}: prompts in which the target was found by a fallback: {rules}.")
     return list(dict.fromkeys(said))

@@ -1,4 +1,4 @@
-"""A run or a sweep as one HTML page that needs nothing else: figures, curves, expressions, heat maps, where they come from."""
+"""A run or a sweep as one HTML page that needs nothing else: figures, curves, expressions, heat maps, provenance."""
 
 import base64
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from attrbind_exp.runs import provenance, sections
+from attrbind_exp.runs import provenance, script_data, sections
 from attrbind_exp.runs.comparison import Group, is_merged_shard, make_groups, read_config, read_folder
 from attrbind_exp.runs.expressions import choose, read_table
 from attrbind_exp.runs.pictures import read_pictures
@@ -59,15 +59,12 @@ def _figures(groups: Sequence[Group], spec: Mapping[str, Any], folder: Path) -> 
     results = sections.results(groups, tables, spec, folder) if groups else None
     parts = [] if results is None else [results[results["group"] == i] for i in range(len(groups))]
     heads = [sections.head(g, part) for g, part in zip(groups, parts, strict=True)]
-    chosen = [
-        choose(t.change(0, h), ROWS // len(groups)) if len(t.about) else []
-        for t, h in zip(tables, heads, strict=True)
-    ]  # fmt: skip
+    chosen = [choose(t.change(0, h), ROWS // len(groups)) for t, h in zip(tables, heads, strict=True)]
     pictures = read_pictures(groups, PICTURES)
     data = {
-        "groups": [sections.group_data(*given) for given in zip(groups, tables, chosen, heads, strict=True)],
-        "alpha": None if results is None else sections.alpha_curve(groups, results, spec),
-        "pictures": [sections.picture_data(p, tables[p.group]) for p in pictures.shown],
+        "groups": [script_data.group_data(*given) for given in zip(groups, tables, chosen, heads, strict=True)],
+        "alpha": None if results is None else script_data.alpha_curve(groups, results, spec),
+        "pictures": [script_data.picture_data(p, tables[p.group]) for p in pictures.shown],
     }
     return {
         "groups": groups,

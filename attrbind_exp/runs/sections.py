@@ -1,5 +1,5 @@
-"""What the sections of a report show, as plain data: headlines, tables, curves. Figures are those of summaries and of
-results.paper_table; nothing is scored anew but differences between runs."""
+"""Headlines and tables of a report. Figures are those of summaries and of results.paper_table; nothing is scored anew
+but differences between runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,14 +11,11 @@ import pandas as pd
 
 from attrbind_exp.runs.comparison import Column, Group
 from attrbind_exp.runs.expressions import Table
-from attrbind_exp.runs.pictures import Picture
 from attrbind_exp.runs.results import Run, paper_table, readable
 from attrbind_exp.runs.tables import figure, interval
-from attrbind_exp.scoring import metrics
 from attrbind_exp.scoring.compare import paired_difference
 
 SHADES = (0.5, 2, 5)  # differences in mIoU at which a cell of the slices is shaded more strongly
-TEXT = 300  # characters of an expression that are shown
 
 
 def results(groups: Sequence[Group], tables: Sequence[Table], spec: Mapping[str, Any], folder: Path) -> pd.DataFrame:
@@ -106,7 +103,8 @@ def headline(group: Group, part: pd.DataFrame) -> dict[str, Any]:
     number = head(group, part)
     row, column = part.iloc[number], group.columns[number]
     held = row["mIoU held out"] is not None
-    value, at = (row["mIoU held out"], row["threshold held out"]) if held else (row["mIoU oracle"], row["threshold oracle"])
+    kind = "held out" if held else "oracle"
+    value, at = row[f"mIoU {kind}"], row[f"threshold {kind}"]
     how = "chosen on another split" if held else "the best on this very data"
     if not held and column.entry["mIoU"] is not None and not _is_best(column):
         how = "as given"
@@ -141,9 +139,9 @@ def _is_best(column: Column) -> bool:
 
 def slices(group: Group) -> list[dict[str, Any]]:
     """One row a value of a slice label: n, and mIoU under each column with its difference to the first."""
-    names = list(dict.fromkeys((k, v) for c in group.columns for k, values in c.entry["slices"].items() for v in values))
+    labels = ((k, v) for c in group.columns for k, values in c.entry["slices"].items() for v in values)
     rows = []
-    for name, value in names:
+    for name, value in dict.fromkeys(labels):
         cells = [c.entry["slices"].get(name, {}).get(value) for c in group.columns]
         first = cells[0]["mIoU"] if cells[0] else None
         rows.append({
@@ -160,88 +158,3 @@ def _shade(change: float) -> int:
     """How strongly a cell is shaded: -3 .. 3."""
     strength = sum(abs(change) >= step for step in SHADES)
     return strength if change > 0 else -strength
-
-
-def alpha_curve(groups: Sequence[Group], table: pd.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Figure 7: mIoU over alpha of each group and method with its baseline, and the paper's; None under two alphas."""
-    lines = []
-    for number, group in enumerate(groups):
-        part = table[table["group"] == number]
-        base = next((r for r in part.to_dict("records") if r["alpha"] is None), None)
-        methods = dict.fromkeys(c.entry["text_processor"] for c in group.columns if c.entry["alpha"] is not None)
-        for method in methods:
-            rows = [
-                (c, r)
-                for c, r in zip(group.columns, part.to_dict("records"), strict=True)
-                if c.entry["text_processor"] == method and c.entry["alpha"] is not None
-            ]
-            points = [_point(r) for _, r in sorted(rows, key=lambda cr: cr[1]["alpha"])]
-            name = group.name if len(methods) == 1 else f"{method}, {group.name}"
-            lines.append({"name": name, "points": points, "base": base and _height(base), "base_name": base and base["variant"]})
-    if max((len({p["x"] for p in line["points"]}) for line in lines), default=0) < 2:
-        return None
-    return {"ours": lines, "paper": _paper_curve(spec.get("paper") or {})}
-
-
-def _height(row: Mapping[str, Any]) -> float | None:
-    return row["mIoU oracle"] if row["mIoU held out"] is None else row["mIoU held out"]
-
-
-def _point(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"x": row["alpha"], "y": _height(row), **{k: row.get(k) for k in ("difference", "low", "high")}}
-
-
-def _paper_curve(figures: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-    found = [(float(label.rpartition("alpha=")[2]), value) for label, (_, value) in figures.items() if "alpha=" in label]
-    if len(found) < 2:
-        return None
-    base = (figures.get("baseline") or (None, None))[1]
-    return {"name": "the paper (Stable Diffusion 1.5, RefCOCO)", "base": base,
-            "points": [{"x": x, "y": y} for x, y in sorted(found)]}  # fmt: skip
-
-
-def group_data(group: Group, table: Table, chosen: Sequence[int], number: int) -> dict[str, Any]:
-    """What the page's script needs of one group: columns, threshold curves and the chosen rows."""
-    labels = sorted({label for i in chosen for label in table.about[i].slices})
-    place = {label: i for i, label in enumerate(labels)}
-    grid = [float(k) for k in group.columns[0].entry["mIoU_at"]]
-    full = table.curves is not None
-    curves = table.curves if full else [list(c.entry["mIoU_at"].values()) for c in group.columns]
-    return {
-        "name": group.name,
-        "scored": group.scored,
-        "head": number,
-        "columns": [
-            {"label": c.label, "alpha": c.entry["alpha"], "threshold": c.entry["threshold"]} for c in group.columns
-        ],
-        "thresholds": metrics.THRESHOLDS.round(2).astype(float).round(2).tolist() if full else grid,
-        "curves": [[None if v is None else round(float(v), 2) for v in curve] for curve in curves],
-        "slices": labels,
-        "total": len(table.about),
-        "rows": [
-            [shorten(table.about[i].text), shorten(table.about[i].target), shorten(table.about[i].sample_id),
-             [place[s] for s in table.about[i].slices], _numbers(table.iou[i])]
-            for i in chosen
-        ],
-    }  # fmt: skip
-
-
-def picture_data(picture: Picture, table: Table) -> dict[str, Any]:
-    """What the page's script needs of one picture; text and IoU where it was scored as an expression."""
-    found = table.number(picture.sample_id)
-    return {
-        "group": picture.group,
-        "title": shorten(picture.title if found is None else table.about[found].text),
-        "galleries": picture.galleries,
-        "panels": picture.panels,
-        "iou": None if found is None else _numbers(table.iou[found]),
-    }
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(v) else round(float(v), 1) for v in values]
-
-
-def shorten(text: str) -> str:
-    """A text that is too long to be read, cut."""
-    return text if len(text) <= TEXT else text[:TEXT] + "…"

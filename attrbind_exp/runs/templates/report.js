@@ -27,28 +27,25 @@ try {
   if (kept) document.documentElement.dataset.theme = kept;
 } catch { /* the same */ }
 
-// Curves.
+// Curves. The difference to the baseline is that of the table, with its interval.
 function alphaChart(difference) {
-  const height = (line, value) => (value === null ? null : difference ? value - line.base : value);
   const lines = [];
   DATA.alpha.ours.forEach((line, i) => {
     if (difference && line.base === null) return;
-    const points = line.points.map((p) => {
-      const y = height(line, p.y);
-      const around = (limit) => (limit === null || limit === undefined || y === null ? null : y + limit - p.difference);
-      return { x: p.x, y, low: around(p.low), high: around(p.high), mark: true };
-    });
-    lines.push({ name: line.name, colour: `var(--s${i % 6})`, width: 2.2, points });
-    if (line.base !== null) {
-      lines.push({ name: `${line.base_name}, ${line.name}`, colour: `var(--s${i % 6})`, width: 1.4, dash: "2 4", level: true, points: [{ y: height(line, line.base) }] });
-    }
+    const colour = `var(--s${i % 6})`;
+    const points = line.points.map((p) => (difference ? { x: p.x, y: p.difference, low: p.low, high: p.high, mark: true } : { x: p.x, y: p.y, mark: true }));
+    lines.push({ name: line.name, colour, width: 2.2, points });
+    if (!difference && line.base !== null) lines.push({ name: `${line.base_name}, ${line.name}`, colour, width: 1.4, dash: "2 4", level: true, points: [{ y: line.base }] });
   });
+  if (difference) lines.push({ name: "baseline", colour: "var(--soft)", width: 1.4, dash: "2 4", level: true, points: [{ y: 0 }] });
   const paper = DATA.alpha.paper;
   if (paper && !(difference && paper.base === null)) {
-    lines.push({ name: paper.name, colour: "var(--ink)", width: 1.6, dash: "6 4", points: paper.points.map((p) => ({ x: p.x, y: height(paper, p.y), mark: true })) });
+    const points = paper.points.map((p) => ({ x: p.x, y: difference ? p.y - paper.base : p.y, mark: true }));
+    lines.push({ name: paper.name, colour: "var(--ink)", width: 1.6, dash: "6 4", points });
   }
   by("alpha-height").setAttribute("aria-pressed", String(!difference));
   by("alpha-difference").setAttribute("aria-pressed", String(difference));
+  by("alpha-note").hidden = !difference;
   lineChart(by("alpha-chart"), { lines, xLabel: "alpha", yLabel: difference ? "difference, points" : "mIoU, %", signed: difference });
 }
 
@@ -188,6 +185,7 @@ if (DATA.groups.length) {
   if (DATA.alpha) {
     by("alpha-height").addEventListener("click", () => alphaChart(false));
     by("alpha-difference").addEventListener("click", () => alphaChart(true));
+    by("alpha-switch").hidden = DATA.alpha.ours.every((line) => line.base === null);
     alphaChart(false);
   } else by("alpha-figure").hidden = true;
   setGroup(group);
