@@ -202,10 +202,10 @@ def test_a_merged_run_stands_for_its_shards(tmp_path):
     for k in (0, 1):
         write_run(tmp_path / f"shard={k}", {BASE: [10 + k, 20 + k]}, config={"shard": f"{k}/2"})
     said = words(page_of(tmp_path))
-    assert "attrbind_exp.merge" in said and "baseline · shard=0/2" in said
+    assert "attrbind_exp.merge" in said and "drawn, test (shard=0/2)" in said
     write_run(tmp_path / "merged", {BASE: [10, 20, 11, 21]}, overrides=[])
     said = words(page_of(tmp_path))
-    assert "Shards stand here" not in said and "baseline ·" not in said and said.count("a shard, merged") == 2
+    assert "Shards stand here" not in said and "(shard=" not in said and said.count("a shard, merged") == 2
     assert f"python -m attrbind_exp.merge {tmp_path}" in said
 
 

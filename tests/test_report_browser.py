@@ -124,7 +124,7 @@ def test_the_choice_of_data_reaches_every_section(show, sweep):
     assert run(driver, visible) == [False, True]  # the last split first: thresholds come from the other
     choose(driver, "group", "drawn, val")
     assert run(driver, visible) == [True, False] and table(driver)[0][3] == "+3.0"
-    assert run(driver, "document.querySelector('.of-group').textContent") == "drawn, val"
+    assert run(driver, "document.querySelector('.of-group').textContent") == "drawn, val, attribute_binding"
 
 
 def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
@@ -171,7 +171,7 @@ def test_curves_show_ours_and_the_papers(show, sweep):
 
     ActionChains(driver).move_to_element(driver.find_element("css selector", "#threshold-chart svg")).perform()
     tip = run(driver, "[...document.querySelectorAll('#threshold-chart .tip span')].map((s) => s.textContent)")
-    assert tip[:2] == ["attribute_binding alpha=0.9", "25.8"] and len(tip) == 8
+    assert tip[:2] == ["alpha=0.9", "25.8"] and len(tip) == 8
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -11,6 +11,8 @@ import yaml
 from attrbind_exp.runs.results import Run, read_runs
 from attrbind_exp.types import UserError
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+
 
 @dataclass(frozen=True)
 class Unfinished:
@@ -32,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs on the same data (dataset, split and part of it), with their variants as columns."""
+    """Runs on the same data (dataset, split, part and shard of it), with their variants as columns."""
 
     name: str
     columns: Sequence[Column]
@@ -81,7 +83,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = yaml.load(file.read_text(encoding="utf-8"), LOADER)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read '{file}' ({' '.join(str(error).split())}); mend it or remove it") from error
     return found if isinstance(found, dict) else {}
@@ -109,9 +111,11 @@ def make_groups(runs: Iterable[Run], root: Path) -> list[Group]:
 
 
 def _data(run: Run) -> str:
-    about = read_config(run.folder).get("dataset") or {"name": run.summary.get("dataset"), "split": run.split}
+    config = read_config(run.folder)
+    about = config.get("dataset") or {"name": run.summary.get("dataset"), "split": run.split}
     kept = {k: v for k, v in about.items() if k not in ("splits", "_target_")}
-    return json.dumps({**kept, "scored": run.summary["scored"]}, sort_keys=True, default=str)
+    part = {"scored": run.summary["scored"], "shard": config.get("shard")}
+    return json.dumps({**kept, **part}, sort_keys=True, default=str)
 
 
 def _name(run: Run) -> str:

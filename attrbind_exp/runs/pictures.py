@@ -84,7 +84,7 @@ def _files(groups: Sequence[Group]) -> list[tuple[int, str, Path, dict[str, str]
 
 def describe(image: Image.Image, path: Path) -> dict[str, Any]:
     """What a gallery picture says of itself (figures.panels); one that says nothing is one panel."""
-    text = getattr(image, "text", {}).get(PANELS)
+    text = image.info.get(PANELS)  # stands before the pixels: nothing is decoded yet
     if text is None:
         return {"sample_id": path.stem, "title": path.stem, "panels": [("picture", (0, 0, *image.size))]}
     about = json.loads(text)

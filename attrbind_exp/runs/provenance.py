@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import yaml
 
-from attrbind_exp.runs.comparison import Unfinished, config_diff, flatten, is_merged_shard, read_config
+from attrbind_exp.runs.comparison import LOADER, Unfinished, config_diff, flatten, is_merged_shard, read_config
 from attrbind_exp.runs.results import Run
 
 FAILURES = 20  # listed of each run
@@ -74,7 +74,7 @@ def _sweep_command(root: Path) -> str | None:
     if not file.is_file():
         return None
     try:
-        typed = yaml.safe_load(file.read_text(encoding="utf-8"))["hydra"]["overrides"]
+        typed = yaml.load(file.read_text(encoding="utf-8"), LOADER)["hydra"]["overrides"]
         words = [*typed["hydra"], *typed["task"]]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
         return None
