@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run sweep tables test test-all chaos lint bench
+.PHONY: help setup run sweep tables report test test-all chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -31,6 +31,9 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 	$(BIN)/python -m attrbind_exp.run sweep=figure7_alpha_curve dataset=shapes text_processor.chunk_prefix=template $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.fraction=0.012 $(SHAPES)
 	$(BIN)/python -m attrbind_exp.results outputs docs/results.md
+
+report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..
+	$(BIN)/python -m attrbind_exp.report --open $(DIR)
 
 test: setup ## the tests, slow ones left out
 	$(BIN)/python -m pytest -m "not slow"

@@ -60,7 +60,7 @@ class Artist:
             if item.truth is not None:
                 panels["ground truth"] = figures.outline(image, item.truth)
             panels |= {v.label: figures.overlay(image, row[0].values) for v, row in zip(variants, heats, strict=True)}
-            path = figures.panels(panels, title, self.store.gallery_path(name, number))
+            path = figures.panels(panels, title, self.store.gallery_path(name, number), sample.sample_id)
             pictures[f"{sample.sample_id} {title}"] = path
         return pictures
 
@@ -81,7 +81,7 @@ class Artist:
                 labels = predicted(loaded, [h[v][0].values for h in heats], threshold, self.dataset.classes)
                 panels[variant.label] = figures.paint(image, labels)
             words = ", ".join(sample.text for sample in samples)
-            path = figures.panels(panels, words, self.store.gallery_path("gallery", number))
+            path = figures.panels(panels, words, self.store.gallery_path("gallery", number), image_id)
             pictures[f"{image_id} {words}"] = path
         return pictures
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.batch import by_image
 from attrbind_exp.evaluation import Row, fail, take
+from attrbind_exp.report import write_report
 from attrbind_exp.run import facts, show, write_figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import ablation, markdown
@@ -52,10 +53,12 @@ def merge(shards: Mapping[str, Path], target: Path) -> dict[str, Any]:
     summaries = [json.loads((shard / "summary.json").read_text(encoding="utf-8")) for shard in shards.values()]
     summary = summarize(scores, headline, cfg.threshold.value)
     summary["seconds"] = sum(s["seconds"] for s in summaries)
-    summary |= {"captioner": summaries[0]["captioner"], "overrides": []}
+    kept = [o for o in summaries[0]["overrides"] if not o.startswith("shard=")]
+    summary |= {"captioner": summaries[0]["captioner"], "overrides": kept}
     summary |= facts(cfg, dataset)
     write_figures(summary, store)
     store.close()
+    write_report(store.folder)
     return summary
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.report import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError
@@ -68,6 +69,7 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         summary["overrides"] = list(choices.overrides.task)
         summary |= facts(cfg, dataset)
         write_figures(summary, store)
+        write_report(store.folder)
     finally:
         upload = tracker.close()
     show(summary, markdown(ablation(summary)), upload, store.folder)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.report import write_report
 from attrbind_exp.types import UserError
 
 
@@ -16,24 +18,49 @@ class SweepReport(Callback):
     """Hydra calls it in the launching process when all runs of a multirun are done or failed."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Merge shards, write results and print them; then name the runs that failed and exit with code 1."""
+        """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
+        sweep; then name the runs that failed and exit with code 1."""
         from attrbind_exp.runs.board import read_board
 
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         try:
+            if any(o.startswith("shard=") for o in typed):
+                merge_shards(folder)
             if config.get("report") is not None:
                 spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
                 write_results(folder, spec, str(config.dataset.splits).split(","), typed)
-            elif any(o.startswith("shard=") for o in typed):
-                merge_shards(folder)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+        write_report(folder)
+        track_sweep(config, folder)
         failed = [run for run in read_board(folder) if run.state == "failed"]
         for run in failed:
             print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
         if failed:
             print("the same command again runs these alone; finished runs are kept", file=sys.stderr)
             sys.exit(1)
+
+
+def track_sweep(config: DictConfig, folder: Path) -> None:
+    """One run of the tracker that holds the sweep: its table, curves and galleries."""
+    from attrbind_exp.config import group_name
+    from attrbind_exp.report import published
+    from attrbind_exp.runs.sweep_tracking import log_sweep
+
+    group = group_name(str(folder))
+    tags = [config.hydra.runtime.choices.dataset, config.model.name]
+    facts = {"sweep": group, "overrides": list(config.hydra.overrides.task)}
+    tracker = instantiate(config.tracker, _partial_=True)(
+        folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
+    )
+    try:
+        log_sweep(folder, tracker, published())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+    finally:
+        upload = tracker.close()
+    if upload:
+        print(upload)
 
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:

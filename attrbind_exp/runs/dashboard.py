@@ -1,4 +1,4 @@
-"""python -m attrbind_exp.runs.dashboard ENTITY/PROJECT: the W&B workspace for sweeps, made from code. Needs an account."""
+"""python -m attrbind_exp.runs.dashboard ENTITY/PROJECT: the W&B workspace for sweeps, as code. Needs an account."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ GALLERIES = ("figure", "gallery", "improved", "harmed")
 
 
 def make_workspace(entity: str, project: str, sweep: str | None = None) -> workspaces.Workspace:
-    """Alpha curve, tables and galleries of a project, of one `sweep` (a group, such as table3_alpha/refcoco_sd15) or all.
+    """Alpha curve, tables and galleries of a project: of one `sweep` (a group: table3_alpha/refcoco_sd15) or of all.
 
     The names are those that runs.tracker and runs.sweep_tracking write. Nothing is sent: `save` does that.
     """

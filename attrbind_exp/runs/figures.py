@@ -1,5 +1,6 @@
 """Heat maps for the eye."""
 
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -13,13 +14,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from attrbind_exp.types import IGNORED
 
 PANEL = 240  # pixels high
 GAP = 6
 TITLE = 26
+PANELS = "attrbind_exp:panels"  # key of a gallery picture's own description
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -42,14 +44,25 @@ def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.n
     return mixed.astype(np.uint8)
 
 
-def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path) -> Path:
-    """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG."""
+def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path, sample_id: str | None = None) -> Path:
+    """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG.
+
+    What is where in it stands in the PNG itself, under PANELS: the sample, the title and each panel's name with the box
+    (left, top, right, bottom) in pixels that it fills.
+    """
     tiles = [_tile(picture, name) for name, picture in pictures.items()]
     row = _beside(tiles)
     size = max(9, min(16, int(16 * row.width / max(1, _font(16).getlength(title)))))
     head = Image.new("RGB", (row.width, TITLE), "white")
     ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), title, "black", _font(size), anchor="mm")
-    return _write(_below([head, row]), path)
+    rights = np.cumsum([tile.width for tile in tiles]).tolist()
+    bottom = TITLE + row.height - GAP
+    boxes = [[r - t.width + GAP, bottom - PANEL, r, bottom] for r, t in zip(rights, tiles, strict=True)]
+    about = PngImagePlugin.PngInfo()
+    places = list(zip(pictures, boxes, strict=True))
+    about.add_itxt(PANELS, json.dumps({"sample_id": sample_id, "title": title, "panels": places}))
+    _below([head, row]).save(path, pnginfo=about)
+    return path
 
 
 def save_mask(mask: np.ndarray, path: Path) -> Path:

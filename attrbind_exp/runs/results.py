@@ -46,7 +46,8 @@ def read_runs(folder: Path, splits: Sequence[str] = (), typed: Sequence[str] | N
 
 def belongs(overrides: Sequence[str], typed: Sequence[str], swept: Sequence[str] = ("dataset.split",)) -> bool:
     """Did a sweep with the overrides `typed` make a run with `overrides`? They may differ by what is swept: by the keys
-    `swept`, and by keys that were typed with several values."""
+    `swept`, and by keys that were typed with several values. Of a run in shards, only the merged one belongs."""
+    typed = [o for o in typed if not o.startswith("shard=")]
     several = {_key(o) for o in typed if o not in overrides}
     return several <= {_key(o) for o in overrides if o not in typed} <= several | set(swept)
 
@@ -82,7 +83,8 @@ def paper_table(runs: Sequence[Run], spec: Mapping[str, Any], selection: str | N
     rows = []
     for run in runs:
         held = chooser if run is not chooser else None
-        scores = expression_scores(run) if run.summary["scored"] == "expressions" and run.summary["n_scored"] else None
+        by_expression = run.summary["scored"] == "expressions" and run.summary["n_scored"]
+        scores = expression_scores(run) if held and by_expression else None
         first = run.summary["variants"][0]
         for entry in run.summary["variants"]:
             threshold, paper = (spec.get("paper") or {}).get(entry["label"], (None, None))

@@ -1,0 +1,168 @@
+"""Where the figures of a report come from: runs and their state, commands that make them again, settings, failures."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+from attrbind_exp.runs.comparison import (
+    LOADER,
+    Unfinished,
+    config_diff,
+    flatten,
+    read_config,
+    without_merged_shards,
+)
+from attrbind_exp.runs.results import Run
+
+FAILURES = 20  # listed of each run
+BY_HYDRA = ("hydra.mode=", "hydra.searchpath=")  # the command adds these itself
+
+
+def name(folder: Path, root: Path) -> str:
+    """A run's folder as seen from the report's."""
+    return str(folder.relative_to(root)) if folder != root else folder.name
+
+
+def runs(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[dict[str, Any]]:
+    """One row a run: its state, counts, time, and where its files are."""
+    standing = without_merged_shards(found)
+    rows = [
+        {
+            "name": name(run.folder, root),
+            "href": _href(run.folder, root),
+            "state": "finished" if run in standing else "a shard, merged",
+            "mIoU": run.summary["mIoU"],
+            "done": f"{run.summary['n_scored']} {run.summary['scored']}",
+            "failed": run.summary["n_failed"],
+            "unscored": run.summary["n_unscored"],
+            "bound": run.summary["n_bound"],
+            "seconds": run.summary.get("seconds"),
+        }
+        for run in found
+    ]
+    rows += [
+        {
+            "name": name(run.folder, root),
+            "href": _href(run.folder, root),
+            "state": "not finished",
+            "done": f"{run.rows} rows",
+            "failed": run.failed,
+        }
+        for run in unfinished
+    ]
+    return rows
+
+
+def _href(folder: Path, root: Path) -> str:
+    return "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
+
+
+def commands(found: Sequence[Run], root: Path) -> dict[str, Any]:
+    """`sweep`: its command as it was typed, None where there is none; `runs`: (name, command) of each alone."""
+    return {"sweep": _sweep_command(root), "runs": [(name(run.folder, root), _run_command(run)) for run in found]}
+
+
+def _run_command(run: Run) -> str:
+    typed = run.summary.get("overrides") or []
+    if run.folder.name == "merged" and not typed:
+        return shlex.join(["python", "-m", "attrbind_exp.merge", str(run.folder.parent)])
+    return shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])
+
+
+def _sweep_command(root: Path) -> str | None:
+    """From what Hydra leaves of a multirun, None where that is not there."""
+    file = root / "multirun.yaml"
+    if not file.is_file():
+        return None
+    try:
+        typed = yaml.load(file.read_text(encoding="utf-8"), LOADER)["hydra"]["overrides"]
+        words = [*typed["hydra"], *typed["task"]]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        return None
+    kept = [_as_typed(str(w)) for w in words if not str(w).startswith(BY_HYDRA)]
+    many = [] if any(w.startswith("sweep=") for w in kept) else ["-m"]
+    return shlex.join(["python", "-m", "attrbind_exp.run", *many, *kept])
+
+
+def _as_typed(override: str) -> str:
+    """An override before attrbind_exp.config.rewrite_arguments: sweeps by name, plain paths without Hydra's quotes."""
+    named = re.sub(r"^\+sweeps=", "sweep=", override)
+    quoted = re.fullmatch(r"([\w.]+)='([\w./~-]+)'", named)
+    if quoted and ("/" in quoted[2] or quoted[1].startswith("hydra.")):
+        return f"{quoted[1]}={quoted[2]}"
+    return named
+
+
+def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
+    """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
+    folders = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+    configs = {name(f, root): flatten(read_config(f)) for f in folders}
+    rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
+    files = [(name(f, root), _text(f / "config.yaml")) for f in folders]
+    return {"names": list(configs), "rows": rows, "files": [(n, text) for n, text in files if text]}
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+
+
+def failures(found: Sequence[Run], root: Path) -> list[dict[str, Any]]:
+    """Runs in which samples failed: counts by reason, and the first of them by name."""
+    return [
+        {
+            "name": name(run.folder, root),
+            "count": run.summary["n_failed"],
+            "reasons": run.summary["failures"],
+            "first": list(islice(_failures(run.folder / "failures.jsonl"), FAILURES)),
+        }
+        for run in found
+        if run.summary["n_failed"]
+    ]
+
+
+def _failures(file: Path) -> Iterable[Mapping[str, Any]]:
+    if not file.is_file():
+        return
+    with open(file, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            try:
+                yield json.loads(line)
+            except ValueError:
+                return  # torn
+
+
+def notes(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[str]:
+    """What a reader must know before believing the figures."""
+    said = [str(r.summary["note"]) for r in found if r.summary.get("note")]
+    if any(r.summary.get("model_name") == "bundled" for r in found):
+        said.append(
+            "The bundled model is a tiny one that knows only drawn shapes: compare the shape of a curve with the "
+            "paper's (Stable Diffusion on photographs), never its height; on photographs its figures mean nothing."
+        )
+    if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(found)):
+        command = shlex.join(["python", "-m", "attrbind_exp.merge", str(root)])
+        said.append(f"Shards stand here one by one; to make one run of them: {command}")
+    if unfinished:
+        said.append(
+            f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or "
+            "failed); the same command started again goes on with them."
+        )
+    for run in found:
+        where, fallbacks = name(run.folder, root), run.summary["n_fallback"]
+        if run.summary["n_unscored"]:
+            said.append(f"{where}: {run.summary['n_unscored']} without ground truth, which count in no figure.")
+        if fallbacks:
+            rules = ", ".join(f"{rule} {count}" for rule, count in fallbacks.items())
+            said.append(f"{where}: prompts in which the target was found by a fallback: {rules}.")
+    return list(dict.fromkeys(said))

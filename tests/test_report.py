@@ -1,0 +1,368 @@
+"""report.html from runs made by hand: what it says, what it escapes, how large it gets, and that it works in a browser."""
+
+import json
+import os
+import re
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attrbind_exp import report
+from attrbind_exp.report import make_report, newest, published, write_report
+from attrbind_exp.runs import figures
+from attrbind_exp.runs.comparison import config_diff, make_groups, read_folder
+from attrbind_exp.runs.expressions import choose, read_table
+from attrbind_exp.runs.pictures import describe
+from attrbind_exp.runs.report import PICTURES, ROWS
+from attrbind_exp.scoring.metrics import GRID, PRECISIONS, key
+from attrbind_exp.types import UserError
+from tests.conftest import picture
+from tests.test_command import command, process
+
+HOSTILE = (
+    "</script><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> & ' {{ 7 * 7 }}"
+)
+BASE, OURS = ("baseline", None), ("attribute_binding", 0.9)
+
+
+def label(variant):
+    return variant[0] if variant[1] is None else f"{variant[0]} alpha={variant[1]:g}"
+
+
+def write_run(folder, ious, split="test", texts=None, slices=None, config=None, **summary):
+    """A finished run; `ious[variant]` is the IoU in percent of each expression, the same at every threshold. Two
+    expressions share an image; the first variant is compared to."""
+    (folder / "gallery").mkdir(parents=True)
+    n = len(next(iter(ious.values())))
+    texts = texts or [f"expression {i}" for i in range(n)]
+    slices = slices or [{"kind": "even" if i % 2 == 0 else "odd"} for i in range(n)]
+    entries = [entry(variant, values, slices) for variant, values in ious.items()]
+    for e, values in list(zip(entries, ious.values()))[1:]:
+        change = np.array(values) - np.array(next(iter(ious.values())))
+        e["difference"] = {"mean": float(change.mean()), "low": float(change.min()), "high": float(change.max()),
+                           "better": int((change > 0).sum()), "worse": int((change < 0).sum()), "same": int((change == 0).sum())}  # fmt: skip
+    rows = [
+        {"sample_id": f"s{i}", "image_id": f"i{i // 2}", "text_processor": variant[0], "alpha": variant[1], "seed": 0,
+         "expression": texts[i], "target": texts[i].split()[-1], "slices": slices[i],
+         "iou_at": {key(k): values[i] / 100 for k in GRID}, "intersection": [round(values[i])] * 101, "union": [100] * 101}
+        for i in range(n) for variant, values in ious.items()
+    ]  # fmt: skip
+    made = {
+        **{k: v for k, v in entries[-1].items() if k not in ("label", "n", "difference")},
+        "scored": "expressions", "n_expressions": n, "n_scored": n, "n_unscored": 0, "n_failed": 0, "failures": {}, "n_fallback": {},
+        "n_bound": n, "variants": entries, "seconds": 1.5, "captioner": "none", "overrides": ["dataset=drawn", f"dataset.split={split}"],
+        "dataset": "drawn", "split": split, "model": "m", "model_name": "sd15", "note": None, "config_hash": "0" * 12, "version": "0.1.0",
+        **summary,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(made))
+    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (folder / "failures.jsonl").write_text("")
+    about = {
+        "dataset": {"name": "drawn", "split": split, "splits": "val,test"},
+        "seed": 0,
+        "shard": None,
+        "report": None,
+    }
+    (folder / "config.yaml").write_text(json.dumps({**about, **(config or {})}))  # JSON is YAML
+    return folder
+
+
+def entry(variant, values, slices):
+    values, names = np.array(values, float), [s["kind"] for s in slices]
+    by_kind = {
+        k: {"mIoU": float(values[[n == k for n in names]].mean()), "n": names.count(k)} for k in sorted(set(names))
+    }
+    mean = float(values.mean())
+    return {"label": label(variant), "text_processor": variant[0], "alpha": variant[1], "mIoU": mean, "threshold": 0.3,
+            "mIoU_at": {key(k): mean for k in GRID}, "oIoU": mean, "n": len(values), "slices": {"kind": by_kind},
+            "precision": {f"{p:g}": float(100 * (values >= 100 * p).mean()) for p in PRECISIONS}}  # fmt: skip
+
+
+def draw(run, name, number, sample, panels=("image", "baseline", "attribute_binding alpha=0.9"), title="a title"):
+    pictures = {p: np.asarray(picture(30, 40, i)) for i, p in enumerate(panels)}
+    return figures.panels(pictures, title, run / "gallery" / f"{name}_{number:03d}.png", sample)
+
+
+def page_of(folder):
+    return make_report(folder).read_text(encoding="utf-8")
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.S)[1])
+
+
+def words(page):
+    """What the page says before its script runs."""
+    body = re.sub(r"<(style|script)\b.*?</\1>", " ", page, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+@pytest.fixture
+def run(tmp_path):
+    return write_run(tmp_path / "run", {BASE: [10, 20, 30, 40], OURS: [20, 20, 30, 36]})
+
+
+def test_a_run_shows_its_figures_beside_the_papers(run):
+    page = page_of(run)
+    said = words(page)
+    assert "26.5 mIoU the paper 23.0 attribute_binding alpha=0.9" in said
+    assert "+1.5 [-4.0, +10.0] against baseline; the interval spans zero 1 better, 1 worse, 2 same" in said
+    assert "baseline 4 22.4 @0.50 25.0 25.0 @0.30 25.0" in said
+    assert "kind = even 2 20.0 25.0 kind = odd 2 30.0 28.0" in said
+    assert "python -m attrbind_exp.run dataset=drawn dataset.split=test" in said
+    (group,) = data_of(page)["groups"]
+    assert [row[4] for row in group["rows"]] == [[10, 20], [20, 20], [30, 30], [40, 36]]
+    assert group["rows"][1][:3] == ["expression 1", "1", "s1"] and group["slices"][group["rows"][1][3][0]] == "kind=odd"
+    assert len(group["thresholds"]) == 101 and group["curves"] == [[25.0] * 101, [26.5] * 101]
+    assert data_of(page)["alpha"] is None  # one alpha is no curve
+
+
+def test_a_run_that_is_read_again_gives_the_same_page(run):
+    assert page_of(run) == page_of(run)
+
+
+def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
+    one, two = ("attribute_binding", 0.1), ("attribute_binding", 0.5)
+    write_run(tmp_path / "a", {one: [10, 20, 30, 40]}, config={"alpha": {"value": 0.1}})
+    write_run(tmp_path / "b", {two: [20, 20, 30, 36]}, config={"alpha": {"value": 0.5}})
+    page = page_of(tmp_path)
+    said = words(page)
+    # Two images gain 5 and lose 2 points: the interval of their mean spans all between.
+    assert "+1.5 [-2.0, +5.0] 1 / 1 / 2" in said and "attribute_binding alpha=0.5, the highest of 2" in said
+    assert (
+        "Keys in which the runs differ. key a b alpha.value 0.1 0.5 " in said
+        and "seed" not in said.split("config.yaml")[0]
+    )
+    alpha = data_of(page)["alpha"]
+    assert [[(p["x"], p["y"]) for p in line["points"]] for line in alpha["ours"]] == [[(0.1, 25.0), (0.5, 26.5)]]
+    assert (alpha["paper"]["points"][0], alpha["paper"]["base"]) == ({"x": 0.1, "y": 17.6}, 22.4)
+
+
+def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp_path):
+    for name, seed, ours in (("a", 0, [20, 30]), ("b", 1, [22, 30])):
+        write_run(tmp_path / name, {BASE: [10, 20], OURS: ours}, config={"seed": seed})
+    (group,) = make_groups(read_folder(tmp_path)[0], tmp_path)
+    ours = "attribute_binding alpha=0.9"
+    assert [c.label for c in group.columns] == ["baseline", f"{ours} · seed=0", f"{ours} · seed=1"]
+    assert read_table(group).iou.tolist() == [[10, 20, 22], [20, 30, 30]]
+
+
+def test_thresholds_chosen_on_another_split_head_the_page(tmp_path):
+    report = {"title": "Table 9", "paper": {"baseline": [0.5, 7.7]}, "others": {"Rival": 15.7}}
+    write_run(tmp_path / "z", {BASE: [10, 20], OURS: [30, 30]}, split="val", config={"report": report})
+    write_run(tmp_path / "a", {BASE: [10, 20], OURS: [20, 40]}, split="test", config={"report": report})
+    said = words(page_of(tmp_path))
+    assert "<title>Table 9" in page_of(tmp_path) and "Rival 15.7" in said and "22.4" not in said
+    assert said.index("drawn, val 30.0 mIoU") < said.index("drawn, test 30.0 mIoU")
+    assert "threshold 0.30, the best on this very data" in said and "threshold 0.30, chosen on another split" in said
+    assert "baseline 2 7.7 @0.50 15.0 15.0 @0.30 15.0 @0.30" in said
+
+
+def test_results_csv_is_taken_only_where_it_speaks_of_these_runs(tmp_path, run):
+    import pandas as pd
+
+    from attrbind_exp.runs.results import paper_table, read_runs
+
+    table = paper_table(read_runs(run), {"paper": {}}, None)
+    table["low"] = [None, 99.0]  # recognisable
+    table.to_csv(run / "results.csv", index=False)
+    assert "[+99.0, +10.0]" in page_of(run)
+    table.assign(n=5).to_csv(run / "results.csv", index=False)
+    assert "[-4.0, +10.0]" in page_of(run)
+    pd.DataFrame({"other": [1]}).to_csv(run / "results.csv", index=False)
+    assert "[-4.0, +10.0]" in page_of(run)
+
+
+def test_unfinished_and_failed_runs_are_listed(tmp_path):
+    write_run(
+        tmp_path / "done", {BASE: [10, 20]}, n_failed=2, failures={"image_missing": 2}, n_fallback={"category": 3}
+    )
+    failed = {"sample_id": "s9", "reason": "image_missing", "message": "no file 9.jpg"}
+    (tmp_path / "done" / "failures.jsonl").write_text(json.dumps(failed) + "\n")
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "expressions.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"torn')
+    (tmp_path / "never").mkdir()
+    (tmp_path / "never" / "config_hash").write_text("x")
+    said = words(page_of(tmp_path))
+    assert (
+        "2 of 3 runs are not finished" in said
+        and "cut not finished - 2 rows" in said
+        and "never not finished - 0 rows" in said
+    )
+    assert "2 failed in done: image_missing 2 s9: image_missing: no file 9.jpg and 1 more" in said
+    assert "found by a fallback: category 3" in said
+    shutil.rmtree(tmp_path / "done")
+    assert "2 of 2 runs are not finished" in words(page_of(tmp_path))
+
+
+def test_a_merged_run_stands_for_its_shards(tmp_path):
+    for k in (0, 1):
+        write_run(tmp_path / f"shard={k}", {BASE: [10 + k, 20 + k]}, config={"shard": f"{k}/2"})
+    said = words(page_of(tmp_path))
+    assert "attrbind_exp.merge" in said and "drawn, test (shard=0/2)" in said
+    write_run(tmp_path / "merged", {BASE: [10, 20, 11, 21]}, overrides=[])
+    said = words(page_of(tmp_path))
+    assert "Shards stand here" not in said and "(shard=" not in said and said.count("a shard, merged") == 2
+    assert f"python -m attrbind_exp.merge {tmp_path}" in said
+
+
+def test_class_wise_runs_are_shown_by_image(tmp_path):
+    code, _, err = command(
+        "dataset=shapes_classes", "dataset.limit=8", "tracker=none", "gallery=2", "text_processor=paper", f"hydra.run.dir={tmp_path}"
+    )  # fmt: skip
+    assert code == 0, err
+    (group,) = data_of((tmp_path / "report.html").read_text())["groups"]
+    assert group["scored"] == "images" and len(group["rows"]) == 8 and group["thresholds"][0] == 0.3
+    assert all(0 < iou <= 100 for row in group["rows"] for iou in row[4])
+    assert "class = background" in words((tmp_path / "report.html").read_text())
+
+
+def test_nothing_to_show_says_so(tmp_path):
+    for folder, word in ((tmp_path, "no finished run below"), (tmp_path / "nowhere", "no folder")):
+        with pytest.raises(UserError, match=word):
+            make_report(folder)
+    code, _, err = process(str(tmp_path), module="report")
+    assert code == 2 and "no finished run below" in err
+
+
+def test_no_run_fails_for_want_of_its_report(run, capsys):
+    (run / "report.html.partial").mkdir()
+    assert write_report(run) is None
+    assert f"python -m attrbind_exp.report {run}" in capsys.readouterr().err
+    (run / "report.html.partial").rmdir()
+    with open(run / "expressions.jsonl", "a") as file:
+        file.write("{not json\n")
+    assert write_report(run) is None
+    assert "line 9, is no row of a run" in capsys.readouterr().err
+    assert report.write_report(run.parent / "nowhere") is None
+
+
+def test_rows_are_chosen_from_both_ends_and_at_random():
+    change = np.array([0.0] * 80 + list(range(1, 11)) + list(range(-10, 0)) + [np.nan] * 5)
+    chosen = choose(change, 40)
+    assert len(chosen) == len(set(chosen)) == 40 and (np.diff(chosen) > 0).all()
+    assert set(range(80, 100)) <= set(chosen)  # all that changed: a quarter is ten
+    assert choose(change, 40).tolist() == chosen.tolist() and choose(change, 200).tolist() == list(range(105))
+    assert len(choose(np.zeros(50), 20)) == 20
+
+
+def test_config_diff_shows_what_differs_alone():
+    found = config_diff({"a": {"x": 1, "y": [1, 2], "z": None}, "b": {"x": 1, "y": [1, 3]}})
+    assert found == {"y": {"a": [1, 2], "b": [1, 3]}, "z": {"a": None, "b": "-"}}
+
+
+def test_a_gallery_picture_says_where_its_panels_are(tmp_path):
+    wide, name = np.asarray(picture(30, 50, 1)), "attribute_binding_prefixed alpha=0.9"  # the name takes two lines
+    path = figures.panels({"image": np.asarray(picture(30, 50)), name: wide}, 'a "title" é', tmp_path / "p.png", "7:1")
+    with Image.open(path) as image:
+        about = describe(image, path)
+        (_, box) = about["panels"][1]
+        crop = np.asarray(image.crop(box).convert("RGB"))
+    assert (about["sample_id"], about["title"], about["panels"][1][0]) == ("7:1", 'a "title" é', name)
+    assert crop.shape == (240, 400, 3)
+    assert (crop[4::8, 4::8] == wide).all()
+
+
+def test_pictures_of_one_sample_from_several_runs_become_one(tmp_path):
+    for name, alpha in (("a", 0.1), ("b", 0.5)):
+        folder = write_run(tmp_path / name, {("attribute_binding", alpha): [10, 20 + alpha]})
+        draw(folder, "gallery", 0, "s1", ("image", "baseline", f"attribute_binding alpha={alpha:g}"))
+    (folder / "gallery" / "broken_000.png").write_text("no picture")
+    page = page_of(tmp_path)
+    (shown,) = data_of(page)["pictures"]
+    assert list(shown["panels"]) == ["image", "baseline", "attribute_binding alpha=0.1", "attribute_binding alpha=0.5"]
+    assert (shown["title"], shown["iou"]) == ("expression 1", [20.0, 20.0])
+    assert "Not readable: broken_000.png" in words(page)
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Every text of a run is an attack; the folder's name too, as far as a file system lets it."""
+    folder = tmp_path / "<img src=x onerror=document.title='hacked'> & {{ 7 * 7 }}"
+    slices = [{"kind": HOSTILE}, {"kind": "plain"}]
+    write_run(folder, {BASE: [10, 20], (HOSTILE, 0.9): [20, 20]}, texts=[HOSTILE, "plain \u2028 \ud800 text"], slices=slices,
+              note=HOSTILE, dataset=HOSTILE, overrides=[HOSTILE], n_failed=1, failures={HOSTILE: 1}, n_fallback={HOSTILE: 1},
+              version=HOSTILE, config={HOSTILE: HOSTILE})  # fmt: skip
+    failure = {"sample_id": HOSTILE, "reason": HOSTILE, "message": HOSTILE}
+    (folder / "failures.jsonl").write_text(json.dumps(failure) + "\n")
+    draw(folder, "gallery", 0, HOSTILE, ("image", "baseline", HOSTILE), HOSTILE)
+    shutil.copy(folder / "gallery" / "gallery_000.png", folder / "gallery" / "<img src=x>_000.png")
+    return folder
+
+
+def test_all_text_is_escaped(hostile):
+    page = page_of(hostile.parent)
+    assert (
+        len(re.findall(r"<script\b", page)) == 2
+        and "<img" not in page
+        and "{{ 7 * 7 }}" in page
+        and "49 " not in words(page)
+    )
+    (group,) = data_of(page)["groups"]
+    assert {row[0] for row in group["rows"]} == {HOSTILE, "plain \u2028 \ud800 text"}
+
+
+def test_the_page_loads_nothing(run):
+    draw(run, "gallery", 0, "s1")
+    page = page_of(run)
+    assert re.findall(r"https?:[^\s\"'<]*", page) == ["http://www.w3.org/2000/svg"]
+    assert not re.search(r"@import|url\(|<link|<iframe|fetch\(|XMLHttpRequest|\.src\s*=", page)
+    assert all(href.startswith(("#", "./")) for href in re.findall(r'href="([^"]*)"', page))
+    assert "default-src 'none'" in page
+
+
+def test_a_large_run_gives_a_small_page_and_is_read_line_by_line(tmp_path):
+    n = 3000
+    texts = ["the object number " + "x" * 600 + str(i) for i in range(n)]
+    folder = write_run(tmp_path / "run", {BASE: [50.0] * n, OURS: [50.0 + (i % 7 - 3) for i in range(n)]}, texts=texts)
+    for i in range(150):
+        draw(folder, "gallery", i, f"s{i}")
+    file = folder / "expressions.jsonl"
+    tracemalloc.start()
+    (group,) = make_groups(read_folder(folder)[0], folder)
+    table = read_table(group)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(table.about) == n and peak < file.stat().st_size / 2
+    page = page_of(folder)
+    assert len(page.encode()) < 4_500_000
+    data = data_of(page)
+    assert len(data["groups"][0]["rows"]) == ROWS and data["groups"][0]["total"] == n
+    assert sum(len(p) for shown in data["pictures"] for p in shown["panels"].values()) < PICTURES * 1.05
+    assert f"{len(data['pictures'])} of 150 pictures are in this page" in words(page)
+
+
+def test_a_sweep_leaves_a_report_of_itself_and_of_each_run(tmp_path):
+    code, _, err = command(
+        "-m", "alpha=0.1,0.9", "dataset.limit=6", "tracker=none", "gallery=2", "changed=1", "hydra.sweep.dir=out", cwd=tmp_path
+    )  # fmt: skip
+    assert code == 0, err
+    assert len(list(tmp_path.glob("out/*/report.html"))) == 2
+    page = (tmp_path / "out" / "report.html").read_text()
+    said = words(page)
+    assert "python -m attrbind_exp.run -m hydra.sweep.dir=out alpha.value=0.1,0.9 dataset.limit=6" in said
+    assert "knows only drawn shapes" in said and [len(line["points"]) for line in data_of(page)["alpha"]["ours"]] == [2]
+    assert "baseline" in data_of(page)["pictures"][0]["panels"] and len(data_of(page)["pictures"][0]["panels"]) == 5
+    assert newest(tmp_path) == tmp_path / "out" / "report.html"
+
+
+def test_the_papers_figures_come_from_the_sweeps():
+    paper = published()
+    assert paper["expressions"]["noun_chunk"] == [0.55, 22.6] and paper["expressions"][
+        "attribute_binding alpha=0.9"
+    ] == [0.5, 23.0]
+    assert paper["images"]["baseline"] == [None, 37.9]
+
+
+def test_without_a_folder_the_newest_report_is_named(tmp_path):
+    for number, name in enumerate(("new", "old")):
+        (tmp_path / "outputs" / name).mkdir(parents=True)
+        (tmp_path / "outputs" / name / "report.html").write_text("")
+        os.utime(tmp_path / "outputs" / name / "report.html", (1000 - number, 1000 - number))
+    code, out, _ = process(module="report", cwd=tmp_path)
+    assert (code, out.strip()) == (0, "outputs/new/report.html")
+    code, _, err = process(module="report", cwd=tmp_path / "outputs")
+    assert code == 2 and "no report.html below 'outputs'" in err

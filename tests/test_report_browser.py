@@ -1,0 +1,222 @@
+"""report.html in headless Chromium: sorting, filtering, sliders, curves, themes, a phone's width. Any error of its script,
+and anything that its security policy had to block, fails the test."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from attrbind_exp.report import make_report
+from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
+
+DRIVER = shutil.which("chromedriver")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(
+    not (DRIVER and BROWSER), reason="no chromium with chromedriver on this machine (Debian: chromium chromium-driver)"
+)
+FLAGS = (
+    "headless=new", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+    "disable-component-update", "disable-sync", "hide-scrollbars", "window-size=1200,900",
+    "blink-settings=preferredColorScheme=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        *FLAGS,
+        *(["no-sandbox"] if os.geteuid() == 0 else []),
+        f"user-data-dir={tmp_path_factory.mktemp('chromium')}",
+    ):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def show(driver):
+    """Opens a report; what the browser complains of until the end of the test fails it."""
+
+    def opened(report: Path, width: int = 1200):
+        phone = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+        driver.get(report.as_uri())
+        return driver
+
+    driver.get_log("browser")
+    yield opened
+    assert driver.get_log("browser") == []
+
+
+def run(driver, script):
+    return driver.execute_script(f"return {script}")
+
+
+def choose(driver, select, value):
+    """Choose an option as a hand does: by what it says."""
+    said = run(driver, f"""[...document.getElementById('{select}').options].map((o) => o.textContent)""")
+    number = next(i for i, text in enumerate(said) if text.startswith(value))
+    driver.execute_script(
+        "const s = document.getElementById(arguments[0]); s.selectedIndex = arguments[1];"
+        "for (const e of ['input', 'change']) s.dispatchEvent(new Event(e, { bubbles: true }))", select, number,
+    )  # fmt: skip
+
+
+def table(driver):
+    return run(
+        driver, "[...document.querySelectorAll('#rows tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+    )
+
+
+def click(driver, selector):
+    run(driver, f"document.querySelector({selector!r}).click()")
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """Two splits, four variants, pictures of two expressions."""
+    alphas = [("attribute_binding", a) for a in (0.1, 0.5, 0.9)]
+    texts = ["white dog", "black dog", "Red Hat", "children in red"]
+    for split, gain in (("val", 1), ("test", 2)):
+        ious = {BASE: [10, 20, 30, 40], **{a: [10 + gain * k, 20, 30, 40 - k] for k, a in enumerate(alphas, 1)}}
+        made = write_run(tmp_path / split, ious, split=split, texts=texts)
+        draw(made, "gallery", 0, "s1")
+        draw(made, "improved", 0, "s0")
+    return make_report(tmp_path)
+
+
+def test_rows_sort_by_every_column(show, sweep):
+    driver = show(sweep)
+    assert [r[3] for r in table(driver)] == ["+6.0", "0.0", "0.0", "-3.0"]  # most improved first
+    click(driver, "[data-sort=change]")
+    assert table(driver)[0][:4] == ["children in red", "40.0", "37.0", "-3.0"]
+    click(driver, "[data-sort=text]")
+    assert [r[0] for r in table(driver)] == ["black dog", "children in red", "Red Hat", "white dog"]
+    assert run(driver, "document.querySelector('[data-sort=text]').parentElement.ariaSort") == "ascending"
+    click(driver, "[data-sort=text]")
+    assert table(driver)[0][0] == "white dog"
+    choose(driver, "second", "attribute_binding alpha=0.5")
+    assert table(driver)[0][:4] == ["white dog", "10.0", "14.0", "+4.0"]
+
+
+def test_rows_filter_by_slice_and_text(show, sweep):
+    driver = show(sweep)
+    choose(driver, "slice", "kind=odd")
+    assert {r[0] for r in table(driver)} == {"black dog", "children in red"}
+    driver.find_element("id", "text").send_keys("RED")
+    assert [r[0] for r in table(driver)] == ["children in red"]
+    assert "1 of 4 expressions. Their mean IoU: 40.0 to 37.0." in run(
+        driver, "document.getElementById('count').textContent"
+    )
+    driver.find_element("id", "text").send_keys("no such thing")
+    assert table(driver) == []
+
+
+def test_the_choice_of_data_reaches_every_section(show, sweep):
+    driver = show(sweep)
+    visible = "[...document.querySelectorAll('[data-group]')].map((d) => !d.hidden)"
+    assert run(driver, visible) == [False, True]  # the last split first: thresholds come from the other
+    choose(driver, "group", "drawn, val")
+    assert run(driver, visible) == [True, False] and table(driver)[0][3] == "+3.0"
+    assert run(driver, "document.querySelector('.of-group').textContent") == "drawn, val, attribute_binding"
+
+
+def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
+    driver = show(sweep)
+    assert run(driver, "document.querySelectorAll('.card').length") == 2
+    choose(driver, "which", "most improved")
+    assert run(driver, "[...document.querySelectorAll('.card p')].map((p) => p.textContent)") == [
+        "white dog",
+        "IoU 10.0 to 16.0",
+    ]
+    choose(driver, "left", "image")
+    assert run(driver, "[...document.querySelectorAll('.stage span')].map((s) => s.textContent)") == [
+        "image",
+        OURS_LABEL,
+    ]
+    clip = "getComputedStyle(document.querySelectorAll('.stage img')[1]).clipPath"
+    before = run(driver, clip)
+    driver.execute_script("document.querySelector('.stage').scrollIntoView({ block: 'center' })")
+    from selenium.webdriver import ActionChains
+
+    stage = driver.find_element("css selector", ".stage input")
+    ActionChains(driver).move_to_element(stage).click_and_hold().move_by_offset(-60, 0).release().perform()
+    assert run(driver, "Number(document.querySelector('.stage input').value)") < 40
+    assert run(driver, clip) != before
+    assert run(driver, "[...document.querySelectorAll('.stage img')].every((i) => i.complete && i.naturalWidth > 0)")
+
+
+OURS_LABEL = f"{OURS[0]} alpha={OURS[1]}"
+
+
+def test_curves_show_ours_and_the_papers(show, sweep):
+    driver = show(sweep)
+    legend = "[...document.querySelectorAll('#alpha-chart .legend button')].map((b) => b.textContent)"
+    assert run(driver, legend) == [
+        "drawn, val", "baseline, drawn, val", "drawn, test", "baseline, drawn, test", "the paper (Stable Diffusion 1.5, RefCOCO)",
+    ]  # fmt: skip
+    assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 3 + 9
+    click(driver, "#alpha-chart .legend button")
+    assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 9
+    click(driver, "#alpha-difference")
+    assert run(driver, legend)[2] == "baseline" and not run(driver, "document.getElementById('alpha-note').hidden")
+    driver.execute_script("document.getElementById('threshold-chart').scrollIntoView({ block: 'center' })")
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).move_to_element(driver.find_element("css selector", "#threshold-chart svg")).perform()
+    tip = run(driver, "[...document.querySelectorAll('#threshold-chart .tip span')].map((s) => s.textContent)")
+    assert tip[:2] == ["alpha=0.9", "25.8"] and len(tip) == 8
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_never_scrolls_sideways(show, sweep, width):
+    driver = show(sweep, width)
+    assert run(driver, "document.documentElement.scrollWidth") == width
+    assert (
+        run(driver, "getComputedStyle(document.querySelector('.figures td:nth-child(2)')).fontVariantNumeric")
+        == "tabular-nums"
+    )
+
+
+def test_light_and_dark(show, sweep):
+    driver = show(sweep)
+    colour = "getComputedStyle(document.body).backgroundColor"
+    assert run(driver, colour) == "rgb(255, 255, 255)"
+    click(driver, "#theme")
+    assert run(driver, colour) == "rgb(20, 23, 27)"
+    driver.refresh()
+    assert run(driver, colour) == "rgb(20, 23, 27)"  # kept
+    click(driver, "#theme")
+    assert run(driver, colour) == "rgb(255, 255, 255)"
+
+
+def test_more_rows_come_on_demand(show, tmp_path):
+    folder = write_run(tmp_path / "run", {BASE: [10] * 150, OURS: [20] * 150})
+    driver = show(make_report(folder))
+    assert len(table(driver)) == 100
+    click(driver, "#more")
+    assert len(table(driver)) == 150 and run(driver, "document.getElementById('more').hidden")
+
+
+def test_hostile_text_stays_text(show, hostile):  # noqa: F811
+    driver = show(make_report(hostile))
+    assert driver.title.endswith("· attrbind_exp") and "hacked'> & {{ 7 * 7 }}" in driver.title
+    assert run(driver, "document.querySelectorAll('img:not(.stage img)').length + document.scripts.length") == 2
+    shown = "return [...document.querySelectorAll('#rows tbody td:first-child')].some((d) => d.textContent === arguments[0])"
+    assert driver.execute_script(shown, HOSTILE)  # compared there: half a surrogate pair cannot be handed over
+    choose(driver, "right", HOSTILE)
+    assert run(driver, "document.querySelectorAll('.stage span')[1].textContent") == HOSTILE
+    assert run(driver, "document.documentElement.scrollWidth") == 1200
+
+
+def test_a_sweep_without_a_finished_run_has_a_page(show, tmp_path):
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "expressions.jsonl").write_text("{}\n")
+    driver = show(make_report(tmp_path))
+    assert "not finished" in run(driver, "document.body.innerText")
