@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from attrbind_exp.types import UserError
 
-
 Lines = Mapping[str, Sequence[float | None]]  # None: this line has no point there
 
 
