@@ -104,19 +104,16 @@ def _as_typed(override: str) -> str:
 
 def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
     """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
-    folders = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+    every = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+    folders = [f for f in every if (f / "config.yaml").is_file()]
     configs = {name(f, root): flatten(read_config(f)) for f in folders}
     rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
-    files = [(name(f, root), _text(f / "config.yaml")) for f in folders]
-    return {"names": list(configs), "rows": rows, "files": [(n, text) for n, text in files if text]}
+    files = [(name(f, root), (f / "config.yaml").read_text(encoding="utf-8")) for f in folders]
+    return {"names": list(configs), "rows": rows, "files": files}
 
 
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def failures(found: Sequence[Run], root: Path) -> list[dict[str, Any]]:
