@@ -23,7 +23,7 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> 
     try:
         options: dict[str, Any] = plain(launcher.ray_cfg.remote) | resources(launcher)
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
-        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), os.getcwd()
+        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd())
         waiting = {run.remote(cfg, board.runs[i].folder, *given): i for i, cfg in enumerate(configs)}
         returns: dict[int, JobReturn] = {}
         while waiting:
