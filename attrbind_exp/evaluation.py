@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
+from attrbind_exp.batch import Heats, Images, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.loading import WORKERS, Loaded, ahead
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes, metrics
@@ -45,8 +46,9 @@ def score(
     progress = Progress(store, len(images), settings.variants[settings.headline])
     progress.update(done, (row for part in rows for row in part), fresh=False)
     try:
-        for image in segment_images(images, segmenter, settings, captioner, done):
-            made, failed = score_image(image, dataset, settings)
+        segmented = segment_images(images, segmenter, settings, captioner, done)
+        # Scored in threads, so that counting pixels does not keep the device waiting.
+        for made, failed in ahead(lambda image: score_image(image, dataset, settings), segmented, depth=WORKERS):
             written = [row for part in made for row in part]
             store.add_rows(written)
             fail(failed, scores, store)

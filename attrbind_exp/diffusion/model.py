@@ -1,7 +1,7 @@
 """A frozen Stable Diffusion: loading, text encoder, autoencoder, noise, one UNet pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -74,18 +74,27 @@ class DiffusionModel:
 
         In half precision a picture's row may hold what is not finite: ask `overflowed`.
         """
+        return torch.stack([self.encode_pixels(self.pixels(image)) for image in images])
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """An RGB image at the model's size, (3, H, W) uint8 in host memory, pinned where that speeds the transfer."""
         height, width = self.size
-        resized = [np.asarray(i.resize((width, height), Image.Resampling.BICUBIC)) for i in images]
-        pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        pixels = pixels.to(self.device, self.dtype) / 127.5 - 1
-        return self.vae.encode(pixels).latent_dist.mean * self.vae.config.scaling_factor
+        resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)
+        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+
+    @torch.no_grad()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Scaled latents (C, h, w) of what `pixels` made of one image."""
+        scaled = pixels.to(self.device, non_blocking=True)[None].to(self.dtype) / 127.5 - 1
+        return self.vae.encode(scaled).latent_dist.mean[0] * self.vae.config.scaling_factor
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
         """Latents (B, C, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
         so that every method sees the same one whatever the batch, the order or the machine."""
         noise = torch.stack([draw_noise(tuple(latents.shape[1:]), seed, i, timestep, draw) for i in image_ids])
         t = torch.full((len(latents),), timestep, device=latents.device)
-        return self.scheduler.add_noise(latents, noise.to(latents), t)
+        return self.scheduler.add_noise(latents, to_device(noise, latents.device).to(latents.dtype), t)
 
     @torch.no_grad()
     def denoise(self, noisy: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
@@ -100,6 +109,26 @@ def fill(rows: Tensor, size: int) -> Tensor:
     that must not depend on what shares a batch come from batches of one size.
     """
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, without waiting for what is queued there."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def to_host(values: Tensor) -> Callable[[], Tensor]:
+    """Queue a copy to the host; to call the result is to wait for it, and for nothing that is queued later."""
+    copy = values.to("cpu", non_blocking=True)  # torch pins it
+    if values.device.type != "cuda":
+        return lambda: copy
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return copy
+
+    return wait
 
 
 def overflowed(latents: Tensor) -> list[bool]:

@@ -6,14 +6,14 @@ heat = segmenter([image], ["the white star"], variant=Variant("ours", replace=Tr
 mask = heat.mask(0.4)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from attrbind_exp.diffusion.attention import Recording, find_available, find_layers, record
-from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, fill, overflowed
+from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, fill, overflowed, to_device, to_host
 from attrbind_exp.segmentation import score_map
 from attrbind_exp.segmentation.layers import find_columns
 from attrbind_exp.text.processor import TextProcessor
@@ -92,7 +92,7 @@ class Segmenter:
         for timestep, draw in passes:
             noisy = self.model.add_noise(latents, image_ids, timestep, draw, seed)
             with record(self.model.unet, self.layers, weights, alike) as attention:
-                self.model.denoise(noisy[owner.to(device)], timestep, embeddings)
+                self.model.denoise(noisy[to_device(owner, device)], timestep, embeddings)
             total = total + score_map.complete(self._maps(attention, tuple(latents.shape[-2:])), attention.full)
         return total[: len(bound)] / len(passes)
 
@@ -104,12 +104,16 @@ class Segmenter:
             maps.append(score_map.resolution_map(layers, column.ratio, (grid[0], grid[1])))
         return torch.stack(maps, 1)
 
-    def heat_maps(self, completed: Tensor, size: tuple[int, int], layers: Sequence[str | None]) -> list[HeatMap]:
-        """Completed maps (M, C, h, w) at an image's (height, width), the m-th by the choice `layers[m]`."""
+    def start_heat_maps(
+        self, completed: Tensor, size: tuple[int, int], layers: Sequence[str | None]
+    ) -> Callable[[], list[HeatMap]]:
+        """Completed maps (M, C, h, w) at an image's (height, width), the m-th by the choice `layers[m]`; to call the
+        result is to wait for the device."""
         weights = [[self.choices[name].get(column, 0.0) for column in self.columns] for name in layers]
-        score = score_map.combine(completed, torch.tensor(weights, device=completed.device))
-        return [HeatMap(values) for values in score_map.heat_map(score, size).cpu().numpy()]
+        score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
+        wait = to_host(score_map.heat_map(score, size))
+        return lambda: [HeatMap(values) for values in wait().numpy()]
 
     def heat_map(self, completed: Tensor, size: tuple[int, int], layers: str | None = None) -> HeatMap:
         """One prompt's completed maps (C, h, w) at an image's (height, width)."""
-        return self.heat_maps(completed[None], size, [layers])[0]
+        return self.start_heat_maps(completed[None], size, [layers])()[0]

@@ -111,22 +111,24 @@ class TextProcessor:
             E = states[order[prompt.text]]
             weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling, prompt.further)
             plain = BoundPrompt(E, weights.to(E))
+            made: dict[tuple[str | None, float | None], BoundPrompt] = {(None, None): plain}
             row = []
             for variant in variants:
-                R = states[order[self._chunk_text(prompt, variant)]] if prompt.bind and variant.replace else None
-                row.append(self._edit(prompt, plain, R, U, variant))
+                chunk = self._chunk_text(prompt, variant) if prompt.bind and variant.replace else None
+                alpha = variant.alpha if prompt.bind and variant.alpha != 1 else None  # 1 changes nothing
+                if (chunk, alpha) not in made:
+                    R = None if chunk is None else states[order[chunk]]
+                    made[chunk, alpha] = BoundPrompt(self._edit(prompt, E, R, U, variant), plain.weights)
+                row.append(made[chunk, alpha])
             bound.append(row)
         return bound
 
-    def _edit(self, prompt: Prompt, plain: BoundPrompt, R: Tensor | None, U: Tensor, variant: Variant) -> BoundPrompt:
-        if not prompt.bind or not (variant.replace or variant.alpha is not None):
-            return plain
-        embedding = plain.embedding
+    def _edit(self, prompt: Prompt, E: Tensor, R: Tensor | None, U: Tensor, variant: Variant) -> Tensor:
         if R is not None:
-            embedding = replace_noun_chunk(embedding, R[self._chunk_rows(prompt, variant)], prompt.pos)
+            E = replace_noun_chunk(E, R[self._chunk_rows(prompt, variant)], prompt.pos)
         if variant.alpha is not None:
-            embedding = average_with_unconditioned(embedding, U, prompt.q, variant.alpha)
-        return BoundPrompt(embedding, plain.weights)
+            E = average_with_unconditioned(E, U, prompt.q, variant.alpha)
+        return E
 
     def _prefix(self, variant: Variant) -> str:
         return TEMPLATE if (variant.chunk_prefix or self.settings.chunk_prefix) == "template" else ""
