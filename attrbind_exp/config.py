@@ -39,9 +39,10 @@ SWEEPS = CONF.parent / "sweeps"
 NUMBER_GROUPS = ("alpha", "threshold")
 FREE_TEXT = (
     "expression", "image", "model.path", "dataset.root", "dataset.images", "dataset.annotations", "dataset.file",
-    "captioner.file", "captioner.cache", "text_processor.overrides", "hydra.run.dir", "hydra.sweep.dir",
+    "captioner.file", "captioner.cache", "cache.folder", "text_processor.overrides", "hydra.run.dir", "hydra.sweep.dir",
     "folder", "out",
 )  # fmt: skip
+UNSEEN = ("tracker", "batch_size", "cache", "gallery", "changed", "report")  # change no figure
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
     "text_processor.chunk_prefix": get_args(PrefixRule),
@@ -286,7 +287,7 @@ def load_dataset(cfg: DictConfig) -> Any:
 def config_hash(cfg: DictConfig) -> str:
     """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery", "changed", "report")}
+    kept = {k: v for k, v in plain.items() if k not in UNSEEN}
     kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
     files = [OmegaConf.select(cfg, key) for key in ("text_processor.overrides", "captioner.file", "dataset.labels")]
     contents = [Path(f).read_bytes() for f in files if f and Path(f).is_file()]

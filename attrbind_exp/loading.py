@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
-from attrbind_exp.diffusion.model import VAE_OVERFLOW, to_host
+from attrbind_exp.diffusion.model import VAE_OVERFLOW, Pixels, to_host
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
 from attrbind_exp.types import Failure, Prompt, Sample, SampleError
@@ -41,12 +41,12 @@ Failed = list[tuple[Sample, Failure]]
 
 @dataclass(frozen=True)
 class Read:
-    """What the disk gave: samples with their ground truths, their pictures and the pixels (3, h, w) uint8 that the
-    model sees of them, by path; and what could not be read."""
+    """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path,
+    and what could not be read."""
 
     samples: list[tuple[Sample, np.ndarray | None]]
     pictures: dict[Path, Image.Image]
-    pixels: dict[Path, Tensor]
+    pixels: dict[Path, Pixels]
     failures: Failed
 
 

@@ -44,12 +44,14 @@ def main(cfg: DictConfig) -> float | None:
 def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
     """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
     # Heavy libraries load only once configuration and data are known to be good.
+    from attrbind_exp.cache import Cache
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import run_experiment
     from attrbind_exp.segmentation.segmenter import Segmenter
     from attrbind_exp.text.processor import TextProcessor
 
-    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
+    cache = None if cfg.cache.folder is None else Cache(cfg.cache.folder, cfg.cache.gigabytes)
+    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg), cache)
     text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
     segmenter = Segmenter(model, text, config.map_settings(cfg))
     found, headline = config.variants(cfg)

@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from attrbind_exp.cache import Cache, digest
 from attrbind_exp.diffusion.weights import find_model, mend
 from attrbind_exp.text.tokens import tokenize
 from attrbind_exp.types import UserError
@@ -25,14 +28,27 @@ TEXT_BATCH = 8  # texts encoded at once
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
+@dataclass(frozen=True)
+class Pixels:
+    """An image at the model's size: `values` (3, H, W) uint8; with a cache the `key` of its latents (C, h, w), and
+    these where they are known."""
+
+    values: Tensor
+    key: str = ""
+    latents: Tensor | None = None
+
+
 class DiffusionModel:
     """Any Stable Diffusion 1.x or 2.x, ready to be asked for attention.
 
     `size`: (height, width) in pixels that images are resized to; None = the model's own square.
-    Latent cells are `size` divided by `vae_scale`.
+    Latent cells are `size` divided by `vae_scale`. `cache`: where latents and text embeddings are kept, None = nowhere.
     """
 
-    def __init__(self, pipeline: StableDiffusionPipeline, size: tuple[int, int] | None = None):
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, size: tuple[int, int] | None = None, cache: Cache | None = None
+    ):
+        self.cache = cache
         self.tokenizer = pipeline.tokenizer
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self.vae = pipeline.vae.eval().requires_grad_(False)
@@ -64,9 +80,21 @@ class DiffusionModel:
         without the last one, so the same line serves both. Always TEXT_BATCH texts at once: a text's embedding does not
         depend on which others come with it.
         """
-        ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)]).to(self.device)
-        states = [self.text_encoder(fill(part, TEXT_BATCH)).last_hidden_state for part in ids.split(TEXT_BATCH)]
-        return torch.cat(states)[: len(texts)]
+        ids = torch.stack([t.ids for t in tokenize(self.tokenizer, texts)])
+        if self.cache is None:
+            return self._encode_tokens(ids)
+        keys = [digest(self._text_identity, self.dtype, self.device.type, row) for row in ids]
+        kept = [self.cache.get_tensor("texts", key) for key in keys]
+        missing = [i for i, states in enumerate(kept) if states is None]
+        made = dict(zip(missing, self._encode_tokens(ids[missing]) if missing else [], strict=True))
+        for i, states in made.items():
+            self.cache.put_tensor("texts", keys[i], to_host(states))
+        return torch.stack([made[i] if x is None else to_device(x, self.device) for i, x in enumerate(kept)])
+
+    def _encode_tokens(self, ids: Tensor) -> Tensor:
+        parts = to_device(ids, self.device).split(TEXT_BATCH)
+        states = [self.text_encoder(fill(part, TEXT_BATCH)).last_hidden_state for part in parts]
+        return torch.cat(states)[: len(ids)]
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -76,18 +104,34 @@ class DiffusionModel:
         """
         return torch.stack([self.encode_pixels(self.pixels(image)) for image in images])
 
-    def pixels(self, image: Image.Image) -> Tensor:
-        """An RGB image at the model's size, (3, H, W) uint8 in host memory, pinned where that speeds the transfer."""
+    def pixels(self, image: Image.Image) -> Pixels:
+        """What the model sees of an RGB image. Touches no device: safe in a thread."""
         height, width = self.size
         resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)
-        return pixels.pin_memory() if self.device.type == "cuda" else pixels
+        values = torch.from_numpy(resized).permute(2, 0, 1).contiguous()
+        if self.cache is None:
+            return Pixels(values)
+        key = digest(self._vae_identity, self.dtype, self.device.type, values)
+        return Pixels(values, key, self.cache.get_tensor("latents", key))
 
     @torch.no_grad()
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """Scaled latents (C, h, w) of what `pixels` made of one image."""
-        scaled = pixels.to(self.device, non_blocking=True)[None].to(self.dtype) / 127.5 - 1
-        return self.vae.encode(scaled).latent_dist.mean[0] * self.vae.config.scaling_factor
+    def encode_pixels(self, pixels: Pixels) -> Tensor:
+        """Scaled latents (C, h, w) of what `pixels` made of one image; kept ones are not made again."""
+        if pixels.latents is not None:
+            return to_device(pixels.latents, self.device)
+        scaled = to_device(pixels.values, self.device)[None].to(self.dtype) / 127.5 - 1
+        latents = self.vae.encode(scaled).latent_dist.mean[0] * self.vae.config.scaling_factor
+        if self.cache is not None:
+            self.cache.put_tensor("latents", pixels.key, to_host(latents))
+        return latents
+
+    @cached_property
+    def _vae_identity(self) -> str:
+        return weights_digest(self.vae)
+
+    @cached_property
+    def _text_identity(self) -> str:
+        return weights_digest(self.text_encoder)
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
         """Latents (B, C, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
@@ -109,6 +153,11 @@ def fill(rows: Tensor, size: int) -> Tensor:
     that must not depend on what shares a batch come from batches of one size.
     """
     return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """A digest over all weights of a module: a fine-tune under the same name is another one."""
+    return digest(*(part for name, values in module.state_dict().items() for part in (name, values)))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -144,8 +193,9 @@ def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, 
 
 
 def load_model(
-    path: str, device: str = "auto", dtype: str = "auto", size: tuple[int, int] | None = None
-) -> DiffusionModel:
+    path: str, device: str = "auto", dtype: str = "auto", size: tuple[int, int] | None = None,
+    cache: Cache | None = None,
+) -> DiffusionModel:  # fmt: skip
     """Load a Stable Diffusion 1.x or 2.x from a local folder, or by its hub name from the local cache.
 
     device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. Only safetensors are read.
@@ -165,7 +215,7 @@ def load_model(
             f"the weights at model.path='{path}' cannot be read ({_first_line(error)}); {mend(path)}"
         ) from error
     pipeline.to(target)
-    return DiffusionModel(pipeline, size)
+    return DiffusionModel(pipeline, size, cache)
 
 
 def pick_device(device: str) -> torch.device:
