@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.diffusion.model import to_host
 from attrbind_exp.loading import Loaded, ahead, one_behind, read_samples, start_loading
+from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
 from attrbind_exp.types import BoundPrompt, Failure, HeatMap, RunSettings, Sample, SampleError
@@ -21,11 +23,12 @@ Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
 @dataclass(frozen=True)
 class Segmented:
-    """One image: its expressions with their heat maps, and what failed in it."""
+    """One image: its expressions with their heat maps, what failed in it, and the maps to keep where they are wanted."""
 
     image_id: str
     items: list[tuple[Loaded, Heats]]
     failures: list[Failure]
+    kept: KeptMaps | None = None
 
 
 @dataclass
@@ -192,6 +195,7 @@ def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable
     object.
     """
     started = []
+    keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
     for item, passes in image.items:
         wanted = {
             (id(one), variant.layers, seed): one.maps[seed]
@@ -208,9 +212,22 @@ def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable
             heat = dict(zip(keys, wait(), strict=True))
             pairs = zip(settings.variants, passes, strict=True)
             items.append((item, [[heat[id(one), v.layers, seed] for seed in settings.seeds] for v, one in pairs]))
-        return Segmented(image.image_id, items, image.failures)
+        return Segmented(image.image_id, items, image.failures, keep() if keep else None)
 
     return finish
+
+
+def start_keeping(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], KeptMaps]:
+    """Queue the copy of an image's completed maps to the host; to call the result is to wait for it."""
+    passes = image.passes()
+    row = {id(one): i * len(settings.seeds) for i, one in enumerate(passes)}
+    wait = to_host(torch.stack([one.maps[seed] for one in passes for seed in settings.seeds]))
+    places = {
+        item.sample.sample_id: [[row[id(one)] + s for s in range(len(settings.seeds))] for one in of_item]
+        for item, of_item in image.items
+    }
+    variants = [(v.name, v.alpha) for v in settings.variants]
+    return lambda: KeptMaps(wait(), segmenter.columns, places, variants)
 
 
 def check_finite(heats: Heats) -> None:

@@ -23,6 +23,7 @@ from attrbind_exp import __version__
 from attrbind_exp.text.overrides import read_overrides
 from attrbind_exp.types import (
     ChunkRule,
+    LayerChoice,
     MapSettings,
     PoolingRule,
     PrefixRule,
@@ -234,12 +235,15 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         own = method.get("alpha")
         for alpha in (alphas(cfg) if own is None else [own]) if method.average else [None]:
             weight = None if alpha is None else float(alpha)
-            found.append(Variant(method.name, method.replace, weight, method.get("chunk_prefix")))
+            found += [
+                Variant(method.name, method.replace, weight, method.get("chunk_prefix"), layers)
+                for layers in grid_of(cfg) or [None]
+            ]
     labels = [v.label for v in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
     head = cfg.text_processor.get("report") or found[-1].name
-    candidates = [i for i, v in enumerate(found) if v.name == head]
+    candidates = [i for i, v in enumerate(found) if v.name == head and v.layers == found[0].layers]
     return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 
@@ -260,17 +264,40 @@ def text_settings(cfg: DictConfig) -> TextSettings:
 
 def map_settings(cfg: DictConfig) -> MapSettings:
     """MapSettings of the composed config: what attention_layers leaves open is the model's own."""
-    layers = cfg.attention_layers
-    weights = cfg.model.weights if layers.weights is None else layers.weights
+    own = layer_choice(cfg, cfg.attention_layers)
+    grid = {
+        name: layer_choice(cfg, OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")) for name in grid_of(cfg)
+    }
     steps = cfg.model.timesteps
     return MapSettings(
         timesteps=(steps,) if isinstance(steps, int) else tuple(steps),
         draws=cfg.model.draws,
-        weights={int(k): float(v) for k, v in weights.items()},
-        ratios=None if layers.ratios is None else tuple(layers.ratios),
-        blocks=None if layers.blocks is None else tuple(layers.blocks),
+        weights=own.weights,
+        ratios=own.ratios,
+        blocks=own.blocks,
         seed=cfg.seed,
+        grid=grid,
+        keep=cfg.get("keep_maps", False),
     )
+
+
+def layer_choice(cfg: DictConfig, layers: Any) -> LayerChoice:
+    """One option of the group attention_layers; weights that it leaves open are the model's own."""
+    weights = cfg.model.weights if layers.weights is None else layers.weights
+    return LayerChoice(
+        None if layers.ratios is None else tuple(layers.ratios),
+        None if layers.blocks is None else tuple(layers.blocks),
+        {int(k): float(v) for k, v in weights.items()},
+    )
+
+
+def grid_of(cfg: DictConfig) -> list[str]:
+    """Names of the choices of layers that a run compares, none where it has one. Raises UserError for unknown ones."""
+    names = list(cfg.attention_layers.get("grid") or [])
+    known = [name for name in options("attention_layers") if name != "grid"]
+    if unknown := next((name for name in names if name not in known), None):
+        raise UserError(f"attention_layers.grid holds {unknown!r}; choose from {', '.join(known)}")
+    return names
 
 
 def model_size(cfg: DictConfig) -> tuple[int, int] | None:

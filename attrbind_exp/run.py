@@ -57,8 +57,9 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     settings = RunSettings(
-        found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg)
-    )
+        found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg),
+        cfg.keep_maps,
+    )  # fmt: skip
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(
         folder=store.folder, run_config=tracked_config(cfg, settings), group=sweep_group(),

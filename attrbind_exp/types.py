@@ -236,7 +236,7 @@ class RunSettings:
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on.
+    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder.
     """
 
     variants: Sequence[Variant]
@@ -247,3 +247,4 @@ class RunSettings:
     changed: int = 20
     seeds: Sequence[int] = (0,)
     shard: tuple[int, int] = (0, 1)
+    keep_maps: bool = False
