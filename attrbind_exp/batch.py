@@ -23,7 +23,7 @@ Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
 @dataclass(frozen=True)
 class Segmented:
-    """One image: its expressions with their heat maps, what failed in it, and the maps to keep where they are wanted."""
+    """One image: its expressions with their heat maps, what failed in it, and its maps where they are to be kept."""
 
     image_id: str
     items: list[tuple[Loaded, Heats]]

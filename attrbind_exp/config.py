@@ -235,10 +235,8 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         own = method.get("alpha")
         for alpha in (alphas(cfg) if own is None else [own]) if method.average else [None]:
             weight = None if alpha is None else float(alpha)
-            found += [
-                Variant(method.name, method.replace, weight, method.get("chunk_prefix"), layers)
-                for layers in grid_of(cfg) or [None]
-            ]
+            layers: list[str | None] = [*grid_of(cfg)] or [None]
+            found += [Variant(method.name, method.replace, weight, method.get("chunk_prefix"), x) for x in layers]
     labels = [v.label for v in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
@@ -265,9 +263,7 @@ def text_settings(cfg: DictConfig) -> TextSettings:
 def map_settings(cfg: DictConfig) -> MapSettings:
     """MapSettings of the composed config: what attention_layers leaves open is the model's own."""
     own = layer_choice(cfg, cfg.attention_layers)
-    grid = {
-        name: layer_choice(cfg, OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")) for name in grid_of(cfg)
-    }
+    grid = {name: layer_choice(cfg, load_layers(name)) for name in grid_of(cfg)}
     steps = cfg.model.timesteps
     return MapSettings(
         timesteps=(steps,) if isinstance(steps, int) else tuple(steps),
@@ -279,6 +275,11 @@ def map_settings(cfg: DictConfig) -> MapSettings:
         grid=grid,
         keep=cfg.get("keep_maps", False),
     )
+
+
+def load_layers(name: str) -> Any:
+    """An option of the group attention_layers."""
+    return OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")
 
 
 def layer_choice(cfg: DictConfig, layers: Any) -> LayerChoice:

@@ -126,7 +126,7 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
             rows.append({
                 "sample_id": sample.sample_id,
                 "image_id": sample.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "expression": sample.text,
                 **_prompt(item.prompt),
                 "slices": slices,
@@ -158,14 +158,14 @@ def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settin
                 done[key] = classes.count_classes({n: m.values for n, m in zip(labels, maps, strict=True)}, truth)
             rows.append({
                 "image_id": image.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "looked_for": {item.sample.category: _prompt(item.prompt) for item, _ in image.items},
                 **{name: values.tolist() for name, values in vars(done[key]).items()},
             })  # fmt: skip
     return rows
 
 
-def _variant(variant: Variant, seed: int) -> dict[str, Any]:
+def variant_columns(variant: Variant, seed: int) -> dict[str, Any]:
     layers = {"attention_layers": variant.layers} if variant.layers else {}
     return {"text_processor": variant.name, "alpha": variant.alpha, **layers, "seed": seed}
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+import traceback
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ NAME = "report.html"
 def write_report(folder: Path) -> Path | None:
     """Write report.html into the folder of a run or a sweep and return its path.
 
-    Where that cannot be, it prints why and how to try again, and returns None: no run fails for want of its report.
+    No run fails for want of its report: where it cannot be written, this prints why and the command to make it again,
+    and returns None. What is no mendable error but a bug is printed with its traceback.
     """
     try:
         return make_report(folder)
-    except (UserError, OSError) as error:
-        again = f"python -m attrbind_exp.report {shlex.quote(str(folder))}"
+    except Exception as error:
+        if not isinstance(error, (UserError, OSError)):
+            traceback.print_exc()
+        again = shlex.join(["python", "-m", "attrbind_exp.report", str(folder)])
         print(f"warning: no report was written: {error}; to make it: {again}", file=sys.stderr)
         return None
 

@@ -57,11 +57,22 @@ def launched(folder, alphas, *more):
     return ["-m", f"alpha={','.join(map(str, alphas))}", f"hydra.sweep.dir={folder}", *more]
 
 
-def start(arguments, **how):
-    return subprocess.Popen([sys.executable, "-m", "attrbind_exp.run", *arguments], text=True, **how)
+@pytest.fixture
+def start():
+    """Start a run; whatever is left of it when the test ends, is ended."""
+    started = []
+
+    def begin(arguments, **how):
+        started.append(subprocess.Popen([sys.executable, "-m", "attrbind_exp.run", *arguments], text=True, **how))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
 
 
-def wait_for(condition, process, seconds=180):
+def wait_for(condition, process, seconds=600):
     """Poll until `condition()` is true and return what it returned; the process must be alive."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -87,7 +98,7 @@ def spans(runs):
 
 
 @pytest.mark.parametrize(("gpus", "count"), [(2, 4), pytest.param(7, 10, marks=pytest.mark.slow)])
-def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, gpus, count):
+def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, count):
     alphas = [round(0.1 * (i + 1), 1) for i in range(count)]
     given = launched(tmp_path, alphas, "launcher=gpus", f"launcher.gpus={gpus}", *SMALL)
     folders = [tmp_path / f"alpha.value={a},batch_size=2,dataset.limit=40" for a in alphas]
@@ -96,7 +107,7 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, gpus, count):
         process = start(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         victim = wait_for(lambda: re.search(r"process (\d+)", log(folders[0])), process)
         os.kill(int(victim[1]), signal.SIGKILL)
-        out, err = process.communicate(timeout=600)
+        out, err = process.communicate(timeout=1200)
     assert process.returncode == 1, err
     runs = read_board(tmp_path)
     assert [r.state for r in runs] == ["failed", "failed", *["done"] * (count - 2)]
@@ -111,13 +122,13 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, gpus, count):
         assert not any(other == gpu and b < end and begin < e for other, b, e in found[i + 1 :])
     assert not any((folder / "summary.json").is_file() for folder in folders[:2])
     before = {f: (f / "summary.json").stat().st_mtime_ns for f in folders[2:]}
-    assert start(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=600) == 0
+    assert start(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=1200) == 0
     assert [r.state for r in read_board(tmp_path)] == ["done"] * count
     assert {f: (f / "summary.json").stat().st_mtime_ns for f in before} == before
     assert all((folder / "summary.json").is_file() for folder in folders)
 
 
-def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path):
+def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path, start):
     given = launched(tmp_path, [0.5, 0.9, 1], "launcher=gpus", "launcher.gpus=2", *ENDLESS)
     process = start(given, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for(lambda: len(list(tmp_path.glob("*/run.log"))) == 2, process)
@@ -140,11 +151,11 @@ def test_a_local_sweep_goes_on_after_a_failed_run_and_repeats_no_finished_one(tm
     assert "Traceback" not in err
 
 
-def test_slurm_jobs_by_submitit(tmp_path):
+def test_slurm_jobs_by_submitit(tmp_path, start):
     """Processes of this machine stand for Slurm's; what they are asked for is checked apart."""
     here = ("launcher=slurm", "launcher.cluster=local", "launcher.gpus_per_node=null")
     process = start([*launched(tmp_path, [0.5, -1], *SMALL[:3]), "dataset.limit=6", *here], stderr=subprocess.PIPE)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1 and "failed: alpha=-1: alpha=-1; give" in err
     assert [r.state for r in read_board(tmp_path)] == ["done", "failed"]
     assert len(list(tmp_path.glob("*/summary.json"))) == 1

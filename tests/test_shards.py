@@ -36,13 +36,28 @@ def test_merged_shards_equal_the_unsharded_run(tmp_path, data):
     assert command(*given, f"hydra.run.dir={tmp_path / 'whole'}")[0] == 0
     code, _, err = command("-m", "shard=0/3,1/3,2/3", *given, f"hydra.sweep.dir={tmp_path / 'parts'}")
     assert code == 0, err
+    (merged,) = (tmp_path / "parts").glob("merged*")  # at the sweep's end; by hand it is the same
+    first = (merged / "summary.json").read_text()
+    shutil.rmtree(merged)
     code, out, err = process(str(tmp_path / "parts"), module="merge")
     assert code == 0, err
-    assert out.strip().splitlines()[-1] == str(tmp_path / "parts" / "merged")
-    assert figures(tmp_path / "parts" / "merged") == figures(tmp_path / "whole")
-    rows = [(tmp_path / p / "expressions.jsonl").read_text() for p in ("parts/merged", "whole")]
+    assert out.strip().splitlines()[-1] == str(merged)
+    assert (merged / "summary.json").read_text() == first
+    assert figures(merged) == figures(tmp_path / "whole")
+    rows = [(folder / "expressions.jsonl").read_text() for folder in (merged, tmp_path / "whole")]
     assert rows[0] == rows[1]
-    shutil.rmtree(tmp_path / "parts" / "merged")
+    shutil.rmtree(merged)
     next((tmp_path / "parts").glob("**/summary.json")).unlink()
     code, _, err = process(str(tmp_path / "parts"), module="merge")
     assert code == 2 and "no finished run of shard" in err
+
+
+def test_shards_of_several_runs_are_merged_apart_and_stand_in_the_tables(tmp_path):
+    given = ["dataset.fraction=0.04", "batch_size=8", "tracker=none", "gallery=0", "changed=0"]
+    sweep = [f"hydra.sweep.dir={tmp_path / 'parts'}", "sweep=table4_ablation", "dataset=shapes", "model=bundled"]
+    code, _, err = command(*sweep, *given, "shard=0/2,1/2")
+    assert code == 0, err
+    merged = sorted((tmp_path / "parts").glob("merged*"))
+    assert [json.loads((f / "summary.json").read_text())["split"] for f in merged] == ["test", "val"]
+    lines = (tmp_path / "parts" / "results.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 5  # two splits of five variants, none of them a shard's

@@ -35,10 +35,6 @@ class Table:
     curves: np.ndarray | None = None
     rows: dict[str, int] = field(default_factory=dict)
 
-    def number(self, sample_id: str) -> int | None:
-        """The row of a sample."""
-        return self.rows.get(sample_id)
-
     def change(self, first: int, second: int) -> np.ndarray:
         """IoU under column `second` less that under `first`, (n,); NaN where one of them lacks."""
         return self.iou[:, second] - self.iou[:, first]

@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class Progress:
         self._sum, self._n = np.zeros(len(metrics.GRID)), 0
         self._bar = tqdm(total=total, desc="images", unit="img", disable=None)
         self._written, self._logged = float("-inf"), time.monotonic()
-        store.log(f"started on {place()}: {total} images")
+        self._log(f"started on {place()}: {total} images")
 
     def update(self, images: int, rows: Iterable[Mapping[str, Any]], fresh: bool = True) -> None:
         """So many more images and their rows. Not `fresh` are those of an earlier start: no part of the rate."""
@@ -55,7 +56,7 @@ class Progress:
             self._write()
         if now - self._logged >= LOG_EVERY:
             self._logged = now
-            self.store.log(self.line())
+            self._log(self.line())
 
     @property
     def mIoU(self) -> float | None:
@@ -74,7 +75,7 @@ class Progress:
         """The last line, whether all images were done or not."""
         self._bar.close()
         self._write()
-        self.store.log(f"ended: {self.line()}")
+        self._log(f"ended: {self.line()}")
 
     def _rate(self) -> float | None:
         return (self.done - self.before) / (time.monotonic() - self._start) or None
@@ -83,7 +84,12 @@ class Progress:
         rate = self._rate()
         left = (self.total - self.done) / rate if rate else None
         values = {"done": self.done, "total": self.total, "mIoU": self.mIoU, "seconds_left": left}
-        write_text(self.store.folder / FILE, json.dumps(values) + "\n")
+        with suppress(OSError):
+            write_text(self.store.folder / FILE, json.dumps(values) + "\n")
+
+    def _log(self, text: str) -> None:
+        with suppress(OSError):  # on a full disk it is for the rows to speak up
+            self.store.log(text)
 
 
 def place() -> str:

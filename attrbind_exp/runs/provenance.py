@@ -43,6 +43,7 @@ def runs(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> 
             "failed": run.summary["n_failed"],
             "unscored": run.summary["n_unscored"],
             "bound": run.summary["n_bound"],
+            "fallbacks": ", ".join(f"{rule} {count}" for rule, count in run.summary["n_fallback"].items()),
             "seconds": run.summary.get("seconds"),
         }
         for run in found
@@ -158,11 +159,4 @@ def notes(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) ->
             f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or "
             "failed); the same command started again goes on with them."
         )
-    for run in found:
-        where, fallbacks = name(run.folder, root), run.summary["n_fallback"]
-        if run.summary["n_unscored"]:
-            said.append(f"{where}: {run.summary['n_unscored']} without ground truth, which count in no figure.")
-        if fallbacks:
-            rules = ", ".join(f"{rule} {count}" for rule, count in fallbacks.items())
-            said.append(f"{where}: prompts in which the target was found by a fallback: {rules}.")
     return list(dict.fromkeys(said))

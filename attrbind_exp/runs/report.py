@@ -34,8 +34,7 @@ def make_page(folder: Path, paper: Paper) -> str:
     return render({
         "title": spec.get("title") or folder.name,
         "folder": folder,
-        "rows": ROWS,
-        **_figures(groups, spec, folder),
+        **_figures(groups, spec, paper, folder),
         "runs": provenance.runs(found, unfinished, folder),
         "commands": provenance.commands(found, folder),
         "settings": provenance.settings(found, unfinished, folder),
@@ -53,8 +52,9 @@ def _spec(groups: Sequence[Group], paper: Paper) -> dict[str, Any]:
     return named if isinstance(named, dict) else {"paper": paper.get(groups[0].scored, {})}
 
 
-def _figures(groups: Sequence[Group], spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _figures(groups: Sequence[Group], spec: Mapping[str, Any], paper: Paper, folder: Path) -> dict[str, Any]:
     """All that is measured: what the template shows, and `data` for the page's script."""
+    published = {**paper.get(groups[0].scored, {}), **(spec.get("paper") or {})} if groups else {}
     tables = [read_table(g) for g in groups]
     results = sections.results(groups, tables, spec, folder) if groups else None
     parts = [] if results is None else [results[results["group"] == i] for i in range(len(groups))]
@@ -63,7 +63,7 @@ def _figures(groups: Sequence[Group], spec: Mapping[str, Any], folder: Path) -> 
     pictures = read_pictures(groups, PICTURES)
     data = {
         "groups": [script_data.group_data(*given) for given in zip(groups, tables, chosen, heads, strict=True)],
-        "alpha": None if results is None else script_data.alpha_curve(groups, results, spec),
+        "alpha": None if results is None else script_data.alpha_curve(groups, results, published),
         "pictures": [script_data.picture_data(p, tables[p.group]) for p in pictures.shown],
     }
     return {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.runs.comparison import Column, Group
+from attrbind_exp.runs.comparison import Column, Group, read_config
 from attrbind_exp.runs.expressions import Table
 from attrbind_exp.runs.results import Run, paper_table, readable
 from attrbind_exp.runs.tables import figure, interval
@@ -19,22 +19,28 @@ SHADES = (0.5, 2, 5)  # differences in mIoU at which a cell of the slices is sha
 
 
 def results(groups: Sequence[Group], tables: Sequence[Table], spec: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """results.paper_table with one row a column of the groups, in their order; of columns of several runs also the
-    difference to the group's first. What the sweep has written (results.csv) is taken where it speaks of these runs."""
+    """results.paper_table with one row a column of the groups, in their order, and where it has no difference for want
+    of held-out thresholds, the one to `reference`. What the sweep has written (results.csv) is taken where it speaks of
+    these runs."""
     runs = [_labelled(run, group) for group in groups for run in group.runs]
     table = _written(runs, folder / "results.csv")
     if table is None:
-        splits = [r.split for r in runs]
-        several = len(set(splits)) > 1 and splits.count(splits[0]) == 1
-        table = paper_table(runs, spec, splits[0] if several else None)
-    extra = [d for group, t in zip(groups, tables, strict=True) for d in _differences(group, t)]
-    for row, difference in zip(table.index, extra, strict=True):
-        if difference and pd.isna(table.at[row, "mIoU held out"]):
-            for name, value in difference.items():
+        table = paper_table(runs, spec, _selection(runs))
+    columns = [(g, t, c) for g, t in zip(groups, tables, strict=True) for c in g.columns]
+    lacking = table["mIoU held out"].isna() & table.get("difference", pd.Series(np.nan, table.index)).isna()
+    for row, given in zip(table.index, columns, strict=True):
+        if lacking[row]:
+            for name, value in _difference(*given).items():
                 table.loc[row, name] = value
-    table["precision"] = [c.entry["precision"]["0.5"] for g in groups for c in g.columns]
+    table["precision"] = [c.entry["precision"]["0.5"] for _, _, c in columns]
     table["group"] = [i for i, g in enumerate(groups) for _ in g.columns]
-    return table.replace({np.nan: None}) if len(table) else table
+    return table.replace({np.nan: None})
+
+
+def _selection(runs: Sequence[Run]) -> str | None:
+    """The split that chooses thresholds for the others: the first that the dataset names, where one run has it."""
+    named = str(read_config(runs[0].folder).get("dataset", {}).get("splits") or "").split(",")
+    return named[0] if len(named) > 1 and [r.split for r in runs].count(named[0]) == 1 else None
 
 
 def _labelled(run: Run, group: Group) -> Run:
@@ -55,19 +61,29 @@ def _written(runs: Sequence[Run], file: Path) -> pd.DataFrame | None:
     return table if theirs == ours else None
 
 
-def _differences(group: Group, table: Table) -> list[dict[str, Any]]:
-    """For each column of another run than the group's first: the paired difference to it, over what both scored."""
-    found: list[dict[str, Any]] = []
-    for number, column in enumerate(group.columns):
-        change = table.change(0, number) if len(table.about) else np.zeros(0)
-        both = ~np.isnan(change)
-        if column.run is group.columns[0].run or group.scored != "expressions" or not both.any():
-            found.append({})
-            continue
-        images = [about.image_id for about, known in zip(table.about, both, strict=True) if known]
-        d = asdict(paired_difference(table.iou[both, 0], table.iou[both, number], images))
-        found.append({"difference": d.pop("mean"), **d})
-    return found
+def reference(group: Group, column: Column) -> Column | None:
+    """What a column is compared to: its run's first variant, or the group's first column where a run has but one."""
+    own = column.run.summary["variants"]
+    if len(own) == 1:
+        return group.columns[0] if column is not group.columns[0] else None
+    if column.entry is own[0]:
+        return None
+    # Where an earlier run measured it alike, it stands there.
+    shown = (c for c in group.columns if c.entry is own[0])
+    return next(shown, Column(column.run, own[0], str(own[0]["label"])))
+
+
+def _difference(group: Group, table: Table, column: Column) -> dict[str, Any]:
+    """A column's difference to its reference: the summary's, and between runs a paired one over what both scored."""
+    found = column.entry.get("difference")
+    first = reference(group, column)
+    if found is None and first in group.columns and group.scored == "expressions" and len(table.about):
+        a, b = (table.iou[:, group.columns.index(c)] for c in (first, column))
+        both = ~np.isnan(b - a)
+        if both.any():
+            images = [about.image_id for about, known in zip(table.about, both, strict=True) if known]
+            found = asdict(paired_difference(a[both], b[both], images))
+    return {"difference" if k == "mean" else k: v for k, v in (found or {}).items()}
 
 
 def shown_results(groups: Sequence[Group], table: pd.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,15 +134,15 @@ def headline(group: Group, part: pd.DataFrame) -> dict[str, Any]:
         "n": f"{row['n']} {group.scored}",
         "difference": "",
     }
-    d = row.get("difference")
-    if d is None or number == 0:
+    d, first = row.get("difference"), reference(group, column)
+    if d is None or first is None:
         return said
     tone = _tone(row["low"], row["high"])
     verdict = "" if row["low"] is None else "; the interval " + ("spans zero" if tone == 0 else "leaves out zero")
     return said | {
         "difference": interval(d, row["low"], row["high"]),
         "tone": tone,
-        "against": f"against {group.columns[0].label}{verdict}",
+        "against": f"against {first.label}{verdict}",
         "votes": f"{row['better']:.0f} better, {row['worse']:.0f} worse, {row['same']:.0f} same",
     }
 

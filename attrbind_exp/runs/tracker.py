@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 from attrbind_exp.types import UserError
 
-
 Lines = Mapping[str, Sequence[float | None]]  # None: this line has no point there
 
 
@@ -95,9 +94,15 @@ class WandbTracker:
         self._send(lambda: self._run.log({name: self._wandb.Table(columns=list(columns), data=data)}))
 
     def images(self, name: str, files: Mapping[str, Path]) -> None:
-        """Pictures by caption."""
-        made = self._wandb.Image
-        self._send(lambda: self._run.log({name: [made(str(path), caption=text) for text, path in files.items()]}))
+        """Pictures by caption. Of several sizes, each is a step of its own: W&B stretches what it shows together."""
+
+        def send() -> None:
+            made = [self._wandb.Image(str(path), caption=text) for text, path in files.items()]
+            alike = len({image.image.size for image in made}) == 1
+            for step in [made] if alike else [[image] for image in made]:
+                self._run.log({name: step})
+
+        self._send(send)
 
     def close(self) -> str | None:
         """Finish the run. Where it was kept offline, or not all of it could be uploaded: how to upload it."""

@@ -164,8 +164,9 @@ function setGroup(number) {
   group = number;
   rowsShown = STEP;
   const { columns, head, slices } = DATA.groups[group];
-  options(by("first"), columns.map((c) => c.label), 0);
-  options(by("second"), columns.map((c) => c.label), head || columns.length - 1);
+  const names = columns.map((c) => (c.threshold === null ? c.label : `${c.label} @${c.threshold.toFixed(2)}`));
+  options(by("first"), names, 0);
+  options(by("second"), names, head || columns.length - 1);
   options(by("slice"), ["all", ...slices], 0);
   document.querySelectorAll("[data-group]").forEach((part) => { part.hidden = Number(part.dataset.group) !== group; });
   thresholdChart();

@@ -1,0 +1,180 @@
+"""W&B: what is kept offline reads back, nothing that goes wrong there stops or slows a run, no secret leaves the machine."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from attrbind_exp.runs.dashboard import GALLERIES, TABLES, make_workspace
+from attrbind_exp.runs.tracker import WandbTracker
+from attrbind_exp.types import UserError
+from tests.conftest import picture
+from tests.test_command import command
+
+
+def inspect(run_file: Path) -> list[dict]:
+    """All records of an offline run, by W&B's own tool."""
+    done = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_file.parent)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
+    out = tmp_path / "run"
+    given = [
+        f"dataset.root={refer_folder.parent}",
+        "dataset.name=tiny",
+        "gallery=2",
+        "changed=0",
+        "text_processor=ablation",
+    ]
+    code, _, err = command("tracker=wandb", "tracker.mode=offline", f"hydra.run.dir={out}", *given)
+    assert code == 0, err
+    (run_file,) = out.glob("wandb/offline-run-*/*.wandb")
+    text = json.dumps(inspect(run_file))
+    for word in ("attribute_binding", "mIoU", "threshold_curve", "gallery", "expressions", "tiny"):
+        assert word in text, word
+    media = run_file.parent / "files" / "media"
+    assert len(list(media.glob("images/*.png"))) == 2
+    tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in media.glob("table/*.table.json")}
+    assert len(tables["expressions"]["data"]) == 5 and "the white star" in tables["expressions"]["data"][0]
+    assert len(tables["threshold"]["data"]) == 5 * 101
+
+
+def test_unknown_tracker_mode_is_named(tmp_path):
+    with pytest.raises(UserError, match="auto, online, offline"):
+        WandbTracker(tmp_path, {}, "p", mode="cloud")
+
+
+def run_files(folder):
+    """The offline runs below a folder."""
+    return sorted(folder.glob("**/offline-run-*/*.wandb"))
+
+
+def told(records):
+    """What W&B's log says the run is: its group, kind and configuration."""
+    (run,) = (r["run"] for r in records if r["type"] == "run")
+    return run
+
+
+def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folder):
+    given = (f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=2", "tracker.mode=offline")
+    sweep = tmp_path / "outputs" / "sweep" / "alphas"
+    code, _, err = command(
+        "-m", "alpha.value=0.5,0.9,[0.1,1]", "text_processor=paper", f"hydra.sweep.dir={sweep}", *given
+    )
+    assert code == 0, err
+    *evals, report = sorted((inspect(f) for f in run_files(sweep)), key=lambda r: told(r)["job_type"])
+    assert [told(r)["run_group"] for r in (*evals, report)] == ["sweep/alphas"] * 4
+    assert {told(r)["job_type"] for r in evals} == {"eval"} and told(report)["job_type"] == "report"
+    assert sorted(told(r)["config"]["update"]["alpha"] for r in evals) == [0.5, 0.9, 1.0]
+    assert told(evals[0])["tags"] == ["tiny test", "bundled", "test"]
+    (file,) = (f for f in run_files(sweep) if f.parent.parent.parent == sweep)
+    tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in file.parent.glob("files/media/table/*.json")}
+    rows = [dict(zip(tables["results"]["columns"], row, strict=True)) for row in tables["results"]["data"]]
+    by_name = {row["variant"]: row for row in rows}
+    # The baseline of all runs is one row; the alphas of two runs are compared with it, and stand beside the paper's.
+    assert [r["variant"] for r in rows if r["variant"] == "baseline"] == ["baseline"]
+    assert by_name["attribute_binding alpha=0.9"]["paper"] == 23.0 and by_name["baseline"]["paper"] == 22.4
+    ours = {name: row for name, row in by_name.items() if name != "baseline"}
+    assert len(ours) == 4 and all(row["low"] <= row["difference"] <= row["high"] for row in ours.values())
+    lines = {row[1] for row in tables["alpha"]["data"]}
+    assert any("paper" in line for line in lines) and len(lines) == 2
+    for run in run_files(sweep):
+        named = [f["path"] for r in inspect(run) if r["type"] == "files" for f in r["files"]["files"]]
+        media = [name for name in named if name.startswith("media/")]
+        assert media and all((run.parent / "files" / name).is_file() for name in media)
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """A W&B that has had too many requests."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(429)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_): ...
+
+
+@pytest.fixture
+def too_many_requests():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+SECRET = "0123456789abcdef" * 2 + "feedbeef"
+
+
+@pytest.fixture
+def online(monkeypatch):
+    """An account, and little patience."""
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    monkeypatch.setattr(WandbTracker, "START", 2)
+
+
+@pytest.mark.parametrize("where", ["nobody listens", "too many requests"])
+def test_a_run_ends_without_wandb_and_says_how_to_upload(
+    tmp_path, refer_folder, online, monkeypatch, where, too_many_requests
+):
+    monkeypatch.setenv("WANDB_BASE_URL", too_many_requests if "many" in where else "http://127.0.0.1:9")
+    given = (f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=1", "changed=0")
+    code, out, err = command(f"hydra.run.dir={tmp_path / 'run'}", *given)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_scored"] == 5
+    (file,) = run_files(tmp_path / "run")
+    assert "W&B: not everything was uploaded" in out and f"upload it by: wandb sync '{file.parent}'" in out
+    assert "expressions" in json.dumps(inspect(file))
+    for path in (tmp_path / "run").rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+
+
+def test_what_fails_later_is_told_at_the_end_and_stops_nothing(tmp_path, monkeypatch):
+    tracker = WandbTracker(tmp_path, {}, "p", mode="offline")
+
+    def crash(*_, **__):
+        raise RuntimeError("the service is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker._run, "log", crash)
+        tracker.table("t", ["a"], [[1]])
+        tracker.images("i", {"nowhere": tmp_path / "missing.png"})
+        patch.setattr(tracker._run, "finish", crash)
+        said = tracker.close()
+    tracker._run.finish()
+    assert said is not None and "the service is gone" in said and "wandb sync" in said
+
+
+def test_the_second_run_of_a_process_keeps_its_media_in_its_own_folder(tmp_path):
+    picture(20, 20).save(tmp_path / "x.png")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        tracker = WandbTracker(tmp_path / name, {}, "p", mode="offline")
+        tracker.table("t", ["a"], [[1]])
+        tracker.images("i", {"x": tmp_path / "x.png"})
+        assert "kept offline" in tracker.close()
+        assert list((tmp_path / name).glob("wandb/artifacts/staging/*"))
+        assert list((tmp_path / name).glob("wandb/offline-run-*/files/media/images/*.png"))
+
+
+def test_the_workspace_speaks_of_what_is_logged():
+    made = make_workspace("team", "project", "table3_alpha/shapes_bundled")._to_model().model_dump_json(by_alias=True)
+    for word in (*TABLES, *GALLERIES, "config:alpha.value", "summary:mIoU", "table3_alpha/shapes_bundled"):
+        assert f'"{word}"' in made, word
+    everything = make_workspace("team", "project")._to_model().model_dump_json(by_alias=True)
+    assert '"grouping":[{"section":"run","name":"group"}]' in everything.replace(" ", "")
