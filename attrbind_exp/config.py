@@ -206,6 +206,8 @@ def check(cfg: DictConfig) -> None:
         "dataset.limit": 1,
     }.items():
         value = OmegaConf.select(cfg, key)
+        if key == "batch_size" and value == "auto":
+            continue
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key}={value!r}; give a whole number >= {least}")
     size = cfg.model.size

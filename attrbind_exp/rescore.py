@@ -1,5 +1,5 @@
-"""python -m attrbind_exp.rescore RUN attention_layers=half ..: other layers, weights or thresholds, without a model, of a
-run that kept its maps (keep_maps=true).
+"""python -m attrbind_exp.rescore RUN attention_layers=half ..: other layers, weights or thresholds, without a model, of
+a run that kept its maps (keep_maps=true).
 
     python -m attrbind_exp.rescore RUN threshold=0.5
     python -m attrbind_exp.rescore RUN attention_layers=grid
@@ -104,7 +104,7 @@ def _has_maps(rows: Sequence[Row]) -> bool:
 def _rescore_image(
     rows: Sequence[Row], kept: KeptMaps | None, dataset: Dataset, samples: Mapping[str, Sample],
     settings: MapSettings, variants: Sequence[Variant], seeds: Sequence[int],
-) -> list[list[Row]]:  # fmt: skip
+) -> list[list[dict[str, Any]]]:  # fmt: skip
     """New rows of one image, by expression or all in one list: what was read of the words stays, the counts change."""
     weights = {v.layers: _weights(settings, v.layers, kept) for v in variants}
     cells = [(v, s, seed) for v in variants for s, seed in enumerate(seeds)]

@@ -156,9 +156,14 @@ def resident_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def over(memory: dict[str, float]) -> float:
-    """Peak beyond the weights in MB."""
-    return memory["peak"] - memory["weights"]
+def compare_memory(memory: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Ratios of peaks, and of peaks beyond the weights."""
+    beyond = {name: found["peak"] - found["weights"] for name, found in memory.items()}
+    return {
+        "memory_ours_over_bare": round(memory["ours"]["peak"] / memory["bare"]["peak"], 3),
+        "memory_over_weights_ours_over_bare": round(beyond["ours"] / beyond["bare"], 3),
+        "memory_reference_over_ours": round(memory["reference"]["peak"] / memory["ours"]["peak"], 3),
+    }
 
 
 def spread(values: list[float]) -> str:
@@ -175,6 +180,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="(bundled 7, sd15 3)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
     parser.add_argument("--only", choices=["reference", "ours", "bare"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.batch = args.batch or (32 if args.model == "bundled" else 4)
@@ -188,31 +194,32 @@ def main() -> None:
     # The reference goes one prompt at a time: one of them tells the time where all would take minutes.
     counts = {"reference": args.batch if args.model == "bundled" else 1, "ours": args.batch, "bare": args.batch}
     n = counts["reference"]
-    difference = (work["reference"](n).cpu() - work["ours"](args.batch)[:n]).abs().max().item()  # warms both up
-    work["bare"](args.batch)
+    for name in ("bare", "ours"):
+        work[name](1 if args.model == "sd15" else args.batch)  # warms up
+    difference = (work["reference"](n).cpu() - work["ours"](args.batch)[:n]).abs().max().item()
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, function in work.items():
             times[name].append(seconds(function, counts[name], model.device))
+        print("round: " + ", ".join(f"{name} {values[-1]:.3f} s" for name, values in times.items()), flush=True)
     ratios = {
         "reference_over_ours": [a / b for a, b in zip(times["reference"], times["ours"], strict=True)],
         "ours_over_bare": [a / b for a, b in zip(times["ours"], times["bare"], strict=True)],
     }
-    memory = {name: peak_memory(args, name) for name in work}
+    memory = {name: peak_memory(args, name) for name in work} if args.memory else {}
     print(f"{args.model} at {model.size[0]} x {model.size[1]} px, batch {args.batch}, {args.per_image} an image, {args.dtype}, {rounds} rounds, "
           f"{model.device.type}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")  # fmt: skip
     for name in work:
-        print(f"{name:10} {1000 * statistics.median(times[name]):9.1f} ms an expression, peak {memory[name]['peak']:.0f} MB "
-              f"(weights {memory[name]['weights']:.0f} MB)")  # fmt: skip
+        print(f"{name:10} {1000 * statistics.median(times[name]):9.1f} ms an expression")
+    for name, found in memory.items():
+        print(f"{name:10} peak {found['peak']:.0f} MB, weights {found['weights']:.0f} MB")
     for name, values in ratios.items():
         print(f"{name}: {spread(values)}")
     print(f"largest difference between our heat maps and the reference's: {difference:.1e}")
     print(json.dumps({
         **{name: round(statistics.median(values), 3) for name, values in ratios.items()},
         **{f"{name}_range": [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
-        "memory_ours_over_bare": round(memory["ours"]["peak"] / memory["bare"]["peak"], 3),
-        "memory_over_weights_ours_over_bare": round(over(memory["ours"]) / over(memory["bare"]), 3),
-        "memory_reference_over_ours": round(memory["reference"]["peak"] / memory["ours"]["peak"], 3),
+        **(compare_memory(memory) if memory else {}),
         "max_difference": difference, "model": args.model, "batch": args.batch, "per_image": args.per_image, "dtype": args.dtype,
         "device": model.device.type, "size": list(model.size),
     }))  # fmt: skip

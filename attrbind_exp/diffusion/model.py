@@ -11,6 +11,8 @@ import transformers
 
 transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
 from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers.models.attention import FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import SafetensorError
@@ -55,6 +57,9 @@ class DiffusionModel:
         self.unet = pipeline.unet.eval().requires_grad_(False)
         # Samplers differ in how they step and scale (Euler's noise explodes), not in the process that the UNet was
         # trained on: DDPM's add_noise is that process for all of them, and for v-prediction as for epsilon.
+        if self.unet.device.type == "cuda":  # tensor cores convolve channels last; a CPU's kernels do not gain by it
+            self.unet.to(memory_format=torch.channels_last)
+            self.vae.to(memory_format=torch.channels_last)
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.vae_scale = pipeline.vae_scale_factor
         side = self.unet.config.sample_size * self.vae_scale
@@ -63,6 +68,14 @@ class DiffusionModel:
         step = self.vae_scale * 2 ** (len(self.unet.config.block_out_channels) - 1)
         if any(n % step or n <= 0 for n in self.size):
             raise UserError(f"model.size={list(self.size)} does not divide by {step}; give multiples of {step} pixels")
+
+    def compile(self) -> None:
+        """Fuse what reads no attention, residual blocks and feed-forwards, into kernels for one batch size. The first
+        passes take minutes."""
+        torch._dynamo.config.recompile_limit = 64  # one code, many widths
+        for module in self.unet.modules():
+            if isinstance(module, ResnetBlock2D | FeedForward):
+                module.compile(dynamic=False)
 
     @property
     def device(self) -> torch.device:
