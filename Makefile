@@ -41,11 +41,12 @@ test: setup ## the tests, slow ones left out
 test-all: setup ## all tests
 	$(BIN)/python -m pytest
 
-chaos: setup ## a run killed twenty times at random moments must end as one that was not
-	$(BIN)/python -m pytest tests/test_resume.py -k twenty
+chaos: setup ## a run killed twenty times must end as one that was not; ten runs on seven GPUs outlive two that are lost
+	$(BIN)/python -m pytest tests/test_resume.py tests/test_launchers.py -k "twenty or killed_and_a_failed"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-bench: setup ## our core, the published recipe and a bare UNet pass, side by side
+bench: setup ## our core, the published recipe and a bare UNet pass, side by side; what a run costs beside it
 	$(BIN)/python benchmarks/core.py --model bundled
+	$(BIN)/python benchmarks/overheads.py

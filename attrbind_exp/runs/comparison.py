@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from attrbind_exp.runs.board import read_board
 from attrbind_exp.runs.results import Run, read_runs
 from attrbind_exp.types import UserError
 
@@ -16,11 +17,15 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where P
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run's folder without a summary: it is running, was cut short or failed. `rows`: what it has written so far."""
+    """A run without a summary: its `rows` and `failed` samples so far, and what its launcher says of it: `state`,
+    `error` where it failed, `command` to start it alone."""
 
     folder: Path
     rows: int
     failed: int
+    state: str = "not finished"
+    error: str | None = None
+    command: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,20 +59,31 @@ def read_folder(folder: Path) -> tuple[list[Run], list[Unfinished]]:
     """Finished and unfinished runs of a run's or a sweep's folder. Raises UserError where there is neither."""
     if not folder.is_dir():
         raise UserError(f"no folder '{folder}'; give the folder of a run or of a sweep")
-    started = {f.parent for name in ("config_hash", "expressions.jsonl") for f in folder.glob(f"**/{name}")}
-    unfinished = [_unfinished(f) for f in sorted(started) if not (f / "summary.json").is_file()]
-    if next(folder.glob("**/summary.json"), None) is None and unfinished:
-        return [], unfinished
+    unfinished = _unfinished(folder)
     if (folder / "summary.json").is_file():
         return [Run(folder, json.loads((folder / "summary.json").read_text(encoding="utf-8")))], unfinished
+    if unfinished and next(folder.glob("**/summary.json"), None) is None:
+        return [], unfinished
     runs = read_runs(folder)
     splits = str(read_config(runs[0].folder).get("dataset", {}).get("splits") or "").split(",")
     return read_runs(folder, splits), unfinished
 
 
-def _unfinished(folder: Path) -> Unfinished:
-    counts = (_lines(folder / name) for name in ("expressions.jsonl", "failures.jsonl"))
-    return Unfinished(folder, *counts)
+def _unfinished(folder: Path) -> list[Unfinished]:
+    """Folders that a run has begun to fill, and runs that never came so far but stand in the sweep's list."""
+    started = {f.parent for name in ("config_hash", "expressions.jsonl") for f in folder.glob(f"**/{name}")}
+    launched = {folder / run.folder: run for run in read_board(folder)}
+    found = []
+    for path in sorted(started | set(launched)):
+        if (path / "summary.json").is_file():
+            continue
+        rows, failed = (_lines(path / name) for name in ("expressions.jsonl", "failures.jsonl"))
+        run = launched.get(path)
+        # Of a launcher that was killed itself, "running" is its last word.
+        state = run.state if run and run.state in ("failed", "stopped", "queued") else "not finished"
+        error, command = (run.error, run.command) if run else (None, None)
+        found.append(Unfinished(path, rows, failed, state, error, command))
+    return found
 
 
 def _lines(file: Path) -> int:

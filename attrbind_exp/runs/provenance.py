@@ -19,6 +19,7 @@ from attrbind_exp.runs.comparison import (
     read_config,
     without_merged_shards,
 )
+from attrbind_exp.runs.progress import read_progress
 from attrbind_exp.runs.results import Run
 
 FAILURES = 20  # listed of each run
@@ -48,33 +49,33 @@ def runs(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> 
         }
         for run in found
     ]
-    rows += [
-        {
-            "name": name(run.folder, root),
-            "href": _href(run.folder, root),
-            "state": "not finished",
-            "done": f"{run.rows} rows",
-            "failed": run.failed,
-        }
-        for run in unfinished
-    ]
-    return rows
+    return rows + [_unfinished(run, root) for run in unfinished]
+
+
+def _unfinished(run: Unfinished, root: Path) -> dict[str, Any]:
+    far = read_progress(run.folder)
+    return {
+        "name": name(run.folder, root),
+        "href": _href(run.folder, root),
+        "state": run.state,
+        "done": f"{far['done']} of {far['total']} images" if far else f"{run.rows} rows",
+        "failed": run.failed,
+        "error": run.error,
+    }
 
 
 def _href(folder: Path, root: Path) -> str:
     return "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
 
 
-def commands(found: Sequence[Run], root: Path) -> dict[str, Any]:
+def commands(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
     """`sweep`: its command as it was typed, None where there is none; `runs`: (name, command) of each alone."""
-    return {"sweep": _sweep_command(root), "runs": [(name(run.folder, root), _run_command(run)) for run in found]}
-
-
-def _run_command(run: Run) -> str:
-    typed = run.summary.get("overrides") or []
-    if run.folder.name == "merged" and not typed:
-        return shlex.join(["python", "-m", "attrbind_exp.merge", str(run.folder.parent)])
-    return shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])
+    alone = [(name(r.folder, root), r.summary.get("overrides") or []) for r in found]
+    lines = [(n, shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])) for n, typed in alone]
+    return {
+        "sweep": _sweep_command(root),
+        "runs": lines + [(name(r.folder, root), r.command) for r in unfinished if r.command],
+    }
 
 
 def _sweep_command(root: Path) -> str | None:
@@ -103,19 +104,16 @@ def _as_typed(override: str) -> str:
 
 def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
     """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
-    folders = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+    every = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+    folders = [f for f in every if (f / "config.yaml").is_file()]
     configs = {name(f, root): flatten(read_config(f)) for f in folders}
     rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
-    files = [(name(f, root), _text(f / "config.yaml")) for f in folders]
-    return {"names": list(configs), "rows": rows, "files": [(n, text) for n, text in files if text]}
+    files = [(name(f, root), (f / "config.yaml").read_text(encoding="utf-8")) for f in folders]
+    return {"names": list(configs), "rows": rows, "files": files}
 
 
 def _value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def failures(found: Sequence[Run], root: Path) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ def make_page(folder: Path, paper: Paper) -> str:
         "folder": folder,
         **_figures(groups, spec, paper, folder),
         "runs": provenance.runs(found, unfinished, folder),
-        "commands": provenance.commands(found, folder),
+        "commands": provenance.commands(found, unfinished, folder),
         "settings": provenance.settings(found, unfinished, folder),
         "failures": provenance.failures(found, folder),
         "notes": provenance.notes(found, unfinished, folder),
@@ -63,7 +63,7 @@ def _figures(groups: Sequence[Group], spec: Mapping[str, Any], paper: Paper, fol
     pictures = read_pictures(groups, PICTURES)
     data = {
         "groups": [script_data.group_data(*given) for given in zip(groups, tables, chosen, heads, strict=True)],
-        "alpha": None if results is None else script_data.alpha_curve(groups, results, published),
+        "alpha": None if results is None else script_data.alpha_curve(groups, results, {"paper": published}),
         "pictures": [script_data.picture_data(p, tables[p.group]) for p in pictures.shown],
     }
     return {

@@ -49,19 +49,22 @@ function alphaChart(difference) {
   lineChart(by("alpha-chart"), { lines, xLabel: "alpha", yLabel: difference ? "difference, points" : "mIoU, %", signed: difference });
 }
 
+// The first variant in ink; several alphas from light to dark, dashed for every further method; any other by colour.
 function thresholdChart() {
   const { columns, curves, thresholds, head, name } = DATA.groups[group];
-  const weighted = columns.filter((c) => c.alpha !== null).map((c) => c.alpha).sort((a, b) => a - b);
+  const weighted = columns.filter((c) => c.alpha !== null);
+  const alphas = [...new Set(weighted.map((c) => c.alpha))].sort((a, b) => a - b);
+  const methods = [...new Set(weighted.map((c) => c.label.split(" alpha=")[0]))];
   // Many alphas of one method: its name stands above the chart instead of in every line of the legend.
-  const methods = [...new Set(columns.filter((c) => c.alpha !== null).map((c) => c.label.split(" alpha=")[0]))];
-  const method = weighted.length > 2 && methods.length === 1 ? methods[0] : "";
-  let plain = 0;
+  const method = alphas.length > 2 && methods.length === 1 ? methods[0] : "";
+  let others = 0;
   const lines = columns.map((column, i) => {
-    const rank = weighted.indexOf(column.alpha) / Math.max(1, weighted.length - 1);
-    const ramp = weighted.length > 2 ? `color-mix(in oklab, var(--high) ${Math.round(100 * rank)}%, var(--low))` : "var(--s0)";
-    const colour = column.alpha !== null ? ramp : plain++ ? `var(--s${1 + ((plain - 2) % 5)})` : "var(--ink)";
-    const points = thresholds.map((x, k) => ({ x, y: curves[i][k], mark: Math.abs(x - column.threshold) < 1e-9 && column.threshold !== null }));
-    return { name: method && column.alpha !== null ? column.label.slice(method.length + 1) : column.label, colour, width: i === head ? 2.8 : 1.6, points };
+    const ramp = alphas.length > 1 && column.alpha !== null;
+    const share = Math.round((100 * alphas.indexOf(column.alpha)) / (alphas.length - 1));
+    const colour = ramp ? `color-mix(in oklab, var(--high) ${share}%, var(--low))` : i === 0 ? "var(--ink)" : `var(--s${others++ % 6})`;
+    const dash = ramp && methods.indexOf(column.label.split(" alpha=")[0]) > 0 ? "5 3" : "";
+    const points = thresholds.map((x, k) => ({ x, y: curves[i][k], mark: column.threshold !== null && Math.abs(x - column.threshold) < 1e-9 }));
+    return { name: method && column.alpha !== null ? column.label.slice(method.length + 1) : column.label, colour, dash, width: i === head ? 2.8 : 1.6, points };
   });
   document.querySelectorAll(".of-group").forEach((span) => { span.textContent = [DATA.groups.length > 1 ? name : "", method].filter(Boolean).join(", "); });
   lineChart(by("threshold-chart"), { lines, xLabel: "threshold", yLabel: "mIoU, %" });
