@@ -226,7 +226,7 @@ def start_keeping(image: Opened, segmenter: Segmenter, settings: RunSettings) ->
         item.sample.sample_id: [[row[id(one)] + s for s in range(len(settings.seeds))] for one in of_item]
         for item, of_item in image.items
     }
-    variants = [(v.name, v.alpha) for v in settings.variants]
+    variants = [v.edit for v in settings.variants]
     return lambda: KeptMaps(wait(), segmenter.columns, places, variants)
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -237,13 +238,13 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         own = method.get("alpha")
         for alpha in (alphas(cfg) if own is None else [own]) if method.average else [None]:
             weight = None if alpha is None else float(alpha)
-            layers: list[str | None] = [*grid_of(cfg)] or [None]
-            found += [Variant(method.name, method.replace, weight, method.get("chunk_prefix"), x) for x in layers]
+            plain = Variant(method.name, method.replace, weight, method.get("chunk_prefix"))
+            found += [replace(plain, name=f"{plain.name} layers={x}", layers=x) for x in grid_of(cfg)] or [plain]
     labels = [v.label for v in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
-    head = cfg.text_processor.get("report") or found[-1].name
-    candidates = [i for i, v in enumerate(found) if v.name == head and v.layers == found[0].layers]
+    head = cfg.text_processor.get("report") or found[-1].edit[0]
+    candidates = [i for i, v in enumerate(found) if v.edit[0] == head and v.layers == found[0].layers]
     return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 

@@ -108,8 +108,7 @@ def _rescore_image(
     """New rows of one image, by expression or all in one list: what was read of the words stays, the counts change."""
     weights = {v.layers: _weights(settings, v.layers, kept) for v in variants}
     cells = [(v, s, seed) for v in variants for s, seed in enumerate(seeds)]
-    old = {(r.get("sample_id"), r["text_processor"], r["alpha"], r["seed"]): r for r in rows}
-    named: dict[str | None, Row] = {r.get("sample_id"): r for r in rows}
+    read: dict[str | None, Row] = {r.get("sample_id"): r for r in rows}  # words are read alike under every variant
 
     def heat(sample: Sample, variant: Variant, s: int) -> Any:
         assert kept is not None
@@ -117,8 +116,7 @@ def _rescore_image(
         return score_map.heat_map(score, sample.size)[0].numpy()
 
     def describe(sample: str | None, variant: Variant, seed: int) -> dict[str, Any]:
-        row = old.get((sample, variant.name, variant.alpha, seed), named[sample])
-        return {k: v for k, v in row.items() if k != "attention_layers"} | variant_columns(variant, seed)
+        return {k: v for k, v in read[sample].items() if k != "attention_layers"} | variant_columns(variant, seed)
 
     if not dataset.classes:
         parts = []

@@ -53,7 +53,7 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
 
     cache = None if cfg.cache.folder is None else Cache(cfg.cache.folder, cfg.cache.gigabytes)
     model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg), cache)
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg), cache)
     if cfg.model.compile:
         model.compile()
     segmenter = Segmenter(model, text, config.map_settings(cfg))

@@ -78,8 +78,8 @@ class Variant:
 
     `replace`: noun chunk replacement (eq. 3); `alpha`: weight of the text in unconditioned embedding averaging
     (eq. 4), None = no averaging; `chunk_prefix`: what stands before the chunk where this variant encodes it, None = as
-    TextSettings say; `layers`: which of MapSettings.grid makes its map, None = the settings' own choice. `name`,
-    `alpha` and `layers` are what tables and summaries show.
+    TextSettings say; `layers`: which of MapSettings.grid makes its map, None = the settings' own choice. `name` and
+    `alpha` tell variants apart and are what tables and summaries show; the name of a variant with layers ends in them.
     """
 
     name: str
@@ -90,9 +90,13 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """Short unique name: "baseline", "attribute_binding alpha=0.9", "baseline layers=down"."""
-        alpha = "" if self.alpha is None else f" alpha={self.alpha:g}"
-        return self.name + alpha + (f" layers={self.layers}" if self.layers else "")
+        """Short unique name: "baseline", "attribute_binding alpha=0.9"."""
+        return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
+
+    @property
+    def edit(self) -> tuple[str, float | None]:
+        """Name and alpha without the layers: variants of one edit share their passes."""
+        return self.name.removesuffix(f" layers={self.layers}"), self.alpha
 
 
 @dataclass(frozen=True)

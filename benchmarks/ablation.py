@@ -90,7 +90,7 @@ def main() -> None:
     model = build_model(args.model, args.config_dir, args.device, args.dtype)
     text = TextProcessor(model.tokenizer, model.encode_text)
     segmenter = Segmenter(model, text, MapSettings(weights=WEIGHTS, grid=LAYERS))
-    variants = [replace(edit, layers=layers) for edit in EDITS for layers in LAYERS]
+    variants = [replace(edit, name=f"{edit.name} layers={x}", layers=x) for edit in EDITS for x in LAYERS]
     settings = RunSettings(variants, batch_size=args.batch)
     dataset = pick(args.images, args.per_image)
     total, runs = len(dataset.samples), len(EDITS) * len(LAYERS)

@@ -27,12 +27,12 @@ from attrbind_exp.diffusion import model
 from attrbind_exp.runs import store, tracker
 from attrbind_exp.segmentation import score_map
 from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text import processor
+from attrbind_exp.text import parse_cache, processor
 
 IMPORTS = "imports"
 STAGES = [
     ("load model", model, "load_model"), ("read pictures (threads)", batch, "read_samples"),
-    ("parse", processor, "parse_expressions"), ("VAE", model.DiffusionModel, "encode_pixels"),
+    ("parse", parse_cache, "parse_expressions"), ("VAE", model.DiffusionModel, "encode_pixels"),
     ("text encoder", model.DiffusionModel, "encode_text"), ("edit embeddings", processor.TextProcessor, "bind"),
     ("noise", model.DiffusionModel, "add_noise"), ("UNet", model.DiffusionModel, "denoise"),
     ("completion", score_map, "complete"), ("heat maps", Segmenter, "start_heat_maps"),

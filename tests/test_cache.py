@@ -11,7 +11,10 @@ import torch
 
 from attrbind_exp.cache import Cache, digest
 from attrbind_exp.diffusion.model import DiffusionModel
-from attrbind_exp.types import UserError
+from attrbind_exp.text import parse_cache
+from attrbind_exp.text.parse import parse_expressions
+from attrbind_exp.text.parse_cache import parse_cached
+from attrbind_exp.types import Override, UserError
 from tests.conftest import picture
 from tests.test_core import as_pipeline
 
@@ -113,6 +116,22 @@ def test_warm_equals_cold_and_no_cache(tmp_path, model):
     handle = cached.vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
     assert torch.equal(cached.encode_images(images[:1])[0], plain[0][0]) and not encoded
     handle.remove()
+
+
+def test_parses_come_back_as_they_were_and_follow_what_they_depend_on(tmp_path, model, monkeypatch):
+    cache, texts = Cache(tmp_path), ["the white dog on the left", "hot dog", "children in red"]
+    categories, override = ["dog", "hot dog", None], {texts[0]: Override((10, 13), (4, 13))}
+    plain = parse_expressions(texts, categories)
+    assert parse_cached(cache, texts, categories, "noun_chunk", None, {}) == plain
+    corrected = parse_cached(cache, texts, categories, "noun_chunk", None, override)
+    assert corrected[0].fallback == "override" and corrected[1:] == plain[1:]
+    assert parse_cached(cache, texts, categories, "subtree", None, {}) == parse_expressions(
+        texts, categories, "subtree"
+    )
+    assert parse_cached(cache, texts, None, "noun_chunk", None, {}) == parse_expressions(texts)
+    assert cache.hits == 0
+    monkeypatch.setattr(parse_cache, "parse_expressions", None)
+    assert parse_cached(cache, texts, categories, "noun_chunk", None, {}) == plain and cache.hits == 1
 
 
 def test_other_weights_are_other_entries(tmp_path, model):

@@ -152,7 +152,7 @@ def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scen
         "uniform": LayerChoice(),
     }  # fmt: skip
     sizes = passes_of(model, monkeypatch)
-    variants = [Variant("baseline", layers=name) for name in choices]
+    variants = [Variant(f"baseline layers={name}", layers=name) for name in choices]
     found = heats(scenes, make_segmenter(model, weights=ALL, grid=choices), RunSettings(variants, batch_size=4))
     assert len(sizes) == 4  # 14 expressions
     for i, choice in enumerate(choices.values()):

@@ -31,10 +31,9 @@ class KeptMaps:
     def find(self, sample: str, variant: Variant, seed: int) -> Tensor:
         """The maps (C, h, w) of one sample under one edit of its embedding and the `seed`-th noise. Raises UserError
         where the run had no such variant."""
-        edit = (variant.name, variant.alpha)
-        if edit not in self.variants:
+        if variant.edit not in self.variants:
             raise UserError(f"no maps of variant '{variant.label}' were kept; choose among those of the run")
-        return self.maps[self.places[sample][self.variants.index(edit)][seed]]
+        return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
 
 
 def maps_file(folder: Path, image_id: str) -> Path:
