@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
+from attrbind_exp.batch import Heats, Images, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.loading import WORKERS, Loaded, ahead
+from attrbind_exp.runs.maps import write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes, metrics
@@ -45,8 +47,12 @@ def score(
     progress = Progress(store, len(images), settings.variants[settings.headline])
     progress.update(done, (row for part in rows for row in part), fresh=False)
     try:
-        for image in segment_images(images, segmenter, settings, captioner, done):
-            made, failed = score_image(image, dataset, settings)
+        segmented = segment_images(images, segmenter, settings, captioner, done)
+        # Scored in threads, so that counting pixels does not keep the device waiting.
+        scored = ahead(lambda image: (image, *score_image(image, dataset, settings)), segmented, depth=WORKERS)
+        for image, made, failed in scored:
+            if image.kept:
+                write_maps(store.folder, image.image_id, image.kept)
             written = [row for part in made for row in part]
             store.add_rows(written)
             fail(failed, scores, store)
@@ -113,27 +119,30 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     sample, parse = item.sample, item.prompt.parse
     slices = dict(sample.slices) if described else {**sample.slices, "modifier": list(parse.modifiers)}
     maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
-    truth = item.truth
-    counted = {} if truth is None else {k: metrics.count_overlap(heat.values, truth) for k, heat in maps.items()}
+    counted = {k: count(heat.values, item.truth) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
         for seed, heat in zip(settings.seeds, of_variant, strict=True):
-            counts: dict[str, Any] = dict.fromkeys(("iou_at", "intersection", "union"))
-            if counted:
-                hit, union = counted[id(heat)]
-                at = metrics.iou(hit, union)
-                counts["iou_at"] = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
-                counts |= {"intersection": hit.tolist(), "union": union.tolist()}
             rows.append({
                 "sample_id": sample.sample_id,
                 "image_id": sample.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "expression": sample.text,
                 **_prompt(item.prompt),
                 "slices": slices,
-                **counts,
+                **counted[id(heat)],
             })  # fmt: skip
     return rows
+
+
+def count(heat: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
+    """A row's figures: pixels at every threshold, IoU at those of the paper's grid; None without a ground truth."""
+    if truth is None:
+        return dict.fromkeys(("iou_at", "intersection", "union"))
+    hit, union = metrics.count_overlap(heat, truth)
+    at = metrics.iou(hit, union)
+    iou_at = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
+    return {"iou_at": iou_at, "intersection": hit.tolist(), "union": union.tolist()}
 
 
 def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings) -> list[Row]:
@@ -149,15 +158,16 @@ def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settin
                 done[key] = classes.count_classes({n: m.values for n, m in zip(labels, maps, strict=True)}, truth)
             rows.append({
                 "image_id": image.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "looked_for": {item.sample.category: _prompt(item.prompt) for item, _ in image.items},
                 **{name: values.tolist() for name, values in vars(done[key]).items()},
             })  # fmt: skip
     return rows
 
 
-def _variant(variant: Variant, seed: int) -> dict[str, Any]:
-    return {"text_processor": variant.name, "alpha": variant.alpha, "seed": seed}
+def variant_columns(variant: Variant, seed: int) -> dict[str, Any]:
+    layers = {"attention_layers": variant.layers} if variant.layers else {}
+    return {"text_processor": variant.name, "alpha": variant.alpha, **layers, "seed": seed}
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:
