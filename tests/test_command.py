@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import score
 from attrbind_exp.runs.store import RunStore
@@ -24,7 +24,7 @@ from tests.conftest import make_segmenter, picture, shared
 
 def composed(*overrides, name="run"):
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose(name, overrides=config.rewrite_arguments(overrides))
+        return compose(name, overrides=command_line.rewrite_arguments(overrides))
 
 
 def command(*arguments, module="run", cwd=None):
@@ -77,11 +77,11 @@ def rows(folder: Path):
     ],
 )  # fmt: skip
 def test_command_line_is_rewritten(typed, given):
-    assert config.rewrite_arguments([typed]) == [given]
+    assert command_line.rewrite_arguments([typed]) == [given]
 
 
 def test_multirun_may_stand_anywhere():
-    given = config.rewrite_arguments(["seed=1", "-m", "alpha=1,2", "hydra.sweep.dir=x"])
+    given = command_line.rewrite_arguments(["seed=1", "-m", "alpha=1,2", "hydra.sweep.dir=x"])
     assert given == ["-m", "seed=1", "alpha.value=1,2", "hydra.sweep.dir='x'"]
 
 
@@ -97,7 +97,7 @@ def test_multirun_may_stand_anywhere():
 )
 def test_unknown_options_name_the_choices(typed, words):
     with pytest.raises(UserError) as error:
-        config.rewrite_arguments([typed])
+        command_line.rewrite_arguments([typed])
     assert words.split(", ")[0] in str(error.value) and words.split(", ")[-1] in str(error.value)
 
 
@@ -323,16 +323,16 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
 
 def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_path, model, refer_folder, monkeypatch):
     data = load_refer(str(refer_folder.parent), "tiny", "made", "test")
-    encode, encoded = model.encode_images, []
+    encode, encoded = model.encode_pixels, []
 
-    def overflowing(images):
-        latents = encode(images)
+    def overflowing(pixels):
+        latents = encode(pixels)
         if not encoded:
-            latents[0, 0, 0, 0] = float("inf")
-        encoded.append(images)
+            latents[0, 0, 0] = float("inf")
+        encoded.append(pixels)
         return latents
 
-    monkeypatch.setattr(model, "encode_images", overflowing)
+    monkeypatch.setattr(model, "encode_pixels", overflowing)
     store = RunStore(tmp_path / "run", "key")
     scores = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
     # The first picture carries three expressions, the second two.
