@@ -51,11 +51,11 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
         folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
     )
     try:
-        write_report(folder, tracker)
+        page = write_report(folder, tracker)
     finally:
         upload = tracker.close()
-    if upload:
-        print(upload)
+    for line in filter(None, (upload, page)):
+        print(line)
 
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
