@@ -68,10 +68,14 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
 
     Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
     sweeps/NAME.yaml; free text (expressions, paths) is quoted, so that commas and spaces need no second pair of quotes;
-    -m may stand anywhere. Raises UserError for an option that a group does not have.
+    -m may stand anywhere; a multirun's folder is named by what was typed. Raises UserError for an option that a group
+    does not have, and for a launcher that would launch nothing.
     """
     multirun = [a for a in arguments if a in ("-m", "--multirun")]
     rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
+    several = multirun or any(a.startswith("+sweeps=") for a in rewritten)
+    if not several and any(a.startswith("hydra/launcher=") for a in rewritten):
+        raise UserError("launcher= is for sweeps; add -m and what is swept (-m alpha=0.5,0.9), or sweep=NAME")
     if any(a.startswith("+sweeps=") for a in rewritten):
         rewritten.insert(0, f"hydra.searchpath=['file://{SWEEPS.parent}']")
     elif multirun and not any(a.startswith("hydra.sweep.dir=") for a in rewritten):

@@ -26,7 +26,7 @@ from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.evaluation import Row, count, fail, take, variant_columns
 from attrbind_exp.merge import read_config
-from attrbind_exp.report import write_report
+from attrbind_exp.report.write import write_report
 from attrbind_exp.run import facts, show, write_figures
 from attrbind_exp.runs.maps import KeptMaps, read_maps
 from attrbind_exp.runs.store import RunStore

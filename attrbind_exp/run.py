@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.report import write_report
+from attrbind_exp.report.write import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError

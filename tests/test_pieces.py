@@ -49,7 +49,7 @@ COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
         ("matplotlib", {"runs/figures.py"}),
-        ("jinja2", {"runs/report.py"}),
+        ("jinja2", {"report/page.py"}),
         ("huggingface_hub", {"hub.py"}),
     ],
 )
@@ -71,11 +71,11 @@ def test_nothing_imports_upward():
         "segmentation",
         "scoring",
         "runs",
+        "report",
         "batch",
         "evaluation",
         "gallery",
         "experiment",
-        "report",
         "run",
     ]
     for file in PACKAGE.rglob("*.py"):
@@ -201,5 +201,5 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
     assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
-    assets = [f for room in ("assets", "runs/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
+    assets = [f for room in ("assets", "report/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
     assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names
