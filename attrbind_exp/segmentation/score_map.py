@@ -47,13 +47,20 @@ def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
     flat = flat - mean
     total = torch.zeros_like(flat)
     for layer in full:
-        mine = flat[layer.rows]  # (b, C, N)
+        rows = consecutive(layer.rows)
+        mine = flat[rows]  # (b, C, N)
         if len(layer.query) == 1:  # one image's rows share S: all their columns go through it together
             found = attend(layer, mine.flatten(0, 1)[None])[0].unflatten(0, mine.shape[:2])
         else:
             found = attend(layer, mine)
-        total[layer.rows] += found
+        total[rows] += found
     return (total / len({layer.layer for layer in full}) + mean).view_as(columns)
+
+
+def consecutive(rows: Sequence[int]) -> slice | list[int]:
+    """Rows as a slice where they follow each other: an index would have to be sent to the device."""
+    first, last = rows[0], rows[-1]
+    return slice(first, last + 1) if list(rows) == list(range(first, last + 1)) else list(rows)
 
 
 def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
