@@ -323,16 +323,16 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
 
 def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_path, model, refer_folder, monkeypatch):
     data = load_refer(str(refer_folder.parent), "tiny", "made", "test")
-    encode, encoded = model.encode_images, []
+    encode, encoded = model.encode_pixels, []
 
-    def overflowing(images):
-        latents = encode(images)
+    def overflowing(pixels):
+        latents = encode(pixels)
         if not encoded:
-            latents[0, 0, 0, 0] = float("inf")
-        encoded.append(images)
+            latents[0, 0, 0] = float("inf")
+        encoded.append(pixels)
         return latents
 
-    monkeypatch.setattr(model, "encode_images", overflowing)
+    monkeypatch.setattr(model, "encode_pixels", overflowing)
     store = RunStore(tmp_path / "run", "key")
     scores = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
     # The first picture carries three expressions, the second two.
