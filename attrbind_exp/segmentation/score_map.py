@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrbind_exp.diffusion.attention import SelfAttention
+from attrbind_exp.text.binding import consecutive
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -55,12 +56,6 @@ def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
             found = attend(layer, mine)
         total[rows] += found
     return (total / len({layer.layer for layer in full}) + mean).view_as(columns)
-
-
-def consecutive(rows: Sequence[int]) -> slice | list[int]:
-    """Rows as a slice where they follow each other: an index would have to be sent to the device."""
-    first, last = rows[0], rows[-1]
-    return slice(first, last + 1) if list(rows) == list(range(first, last + 1)) else list(rows)
 
 
 def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
