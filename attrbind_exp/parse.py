@@ -11,7 +11,7 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.types import Parse, Prompt, Sample, TextSettings, UserError
 
 COLUMNS = [
@@ -21,7 +21,7 @@ COLUMNS = [
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="parse")
-@config.task
+@command_line.task
 def main(cfg: DictConfig) -> None:
     """Write parses.csv, failures.jsonl and summary.json, print the summary; the last line is the folder."""
     config.check_choices(cfg)
@@ -128,4 +128,4 @@ def show(counts: dict[str, Any], folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    config.run_main(main)
+    command_line.run_main(main)

@@ -19,7 +19,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.batch import by_image
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
@@ -49,7 +49,7 @@ def change(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 f"'{argument}' cannot be rescored; give attention_layers=, attention_layers.KEY= or threshold="
             )
         if key == "attention_layers":
-            config.rewrite_arguments([argument])  # names the choices of an unknown one
+            command_line.rewrite_arguments([argument])  # names the choices of an unknown one
             cfg.attention_layers = config.load_layers(value)
         elif key == "threshold" and value != "grid":
             cfg.threshold = {"value": OmegaConf.create(f"x: {value}").x}

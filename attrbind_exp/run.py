@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp import __version__, config
+from attrbind_exp import __version__, command_line, config
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.report.write import write_report
 from attrbind_exp.runs.store import RunStore, finished
@@ -21,7 +21,7 @@ BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
-@config.task
+@command_line.task
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
     config.check(cfg)
@@ -94,7 +94,7 @@ def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
 def sweep_group() -> str | None:
     """The name under which a tracker keeps the runs of a sweep together; None for a single run."""
     job = HydraConfig.get()
-    return config.group_name(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
+    return command_line.group_name(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
 
 
 def facts(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
@@ -145,4 +145,4 @@ def show(summary: dict[str, Any], table: str, upload: str | None, folder: Path) 
 
 
 if __name__ == "__main__":
-    config.run_main(main)
+    command_line.run_main(main)

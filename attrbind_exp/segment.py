@@ -5,12 +5,12 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.types import SampleError, UserError
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="segment")
-@config.task
+@command_line.task
 def main(cfg: DictConfig) -> None:
     """Write heat_maps.png and mask.png, print the parse; the last line is the folder."""
     config.check(cfg)
@@ -66,4 +66,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    config.run_main(main)
+    command_line.run_main(main)

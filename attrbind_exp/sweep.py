@@ -42,7 +42,7 @@ class SweepReport(Callback):
 
 def report_sweep(config: DictConfig, folder: Path) -> None:
     """The sweep's page, and one run of the tracker that holds the same."""
-    from attrbind_exp.config import group_name
+    from attrbind_exp.command_line import group_name
 
     group = group_name(str(folder))
     tags = [config.hydra.runtime.choices.dataset, config.model.name]

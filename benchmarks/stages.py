@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from attrbind_exp import batch, config, evaluation, experiment, gallery
+from attrbind_exp import batch, command_line, evaluation, experiment, gallery
 from attrbind_exp import run as command
 from attrbind_exp.diffusion import model
 from attrbind_exp.runs import store, tracker
@@ -79,7 +79,7 @@ def main() -> None:
     profile = torch.profiler.profile(activities=activities) if trace else None
     if profile:
         profile.start()
-    config.run_main(command.main)
+    command_line.run_main(command.main)
     if profile:
         profile.stop()
         profile.export_chrome_trace(trace)

@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import score
 from attrbind_exp.runs.store import RunStore
@@ -24,7 +24,7 @@ from tests.conftest import make_segmenter, picture, shared
 
 def composed(*overrides, name="run"):
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return compose(name, overrides=config.rewrite_arguments(overrides))
+        return compose(name, overrides=command_line.rewrite_arguments(overrides))
 
 
 def command(*arguments, module="run", cwd=None):
@@ -77,11 +77,11 @@ def rows(folder: Path):
     ],
 )  # fmt: skip
 def test_command_line_is_rewritten(typed, given):
-    assert config.rewrite_arguments([typed]) == [given]
+    assert command_line.rewrite_arguments([typed]) == [given]
 
 
 def test_multirun_may_stand_anywhere():
-    given = config.rewrite_arguments(["seed=1", "-m", "alpha=1,2", "hydra.sweep.dir=x"])
+    given = command_line.rewrite_arguments(["seed=1", "-m", "alpha=1,2", "hydra.sweep.dir=x"])
     assert given == ["-m", "seed=1", "alpha.value=1,2", "hydra.sweep.dir='x'"]
 
 
@@ -97,7 +97,7 @@ def test_multirun_may_stand_anywhere():
 )
 def test_unknown_options_name_the_choices(typed, words):
     with pytest.raises(UserError) as error:
-        config.rewrite_arguments([typed])
+        command_line.rewrite_arguments([typed])
     assert words.split(", ")[0] in str(error.value) and words.split(", ")[-1] in str(error.value)
 
 

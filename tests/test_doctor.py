@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from attrbind_exp import config
+from attrbind_exp import command_line
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import Instances
@@ -352,7 +352,7 @@ def typed(monkeypatch, capsys, tmp_path):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["doctor", *arguments])
         try:
-            code = config.run_main(start) or 0
+            code = command_line.run_main(start) or 0
         except SystemExit as exit_:
             code = exit_.code
         return code, *capsys.readouterr()

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.runs.board import Board, Launched, read_board
 from attrbind_exp.types import UserError
 from tests.test_command import command
@@ -33,29 +33,31 @@ ENDLESS = (*SMALL[:3], "batch_size=1")  # minutes
     ],
 )
 def test_launchers_are_options_like_any_other(typed, given):
-    assert config.rewrite_arguments(["-m", typed, "hydra.sweep.dir=x"])[1] == given
+    assert command_line.rewrite_arguments(["-m", typed, "hydra.sweep.dir=x"])[1] == given
 
 
 def test_a_launcher_without_a_sweep_is_refused():
     with pytest.raises(UserError, match="launcher= is for sweeps; add -m"):
-        config.rewrite_arguments(["launcher=gpus", "alpha=0.9"])
-    assert config.rewrite_arguments(["launcher=gpus", "sweep=table3_alpha"])
+        command_line.rewrite_arguments(["launcher=gpus", "alpha=0.9"])
+    assert command_line.rewrite_arguments(["launcher=gpus", "sweep=table3_alpha"])
 
 
 def test_an_unknown_launcher_is_refused():
     with pytest.raises(UserError, match="unknown launcher 'gpu'; choose from gpus, local, ray_cluster, slurm"):
-        config.rewrite_arguments(["launcher=gpu"])
+        command_line.rewrite_arguments(["launcher=gpu"])
 
 
 def test_a_multirun_has_the_same_folder_every_time():
-    first, *_ = (a for a in config.rewrite_arguments(["-m", "alpha=0.1,0.9", "tracker=none"]) if "sweep.dir" in a)
+    first, *_ = (a for a in command_line.rewrite_arguments(["-m", "alpha=0.1,0.9", "tracker=none"]) if "sweep.dir" in a)
     assert first == "hydra.sweep.dir='outputs/sweep/alpha=0.1,0.9'"
-    assert first in config.rewrite_arguments(["alpha=0.1,0.9", "launcher=gpus", "gallery=3", "--multirun"])
-    given = config.rewrite_arguments(["-m", "alpha=0.1", "hydra.sweep.dir=elsewhere"])
+    assert first in command_line.rewrite_arguments(["alpha=0.1,0.9", "launcher=gpus", "gallery=3", "--multirun"])
+    given = command_line.rewrite_arguments(["-m", "alpha=0.1", "hydra.sweep.dir=elsewhere"])
     assert [a for a in given if "sweep.dir" in a] == ["hydra.sweep.dir='elsewhere'"]
-    long = config.sweep_name(["dataset.fraction=" + ",".join(f"0.{i}" for i in range(100))])
-    assert len(long) < 120 and long != config.sweep_name(["dataset.fraction=" + ",".join(f"0.{i}" for i in range(99))])
-    assert "/" not in config.sweep_name(["dataset.root='/a b/c'"])
+    long = command_line.sweep_name(["dataset.fraction=" + ",".join(f"0.{i}" for i in range(100))])
+    assert len(long) < 120 and long != command_line.sweep_name(
+        ["dataset.fraction=" + ",".join(f"0.{i}" for i in range(99))]
+    )
+    assert "/" not in command_line.sweep_name(["dataset.root='/a b/c'"])
 
 
 def launched(folder, alphas, *more):
@@ -176,7 +178,7 @@ def test_what_slurm_is_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda _: 1))  # as if there were sbatch
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        overrides = config.rewrite_arguments(
+        overrides = command_line.rewrite_arguments(
             ["launcher=slurm", "launcher.partition=long", f"hydra.sweep.dir={tmp_path}"]
         )
         cfg = compose("run", overrides=overrides, return_hydra_config=True)

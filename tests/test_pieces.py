@@ -42,8 +42,8 @@ COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", COMMANDS | {"sweep.py", "config.py"}),
-        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "merge.py", "rescore.py"}),
+        ("hydra", COMMANDS | {"sweep.py", "config.py", "command_line.py"}),
+        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "command_line.py", "merge.py", "rescore.py"}),
         ("wandb", {"runs/tracker.py", "runs/dashboard.py"}),
         ("wandb_workspaces", {"runs/dashboard.py"}),
         ("spacy", {"text/parse.py"}),

@@ -8,7 +8,7 @@ import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
 from attrbind_exp.doctor import files, machine, published, samples
@@ -19,7 +19,7 @@ MAKES_FOLDERS = ("-m", "--multirun", "hydra.")
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="doctor")
-@config.task
+@command_line.task
 def main(cfg: DictConfig) -> None:
     """Print every finding as soon as it is made; exit code 1 when something needed is missing."""
     config.check(cfg)
@@ -114,4 +114,4 @@ def start() -> None:
 
 
 if __name__ == "__main__":
-    config.run_main(start)
+    command_line.run_main(start)

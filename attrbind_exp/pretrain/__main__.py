@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp import config
+from attrbind_exp import command_line, config
 from attrbind_exp.diffusion.model import pick_device
 from attrbind_exp.pretrain import stages
 from attrbind_exp.pretrain.benchmark import write_benchmark
@@ -19,7 +19,7 @@ STAGES = ("vae", "unet", "export", "benchmark")
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="pretrain")
-@config.task
+@command_line.task
 def main(cfg: DictConfig) -> None:
     """Run one stage, or vae, unet and export in turn."""
     if cfg.stage not in (*STAGES, "all"):
@@ -61,4 +61,4 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")
-    config.run_main(main)
+    command_line.run_main(main)

@@ -94,7 +94,7 @@ def _sweep_command(root: Path) -> str | None:
 
 
 def _as_typed(override: str) -> str:
-    """An override before attrbind_exp.config.rewrite_arguments: sweeps by name, plain paths without Hydra's quotes."""
+    """An override before command_line.rewrite_arguments: sweeps by name, plain paths without Hydra's quotes."""
     named = re.sub(r"^\+sweeps=", "sweep=", override)
     quoted = re.fullmatch(r"([\w.]+)='([\w./~-]+)'", named)
     if quoted and ("/" in quoted[2] or quoted[1].startswith("hydra.")):
