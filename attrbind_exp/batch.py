@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.diffusion.model import to_host
-from attrbind_exp.loading import Loaded, ahead, one_behind, read_samples, start_loading
+from attrbind_exp.loading import WORKERS, Loaded, ahead, one_behind, read_samples, start_loading
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
@@ -90,7 +90,7 @@ def open_images(
     """Read, parse and encode images, group by group and ahead of who asks."""
     groups = plan(images, settings.batch_size)
     samples = [[sample for group in part.values() for sample in group] for part in groups]
-    read = ahead(lambda part: read_samples(part, segmenter), samples)
+    read = ahead(lambda part: read_samples(part, segmenter), samples, depth=WORKERS)
     started = one_behind(start_loading(found, segmenter, captioner) for found in read)
     for group, finish in zip(groups, started, strict=True):
         loaded, failed = finish()

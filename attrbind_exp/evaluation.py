@@ -12,7 +12,7 @@ import numpy as np
 from attrbind_exp.batch import Heats, Images, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.loading import WORKERS, Loaded, ahead
+from attrbind_exp.loading import Loaded, ahead
 from attrbind_exp.runs.maps import write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
@@ -49,7 +49,7 @@ def score(
     try:
         segmented = segment_images(images, segmenter, settings, captioner, done)
         # Scored in threads, so that counting pixels does not keep the device waiting.
-        scored = ahead(lambda image: (image, *score_image(image, dataset, settings)), segmented, depth=WORKERS)
+        scored = ahead(lambda image: (image, *score_image(image, dataset, settings)), segmented, depth=2)
         for image, made, failed in scored:
             if image.kept:
                 write_maps(store.folder, image.image_id, image.kept)

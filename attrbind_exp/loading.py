@@ -50,7 +50,7 @@ class Read:
     failures: Failed
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int = 2 * WORKERS) -> Iterator[Result]:
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
     """`function` of every item, in order, computed by threads up to `depth` items ahead of who asks."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:

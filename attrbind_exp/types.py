@@ -154,7 +154,7 @@ class Prompt:
 @dataclass(frozen=True)
 class BoundPrompt:
     """What the UNet gets for one expression: `embedding` (L, D) and `weights` (L,), which sum to 1 over the target's
-    tokens and say how the columns of cross-attention are pooled."""
+    tokens and say how the columns of cross-attention are pooled; these on the CPU."""
 
     embedding: Tensor
     weights: Tensor

@@ -13,8 +13,10 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -68,10 +70,10 @@ def run_reference(dataset: Dataset, segmenter: Segmenter, count: int) -> None:
         reference_heat_map(model.unet, noisy, TIMESTEP, bound.embedding, uncond, list(item.prompt.q), WEIGHTS, size)
 
 
-def timed(function, *arguments) -> float:
-    started = time.perf_counter()
+def timed(clock: Callable[[], float], function: Callable[..., Any], *arguments: Any) -> float:
+    started = clock()
     function(*arguments)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def main() -> None:
@@ -86,7 +88,9 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true", help="also 1x, 2x, 4x, 8x the expressions")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--cpu-time", action="store_true", help="as for core.py, with OMP_NUM_THREADS=1")
     args = parser.parse_args()
+    clock = time.process_time if args.cpu_time else time.perf_counter
     model = build_model(args.model, args.config_dir, args.device, args.dtype)
     text = TextProcessor(model.tokenizer, model.encode_text)
     segmenter = Segmenter(model, text, MapSettings(weights=WEIGHTS, grid=LAYERS))
@@ -99,8 +103,8 @@ def main() -> None:
     run_ours(small, segmenter, RunSettings(variants[:2], batch_size=args.batch)), run_reference(small, segmenter, 1)
     ratios = []
     for _ in range(args.rounds):
-        reference = timed(run_reference, dataset, segmenter, sample) / sample * total * runs
-        ours = timed(run_ours, dataset, segmenter, settings)
+        reference = timed(clock, run_reference, dataset, segmenter, sample) / sample * total * runs
+        ours = timed(clock, run_ours, dataset, segmenter, settings)
         ratios.append(reference / ours)
         print(
             f"{total} expressions, {runs} runs of the reference {reference:.0f} s, ours {ours:.1f} s: {ratios[-1]:.1f}",
@@ -110,7 +114,7 @@ def main() -> None:
     for times in (1, 2, 4, 8) if args.growth else ():
         grown = pick(8 * times, 8)
         forget_peak()
-        took = timed(run_ours, grown, segmenter, RunSettings([EDITS[0], EDITS[-3]], batch_size=args.batch))
+        took = timed(clock, run_ours, grown, segmenter, RunSettings([EDITS[0], EDITS[-3]], batch_size=args.batch))
         growth.append({"expressions": len(grown.samples), "seconds": round(took, 2), "peak_MB": round(resident_peak())})
         print(growth[-1], flush=True)
     print(json.dumps({"reference_over_ours": sorted(round(r, 1) for r in ratios), "expressions": total, "runs": runs,

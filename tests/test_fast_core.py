@@ -8,16 +8,21 @@ import torch
 
 from attrbind_exp import config
 from attrbind_exp.batch import by_image, segment_images
+from attrbind_exp.cache import Cache
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.diffusion.attention import find_layers, record
+from attrbind_exp.diffusion.model import DiffusionModel
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
 from attrbind_exp.segmentation import batch_size
 from attrbind_exp.segmentation.layers import Column
 from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
 from tests.conftest import make_segmenter, picture
+from tests.oracle import reference_heat_map
 from tests.test_command import command, composed, process
+from tests.test_core import as_pipeline
 
 BASELINE, OURS = Variant("baseline"), Variant("ours", replace=True, alpha=0.9)
 ALL = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
@@ -42,6 +47,39 @@ def passes_of(model, monkeypatch):
     sizes, denoise = [], model.denoise
     monkeypatch.setattr(model, "denoise", lambda noisy, *rest: sizes.append(len(noisy)) or denoise(noisy, *rest))
     return sizes
+
+
+def test_a_whole_run_equals_the_oracle(model, scenes, tmp_path, monkeypatch):
+    """Batches across images, the last one filled up, cache cold and warm, memory that runs out: all at once."""
+    few, denoise = dict(list(scenes.items())[:2]), model.denoise
+    samples = [sample for group in few.values() for sample in group]
+
+    def small(noisy, *rest):
+        if len(noisy) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoise(noisy, *rest)
+
+    for _ in ("cold", "warm"):
+        cached = DiffusionModel(as_pipeline(model), cache=Cache(tmp_path))
+        segmenter = make_segmenter(cached, weights=ALL)
+        monkeypatch.setattr(cached, "denoise", small)
+        found = heats(few, segmenter, RunSettings([BASELINE, OURS], batch_size=8))
+        cached.cache.flush()
+        for variant in (0, 1):
+            for i, sample in enumerate(samples):
+                plain = oracle_map(make_segmenter(model, weights=ALL), sample, [BASELINE, OURS][variant])
+                torch.testing.assert_close(torch.from_numpy(found[i][variant][0]), plain, rtol=1e-5, atol=1e-5)
+    assert cached.cache.hits >= len(few)
+
+
+def oracle_map(segmenter, sample, variant):
+    """The readable recipe from the picture on, (H, W)."""
+    model, image = segmenter.model, read_image(sample.image_path, sample.size)
+    prompt = segmenter.text.prepare([sample.text], [sample.category])[0]
+    bound = segmenter.text.bind([prompt], [variant])[0][0]
+    noisy = model.add_noise(model.encode_images([image]), [sample.image_id], 100, 0, 0)
+    uncond = model.encode_text([""])[0]
+    return reference_heat_map(model.unet, noisy, 100, bound.embedding, uncond, list(prompt.q), ALL, sample.size)
 
 
 def test_the_pass_ends_with_the_last_layer_that_is_read(model, segmenter):

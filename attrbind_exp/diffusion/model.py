@@ -156,7 +156,8 @@ class DiffusionModel:
     @torch.no_grad()
     def denoise(self, noisy: Tensor, timestep: int, embeddings: Tensor) -> Tensor:
         """One conditional UNet pass: (B, C, h, w) and (B, L, D) to the predicted noise (B, C, h, w)."""
-        return self.unet(noisy, timestep, embeddings, return_dict=False)[0]
+        steps = torch.full((len(noisy),), timestep, device=noisy.device)  # a number would be sent, and waited for
+        return self.unet(noisy, steps, embeddings, return_dict=False)[0]
 
 
 def fill(rows: Tensor, size: int) -> Tensor:

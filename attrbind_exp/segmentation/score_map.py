@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attrbind_exp.diffusion.attention import SelfAttention
+from attrbind_exp.text.binding import consecutive
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -47,12 +48,13 @@ def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
     flat = flat - mean
     total = torch.zeros_like(flat)
     for layer in full:
-        mine = flat[layer.rows]  # (b, C, N)
+        rows = consecutive(layer.rows)
+        mine = flat[rows]  # (b, C, N)
         if len(layer.query) == 1:  # one image's rows share S: all their columns go through it together
             found = attend(layer, mine.flatten(0, 1)[None])[0].unflatten(0, mine.shape[:2])
         else:
             found = attend(layer, mine)
-        total[layer.rows] += found
+        total[rows] += found
     return (total / len({layer.layer for layer in full}) + mean).view_as(columns)
 
 

@@ -83,7 +83,7 @@ class Segmenter:
         """
         device, rows = self.model.device, max(len(bound), batch_size)
         embeddings = fill(torch.stack([b.embedding for b in bound]), rows).to(device, self.model.dtype)
-        weights = fill(torch.stack([b.weights for b in bound]), rows).to(device)
+        weights = to_device(fill(torch.stack([b.weights for b in bound]), rows), device)
         owner = fill(torch.tensor(range(len(bound)) if images is None else images), rows)
         alike = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
         seed = self.settings.seed if seed is None else seed

@@ -12,6 +12,12 @@ from torch import Tensor
 from attrbind_exp.types import PoolingRule, UncondRule
 
 
+def consecutive(rows: Sequence[int]) -> slice | list[int]:
+    """Rows as a slice where they follow each other: an index would have to be sent to the device."""
+    first, last = rows[0], rows[-1]
+    return slice(first, last + 1) if list(rows) == list(range(first, last + 1)) else list(rows)
+
+
 def replace_noun_chunk(E: Tensor, R: Tensor, pos: Sequence[int]) -> Tensor:
     """Eq. 3: the rows POS of E become R, in order. Returns a new (L, D).
 
@@ -20,7 +26,7 @@ def replace_noun_chunk(E: Tensor, R: Tensor, pos: Sequence[int]) -> Tensor:
     if len(R) != len(pos):
         raise ValueError(f"R has {len(R)} rows for {len(pos)} positions")
     bound = E.clone()
-    bound[list(pos)] = R
+    bound[consecutive(pos)] = R
     return bound
 
 
@@ -31,7 +37,7 @@ def average_with_unconditioned(E: Tensor, U: Tensor, q: Sequence[int], alpha: fl
     up-weighting by compel's `++` is alpha = 1.21).
     """
     bound = E.clone()
-    rows = list(q)
+    rows = consecutive(q)
     bound[rows] = alpha * E[rows] + (1 - alpha) * U[rows]
     return bound
 

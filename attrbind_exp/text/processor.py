@@ -115,7 +115,7 @@ class TextProcessor:
         for prompt in prompts:
             E = states[order[prompt.text]]
             weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling, prompt.further)
-            plain = BoundPrompt(E, weights.to(E))
+            plain = BoundPrompt(E, weights)
             made: dict[tuple[str | None, float | None], BoundPrompt] = {(None, None): plain}
             row = []
             for variant in variants:
