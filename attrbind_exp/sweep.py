@@ -32,6 +32,7 @@ class SweepReport(Callback):
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
         report_sweep(config, folder)
+        print(folder)
         failed = [run for run in read_board(folder) if run.state == "failed"]
         for run in failed:
             print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
@@ -79,7 +80,7 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     figures.paper_figure(table, spec["title"], model, folder / "results.png")
-    print(f"\n{shown}\n{folder}")
+    print(f"\n{shown}")
 
 
 def merge_shards(folder: Path) -> None:

@@ -178,9 +178,8 @@ def test_what_slurm_is_asked_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(submitit.SlurmExecutor, "affinity", classmethod(lambda _: 1))  # as if there were sbatch
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        overrides = command_line.rewrite_arguments(
-            ["launcher=slurm", "launcher.partition=long", f"hydra.sweep.dir={tmp_path}"]
-        )
+        given = ["-m", "launcher=slurm", "launcher.partition=long", f"hydra.sweep.dir={tmp_path}"]
+        _, *overrides = command_line.rewrite_arguments(given)
         cfg = compose("run", overrides=overrides, return_hydra_config=True)
     made = _slurm.executor(instantiate(cfg.hydra.launcher))._executor
     assert made.parameters["partition"] == "long" and made.parameters["gpus_per_node"] == 1
