@@ -11,10 +11,11 @@ import numpy as np
 
 from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
+from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring import classes, metrics
+from attrbind_exp.scoring import binding, classes, metrics
 from attrbind_exp.scoring.summary import ClassScores, Reading, Scores
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
@@ -115,10 +116,17 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
     truth = item.truth
     counted = {} if truth is None else {k: metrics.count_overlap(heat.values, truth) for k, heat in maps.items()}
+    seen: dict[int, binding.Sighting] = {}
+    if truth is not None and sample.others is not None:
+        masks = {o.object_id: decode_mask(o.segmentation, sample.size) for o in sample.others}
+        masks[sample.object_id] = truth
+        seen = {k: binding.locate(heat.values, sample, masks) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
         for seed, heat in zip(settings.seeds, of_variant, strict=True):
             counts: dict[str, Any] = dict.fromkeys(("iou_at", "intersection", "union"))
+            if id(heat) in seen:
+                counts |= vars(seen[id(heat)])
             if counted:
                 hit, union = counted[id(heat)]
                 at = metrics.iou(hit, union)
@@ -188,6 +196,8 @@ def take(rows: Sequence[Row], samples: Mapping[str, Sample], scores: Scores | Cl
     for v, part in enumerate(by_variant):
         scores.intersection[v].append(np.array([row["intersection"] for row in part], np.int64))
         scores.union[v].append(np.array([row["union"] for row in part], np.int64))
+        if "peak" in first:
+            scores.sightings[v].append([binding.Sighting(row["peak"], row["heat_on"]) for row in part])
 
 
 def _starts(rows: Sequence[Row], scores: Scores | ClassScores) -> Iterable[int]:

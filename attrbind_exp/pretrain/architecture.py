@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import nn
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -46,6 +47,16 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     )
 
 
+def build_image_encoder() -> nn.Module:
+    """CLIP's other half: strided convolutions, 64 x 64 pixels to a vector of the text encoder's width."""
+    widths = (3, 32, 64, 128, 192)
+    layers: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+    side = PIXELS // 2 ** (len(widths) - 1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side**2, WIDTH))
+
+
 def build_vae() -> AutoencoderKL:
     """A 4x autoencoder: 64 x 64 pixels become 16 x 16 latents of 4 channels."""
     return AutoencoderKL(
@@ -68,7 +79,7 @@ def build_unet() -> UNet2DConditionModel:
         block_out_channels=(48, 96, 128, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        attention_head_dim=4,
+        attention_head_dim=2,  # heads; diffusers keeps the misnomer for old models
         norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

@@ -1,7 +1,6 @@
 """A training loop that can be killed at any moment: step k is a function of (seed, k) and the last checkpoint."""
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
+
+Log = Callable[[int, float], None]  # step and loss to the tracker
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Plan:
     ema: float = 0.999
     weight_decay: float = 0.01
     precision: str = "fp32"
+    cooldown: float = 0.3
     checkpoint_every: int = 250
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then a cosine to nothing."""
-        return self.lr * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        """Learning rate: linear warm-up, level, and in the last `cooldown` of the steps linearly to nothing. Until
+        then it does not depend on how many steps there will be: a training can be made longer or shorter on its way."""
+        return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.cooldown * self.steps))
 
 
 def default_precision(device: torch.device) -> str:
@@ -42,7 +45,7 @@ def default_precision(device: torch.device) -> str:
 
 
 def train(
-    module: nn.Module, loss: Callable[[int], Tensor], plan: Plan, folder: Path, log: Callable[[int, float], None]
+    module: nn.Module, loss: Callable[[int], Tensor], plan: Plan, folder: Path, log: Log
 ) -> float:
     """Train `module` by `loss(step)`, leave the averaged weights in it, return the mean loss of the last 200 steps.
 
