@@ -279,7 +279,7 @@ def model_size(cfg: DictConfig) -> tuple[int, int] | None:
 
 
 def load_dataset(cfg: DictConfig) -> Any:
-    """The Dataset of the composed config. `splits` speaks to sweeps, `parses` to the text processor, not to the loader."""
+    """The Dataset of the composed config. `splits` speaks to sweeps, `parses` to the text processor."""
     return instantiate(OmegaConf.masked_copy(cfg.dataset, [k for k in cfg.dataset if k not in ("splits", "parses")]))
 
 

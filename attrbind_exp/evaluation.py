@@ -11,8 +11,8 @@ import numpy as np
 
 from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
-from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import binding, classes, metrics

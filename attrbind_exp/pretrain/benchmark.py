@@ -180,8 +180,8 @@ def _ref(ref_id: int, split: str, annotation: dict[str, Any], file_name: str, se
 
 
 def write_benchmark(out: Path) -> None:
-    """Write `out`/shapes in REFER's layout: instances.json, refs(made).json, images/; and parses_SPLIT.csv with the target
-    and chunk of expressions that spaCy often misreads."""
+    """Write `out`/shapes in REFER's layout: instances.json, refs(made).json, images/; and parses_SPLIT.csv with the
+    target and chunk of expressions that spaCy often misreads."""
     folder = out / "shapes"
     (folder / "images").mkdir(parents=True, exist_ok=True)
     instances, refs, scenes = build_records()

@@ -1,7 +1,7 @@
 """The tiny CLIP: captions and pictures pulled together contrastively, before anything is generated.
 
-What Stable Diffusion conditions on was learned like this: a caption must be told from the captions of other pictures,
-for which a bag of words will do; which colour goes with which shape hardly matters. That is where mis-binding comes from.
+What Stable Diffusion conditions on was learned like this: a caption must be told from those of other pictures, for
+which a bag of words will do; which colour goes with which shape hardly matters. That is where mis-binding comes from.
 """
 
 import math
@@ -55,6 +55,11 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
     return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
+def cut_padding(ids: Tensor, end: int) -> Tensor:
+    """Token ids (B, L) up to the last `end` that is anyone's first: a causal encoder's state there is the same."""
+    return ids[:, : int((ids == end).int().argmax(-1).max()) + 1]
+
+
 def build_clip(seed: int) -> tuple[CLIPTokenizer, Clip]:
     """Tokenizer and untrained CLIP of one seed."""
     texts = [training_caption(np.random.default_rng([7, i]), training_scene(i)) for i in range(TOKENIZER_TEXTS)]
@@ -83,6 +88,7 @@ def train_clip(
         rng = np.random.default_rng([plan.seed, 2, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
         ids = tokenize(tokenizer, [training_caption(rng, scenes[i]) for i in chosen])
+        ids = cut_padding(ids, tokenizer.eos_token_id)
         return clip(ids.to(device), as_tensor(pictures[chosen]).to(device))
 
     last = train(clip, loss, plan, folder, log)

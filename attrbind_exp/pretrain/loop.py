@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,15 +39,14 @@ class Plan:
 
 
 def default_precision(device: torch.device) -> str:
-    """bf16 where the hardware multiplies it natively, fp32 elsewhere."""
+    """bf16 on CUDA and on CPUs with matrix tiles (AMX); on AVX-512 alone it was slower than fp32 (31 pictures a core
+    and second against 43)."""
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and torch.cpu._is_avx512_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def train(
-    module: nn.Module, loss: Callable[[int], Tensor], plan: Plan, folder: Path, log: Log
-) -> float:
+def train(module: nn.Module, loss: Callable[[int], Tensor], plan: Plan, folder: Path, log: Log) -> float:
     """Train `module` by `loss(step)`, leave the averaged weights in it, return the mean loss of the last 200 steps.
 
     Checkpoints go to `folder`/<plan.name>.safetensors; a run started again goes on from there.
@@ -58,7 +58,8 @@ def train(
     file = folder / f"{plan.name}.safetensors"
     first, recent = _restore(file, module, average, optimizer) if file.exists() else (0, [])
     device = next(module.parameters()).device
-    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, disable=None)
+    every = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
+    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, mininterval=every)
     module.train()
     for step in progress:
         for group in optimizer.param_groups:

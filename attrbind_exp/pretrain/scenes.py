@@ -75,9 +75,7 @@ def training_scene(index: int) -> Scene:
     kin = rng.choice(["shape", "colour", "none"], p=[0.4, 0.4, 0.2])
     while len(pairs) < count:
         shape, colour = pairs[0] if len(pairs) == 1 else (None, None)
-        pairs.append(
-            draw_pair(rng, pairs, shape if kin == "shape" else None, colour if kin == "colour" else None)
-        )
+        pairs.append(draw_pair(rng, pairs, shape if kin == "shape" else None, colour if kin == "colour" else None))
     return place(rng, pairs, (SPLITS["train"], index, 1))
 
 

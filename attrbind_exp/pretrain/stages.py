@@ -22,7 +22,10 @@ from attrbind_exp.runs.figures import contact_sheet
 
 
 def train_vae(plan: Plan, pictures: Tensor, device: torch.device, folder: Path, log: Log) -> float:
-    """Reconstruction (L1 + L2) with a light pull of the latents towards a unit normal. `pictures`: (n, 3, 64, 64) uint8."""
+    """Reconstruction (L1 + L2) with a light pull of the latents towards a unit normal.
+
+    `pictures`: (n, 3, 64, 64) uint8.
+    """
     torch.manual_seed(plan.seed)
     vae = architecture.build_vae().to(device)
 

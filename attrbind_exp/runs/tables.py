@@ -18,7 +18,8 @@ BINDING = {
 
 def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
     """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures
-    where there are any, and the difference to the first variant with its 95 % interval. Cells are text, "-" where there is no figure."""
+    where there are any, and the difference to the first variant with its 95 % interval. Cells are text, "-" where there
+    is no figure."""
     variants = summary["variants"]
     labels = [v["label"] for v in variants]
     rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]

@@ -20,7 +20,7 @@ FLOOR = 0.01  # of a mean heat in a ratio: a map may be nothing on an object
 
 @dataclass(frozen=True)
 class Sighting:
-    """One heat map among the objects of its image: `peak`, one of PLACES, and the mean heat on each object by its id."""
+    """One heat map among the objects of its image: its `peak`, one of PLACES, and its mean on each object by id."""
 
     peak: str
     heat_on: Mapping[str, float]
