@@ -77,7 +77,7 @@ def build_unet() -> UNet2DConditionModel:
         sample_size=PIXELS // 4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(48, 96, 128, 128),
+        block_out_channels=(32, 64, 128, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
         attention_head_dim=2,  # heads; diffusers keeps the misnomer for old models
