@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from attrbind_exp.runs.binding import alpha_curves, by_group, read_rows, slice_table
+from attrbind_exp.runs import figures
+from attrbind_exp.runs.binding import by_group, gains, read_rows, slice_table
 from attrbind_exp.runs.results import Run, read_runs
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.runs.tables import bounded, figure, interval, markdown
@@ -92,7 +93,7 @@ def page(outputs: Path, images: Path) -> str:
     val, test = main_runs(outputs / "binding_study")
     rows = read_rows(test, val)
     base = rows[rows.label == test.summary["variants"][0]["label"]]
-    alpha_curves(rows, images / "binding_alpha.png")
+    figures.gain_curves(gains(rows), images / "binding_alpha.png")
     for name in ("improved", "harmed"):
         shutil.copyfile(test.folder / f"{name}.png", images / f"binding_{name}.png")
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())

@@ -23,7 +23,7 @@ from attrbind_exp.pretrain.benchmark import (
     parse_rows,
 )
 from attrbind_exp.pretrain.clip import build_clip, cut_padding, tokenize
-from attrbind_exp.pretrain.loop import Plan, train
+from attrbind_exp.pretrain.loop import Plan, differentiate, train
 from attrbind_exp.pretrain.stages import Diet
 from attrbind_exp.scoring.binding import swaps
 from attrbind_exp.text.overrides import read_overrides
@@ -186,14 +186,19 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
         torch.manual_seed(0)
         net = torch.nn.Linear(5, 1)
 
-        def loss(step):
+        def sample(step):
             if step == dies_at:
                 raise Killed
             x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
-            return (net(x) - x.sum(1, keepdim=True)).pow(2).mean()
+            return x, x.sum(1, keepdim=True)
+
+        def loss(x, y):
+            return (net(x) - y).pow(2).mean()
 
         folder.mkdir(exist_ok=True)
-        last = train(net, loss, Plan("net", 60, 16, 1e-2, 0, warmup=5, checkpoint_every=10), folder, lambda *_: None)
+        last = train(
+            net, sample, loss, Plan("net", 60, 16, 1e-2, 0, warmup=5, checkpoint_every=10), folder, lambda *_: None
+        )
         return net, last
 
     whole, whole_loss = fit(tmp_path / "whole")
@@ -210,6 +215,20 @@ def test_the_bundled_model_generates_with_plain_diffusers():
     image = pipeline("a red circle", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
     assert image.size == (64, 64) and np.asarray(image).std() > 5
     assert sum(f.stat().st_size for f in (ASSETS / "bundled").rglob("*.safetensors")) < 20e6
+
+
+def test_workers_share_a_batch_and_leave_the_gradient_of_the_whole():
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for workers in (1, 3):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(5, 2)
+        value = differentiate(
+            net, (x,), lambda x, net=net: net(x).pow(2).mean(), Plan("n", 1, 12, 1, 0, workers=workers)
+        )
+        found.append((value, net.weight.grad, net.bias.grad))
+    assert found[0][0] == pytest.approx(found[1][0])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[0][1:], found[1][1:], strict=True))
 
 
 def test_the_learning_rate_knows_the_end_only_when_it_cools_down():

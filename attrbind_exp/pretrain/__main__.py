@@ -59,7 +59,7 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
     pictures = kept_pictures(scenes, folder)
     for name in wanted:
         s = cfg[name]
-        plan = Plan(name, s.steps, s.batch, s.lr, cfg.seed, ema=s.ema, precision=precision)
+        plan = Plan(name, s.steps, s.batch, s.lr, cfg.seed, ema=s.ema, precision=precision, workers=s.get("workers", 1))
 
         def log(step: int, loss: float, name: str = name) -> None:
             tracker.log({f"{name}/step": step, f"{name}/loss": loss})

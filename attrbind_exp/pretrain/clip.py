@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp.pretrain import architecture
 from attrbind_exp.pretrain.captions import PREFIX, training_caption
-from attrbind_exp.pretrain.loop import Log, Plan, load_average, train
+from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
 from attrbind_exp.pretrain.pictures import as_tensor, draw_pictures
 from attrbind_exp.pretrain.scenes import COLOURS, SHAPES, SPLITS, Scene, place, scene_rng, training_scene
 
@@ -84,14 +84,14 @@ def train_clip(
     if device.type == "cpu":
         clip.text_encoder.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
 
-    def loss(step: int) -> Tensor:
+    def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, 2, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
         ids = tokenize(tokenizer, [training_caption(rng, scenes[i]) for i in chosen])
         ids = cut_padding(ids, tokenizer.eos_token_id)
-        return clip(ids.to(device), as_tensor(pictures[chosen]).to(device))
+        return ids.to(device), as_tensor(pictures[chosen]).to(device)
 
-    last = train(clip, loss, plan, folder, log)
+    last = train(clip, sample, clip, plan, folder, log)
     return last, tell_apart(tokenizer, clip.cpu())
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from attrbind_exp.pretrain import architecture
 from attrbind_exp.pretrain.captions import training_caption
 from attrbind_exp.pretrain.clip import load_clip, tokenize
-from attrbind_exp.pretrain.loop import Log, Plan, load_average, train
+from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
 from attrbind_exp.pretrain.pictures import as_tensor
 from attrbind_exp.pretrain.scenes import Scene, object_mask
 from attrbind_exp.runs.figures import contact_sheet
@@ -29,15 +29,19 @@ def train_vae(plan: Plan, pictures: Tensor, device: torch.device, folder: Path, 
     torch.manual_seed(plan.seed)
     vae = architecture.build_vae().to(device)
 
-    def loss(step: int) -> Tensor:
+    def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, step])
-        images = as_tensor(pictures[rng.integers(0, len(pictures), plan.batch)]).to(device)
-        noise = torch.Generator(device).manual_seed(plan.seed * 1_000_003 + step)
+        images = as_tensor(pictures[rng.integers(0, len(pictures), plan.batch)])
+        side = architecture.PIXELS // 4
+        noise = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        return images.to(device), torch.randn(plan.batch, 4, side, side, generator=noise).to(device)
+
+    def loss(images: Tensor, noise: Tensor) -> Tensor:
         posterior = vae.encode(images).latent_dist
-        rebuilt = vae.decode(posterior.sample(noise)).sample.float()
+        rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         return F.l1_loss(rebuilt, images) + F.mse_loss(rebuilt, images) + 1e-5 * posterior.kl().mean()
 
-    last = train(vae, loss, plan, folder, log)
+    last = train(vae, sample, loss, plan, folder, log)
     vae.save_pretrained(folder / "vae")
     return last
 
@@ -82,21 +86,23 @@ def train_unet(
         # The fused kernel's backward is slower than plain matmuls on a CPU at this size.
         unet.set_attn_processor(AttnProcessor())
 
-    def loss(step: int) -> Tensor:
+    @torch.no_grad()
+    def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, 1, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
         captions = ["" if rng.random() < diet.empty else training_caption(rng, scenes[i]) for i in chosen]
-        with torch.no_grad():
-            words = text_encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
+        words = text_encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(plan.seed * 1_000_003 + step))
         t = torch.from_numpy(diet.timesteps(rng, plan.batch, scheduler.config.num_train_timesteps))
         noisy = scheduler.add_noise(clean, noise, t)
-        predicted = unet(noisy.to(device), t.to(device), words).sample
-        weight = 1 + diet.object_weight * cells[chosen].to(device)
-        return (weight * (predicted.float() - noise.to(device)) ** 2).mean() / weight.mean()
+        weight = 1 + diet.object_weight * cells[chosen]
+        return noisy.to(device), t.to(device), words, noise.to(device), (weight / weight.mean()).to(device)
 
-    return train(unet, loss, plan, folder, log)
+    def loss(noisy: Tensor, t: Tensor, words: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        return (weight * (unet(noisy, t, words).sample.float() - noise) ** 2).mean()
+
+    return train(unet, sample, loss, plan, folder, log)
 
 
 def build_unet(seed: int) -> UNet2DConditionModel:

@@ -1,12 +1,7 @@
 """The runs of sweep=binding_study -> tables and curves of its page: every variant at the threshold that val chose."""
 
 import json
-from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from attrbind_exp.runs.results import Run, chosen_threshold
@@ -72,25 +67,15 @@ def slice_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def alpha_curves(rows: pd.DataFrame, path: Path) -> Path:
-    """Gain over alpha of every method with several alphas, a panel a group, with a band of 95 %; written as PNG."""
+def gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain over alpha of every method with several alphas, by group.
+
+    Columns: group, method, alpha, mean, low, high, n.
+    """
     counts = rows.groupby("text_processor").alpha.nunique()
-    methods = [m for m in rows.text_processor.unique() if counts[m] > 1]
-    canvas, axes = plt.subplots(1, len(GROUPS), figsize=(3.2 * len(GROUPS), 3.4), sharey=True)
-    for axis, (name, part) in zip(axes, by_group(rows).items(), strict=True):
-        for method in methods:
-            of_alpha = part[part.text_processor == method].groupby("alpha")
-            found = {alpha: estimate(p.gain.to_numpy(), p.image_id.tolist()) for alpha, p in of_alpha}
-            mean, low, high = ([e[k] for e in found.values()] for k in ("mean", "low", "high"))
-            axis.plot(list(found), mean, "o-", markersize=3, label=method)
-            if None not in low:
-                axis.fill_between(list(found), low, high, alpha=0.2)
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=name, xlabel="alpha")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("mIoU less the baseline's")
-    axes[0].legend(fontsize=7)
-    canvas.tight_layout()
-    canvas.savefig(path, dpi=100)
-    plt.close(canvas)
-    return path
+    several = rows[rows.text_processor.map(counts) > 1]
+    return pd.DataFrame([
+        {"group": name, "method": method, "alpha": alpha, **estimate(p.gain.to_numpy(), p.image_id.tolist())}
+        for name, part in by_group(several).items()
+        for (method, alpha), p in part.groupby(["text_processor", "alpha"], sort=False)
+    ])  # fmt: skip

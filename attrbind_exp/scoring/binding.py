@@ -50,7 +50,7 @@ def summarize(samples: Sequence[Sample], sightings: Sequence[Sequence[Sighting]]
     """
     images = [s.image_id for s in samples]
     shares = peak_shares(sightings)
-    rows = np.flatnonzero([has_distractor(s) for s in samples])
+    rows = [i for i, s in enumerate(samples) if has_distractor(s)]
     ratios = {i: r for i in rows if (r := _log_ratio(samples[i], sightings[i])) is not None}
     pairs = swaps(samples)
     follows = [100 * _follows(samples, sightings, a, b) for a, b in pairs]

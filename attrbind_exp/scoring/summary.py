@@ -43,7 +43,8 @@ class Scores:
     unscored: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.intersection, self.union, self.sightings = ([[] for _ in self.variants] for _ in range(3))
+        self.intersection, self.union = [[] for _ in self.variants], [[] for _ in self.variants]
+        self.sightings = [[] for _ in self.variants]
 
     def counts(self, variant: int) -> tuple[np.ndarray, np.ndarray]:
         """Intersection and union (n, S, K) of one variant."""
