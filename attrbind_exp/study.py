@@ -51,7 +51,7 @@ def effect_table(rows: pd.DataFrame, show: Callable[[pd.DataFrame], str]) -> str
     """A line a variant, a column a group of expressions; `show` makes a cell of the group's rows of one variant."""
     lines = []
     for label in rows.label.unique():
-        cells = {name: show(part) for name, part in by_group(rows[rows.label == label]).items()}
+        cells = {name: show(part) if len(part) else "-" for name, part in by_group(rows[rows.label == label]).items()}
         lines.append({"": label, **cells})
     n = by_group(rows[rows.label == rows.label.iloc[0]])
     return markdown(pd.DataFrame(lines).rename(columns={k: f"{k} ({len(v)})" for k, v in n.items()}))
