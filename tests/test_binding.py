@@ -1,11 +1,18 @@
 """Where the heat lies among the objects of an image, against answers made by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
-from attrbind_exp.runs.tables import bounded
-from attrbind_exp.scoring.binding import Sighting, estimate, locate, summarize, swaps
-from attrbind_exp.types import Other, Sample
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.evaluation import score
+from attrbind_exp.runs.store import RunStore
+from attrbind_exp.runs.tables import ablation, bounded
+from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
+from attrbind_exp.scoring.summary import summarize as summarize_run
+from attrbind_exp.types import Other, RunSettings, Sample, Variant
 
 
 def sample(text, own, others, image="7", category="star"):
@@ -95,3 +102,22 @@ def test_intervals_are_clustered_by_image():
     assert apart["mean"] == together["mean"] == 50
     assert (apart["high"] - apart["low"]) < 25 < (together["high"] - together["low"])
     assert bounded(together) == "50.0 [0.0, 100.0]" and bounded(estimate([], [])) == "-"
+
+
+def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
+    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=12)
+    settings = RunSettings([Variant("baseline"), Variant("ncr", replace=True, chunk_prefix="template")], batch_size=12)
+    store = RunStore(tmp_path, "key")
+    scores = score(dataset, segmenter, settings, store)
+    store.close()
+    rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 and {r["peak"] for r in rows} <= set(PLACES)
+    for row, sample in zip(rows[::2], dataset.samples, strict=True):
+        assert set(row["heat_on"]) == {sample.object_id, *(o.object_id for o in sample.others)}
+    summary = summarize_run(scores)
+    told = summary["variants"][0]["binding"]
+    assert sum(told["peak"][p]["mean"] for p in PLACES) == pytest.approx(100)
+    hits = [r["peak"] == "target" for r in rows[::2]]
+    assert told["peak"]["target"]["mean"] == pytest.approx(100 * np.mean(hits)) and told["swap"]["n"] > 0
+    table = ablation(summary).set_index("mIoU in %")
+    assert table.loc["swapped word moves the heat", "n"] == str(told["swap"]["n"])
