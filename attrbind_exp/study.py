@@ -17,12 +17,11 @@ from attrbind_exp.types import UserError
 
 INTRO = """# Does editing the text embedding mend mis-binding?
 
-One command makes this page: `make study` (about 25 minutes on 2 CPU cores). The model is the bundled one, a tiny
-Stable Diffusion whose text encoder is a CLIP trained contrastively and then frozen, on scenes in which each shape
-has a usual colour ([card](../attrbind_exp/assets/README.md)); the data are its 320 test scenes. Model, benchmark,
-timestep and layer weights were fixed on training and val scenes before any edit of the embedding was run on test.
-Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap over
-scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are
+One command makes this page: `make study` (about 20 minutes on 2 CPU cores). The model is the bundled one, a tiny
+Stable Diffusion; the data are its benchmark's 320 test scenes. How both were made, and what the model's text
+encoder is, stands on its [card](../attrbind_exp/assets/README.md). Neither was ever changed for what the edits do on
+test. Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap
+over scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are
 leads, not results. One training seed.
 
 Words: *peak* is the highest point of the heat map; a *distractor* is another object of the target's shape; a *rare*
