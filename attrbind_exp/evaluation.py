@@ -5,6 +5,7 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -118,8 +119,7 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     counted = {} if truth is None else {k: metrics.count_overlap(heat.values, truth) for k, heat in maps.items()}
     seen: dict[int, binding.Sighting] = {}
     if truth is not None and sample.others is not None:
-        masks = {o.object_id: decode_mask(o.segmentation, sample.size) for o in sample.others}
-        masks[sample.object_id] = truth
+        masks = object_masks(sample, truth)
         seen = {k: binding.locate(heat.values, sample, masks) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
@@ -142,6 +142,18 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
                 **counts,
             })  # fmt: skip
     return rows
+
+
+def object_masks(sample: Sample, truth: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (H, W) bool of all objects of a sample's image by their ids.
+
+    Another object whose mask cannot be used counts as not annotated: it takes nothing from this sample's IoU.
+    """
+    masks = {sample.object_id: truth}
+    for other in sample.others or ():
+        with suppress(SampleError):
+            masks[other.object_id] = decode_mask(other.segmentation, sample.size)
+    return masks
 
 
 def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings) -> list[Row]:

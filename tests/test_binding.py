@@ -7,7 +7,7 @@ import pytest
 
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import score
+from attrbind_exp.evaluation import object_masks, score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import ablation, bounded
 from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
@@ -49,6 +49,15 @@ def test_the_target_comes_first_where_objects_overlap_and_an_empty_object_has_no
     masks = {"a": square(0, 0), "b": square(0, 0), "c": np.zeros((4, 4), bool)}
     found = locate(heat_at(0, 0), sample("the star", "a", {"b": "star", "c": "moon"}), masks)
     assert found.peak == "target" and set(found.heat_on) == {"a", "b"}
+
+
+def test_another_object_with_a_broken_mask_costs_the_sample_nothing():
+    broken = Other("b", "star", {"counts": "nonsense", "size": [9, 9]})
+    good = Other("c", "moon", [[0, 2, 2, 2, 2, 4, 0, 4]])
+    one = Sample("7:x", "7", None, "the star", "star", None, (4, 4), {}, "a", (broken, good))
+    masks = object_masks(one, MASKS["a"])
+    assert set(masks) == {"a", "c"}
+    assert locate(heat_at(0, 3), one, masks) == Sighting("background", {"a": 0.1, "c": 0.1})
 
 
 def test_swaps_are_pairs_that_differ_in_one_word_about_two_objects_of_a_category():

@@ -27,7 +27,8 @@ class Sighting:
 
 
 def locate(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray]) -> Sighting:
-    """Where the highest value of `heat` (H, W) lies; `masks` (H, W) bool of all objects of the image by their ids.
+    """Where the highest value of `heat` (H, W) lies; `masks` (H, W) bool of the objects of the image by their ids;
+    one without a mask is left out.
 
     Where objects overlap, the target comes before distractors and these before others. An object without pixels has no
     mean heat.
@@ -35,6 +36,7 @@ def locate(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray]) ->
     kinds = {o.object_id: "distractor" if o.category == sample.category else "other" for o in sample.others or ()}
     kinds = {sample.object_id: "target"} | kinds
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    kinds = {key: kind for key, kind in kinds.items() if key in masks}
     under = {kind for key, kind in kinds.items() if masks[key][row, column]}
     peak = next((place for place in PLACES if place in under), "background")
     return Sighting(peak, {key: round(float(heat[masks[key]].mean()), 5) for key in kinds if masks[key].any()})
