@@ -42,9 +42,8 @@ def test_the_shipped_benchmark_is_the_one_that_the_generator_makes():
     assert json.loads((ASSETS / "shapes" / "refs(made).json").read_text()) == refs
     shipped = json.loads((ASSETS / "shapes" / "instances.json").read_text())
     assert shipped["images"] == instances["images"] and len(shipped["annotations"]) == len(instances["annotations"])
-    for split in SCENES:
-        lines = (ASSETS / "shapes" / f"parses_{split}.csv").read_text().splitlines()
-        assert len(lines) == len(parse_rows(split)) + 1
+    lines = (ASSETS / "shapes" / "parses.csv").read_text().splitlines()
+    assert len(lines) == len(parse_rows()) + 1
 
 
 def test_the_benchmark_is_large_and_hard_enough():
@@ -94,7 +93,7 @@ def test_every_scene_with_a_rival_has_the_swapped_modifier():
 def test_targets_are_read_as_they_are_meant():
     for split in SCENES:
         samples = bundled(split).samples
-        overrides = read_overrides(ASSETS / "shapes" / f"parses_{split}.csv")
+        overrides = read_overrides(ASSETS / "shapes" / "parses.csv")
         parses = parse_expressions([s.text for s in samples], overrides=overrides)
         right = []
         for sample, parse in zip(samples, parses, strict=True):

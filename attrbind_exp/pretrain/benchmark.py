@@ -136,11 +136,11 @@ def build_records() -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, Sce
     return {"images": images, "annotations": annotations, "categories": categories}, refs, scenes
 
 
-def parse_rows(split: str) -> list[tuple[str, str, str]]:
+def parse_rows() -> list[tuple[str, str, str]]:
     """Expression, target and chunk (as start:end characters) of all expressions whose target is the second noun: "next
     to a blue square, the red circle". What is studied is binding, not spaCy."""
     rows = {}
-    for index in range(SCENES[split]):
+    for split, index in ((split, i) for split, count in SCENES.items() for i in range(count)):
         scene = benchmark_scene(split, index)
         found = chosen_references(scene_rng(split, index, purpose=2), scene)
         for obj, of_object in zip(scene.objects, found, strict=True):
@@ -180,15 +180,14 @@ def _ref(ref_id: int, split: str, annotation: dict[str, Any], file_name: str, se
 
 
 def write_benchmark(out: Path) -> None:
-    """Write `out`/shapes in REFER's layout: instances.json, refs(made).json, images/; and parses_SPLIT.csv with the
+    """Write `out`/shapes in REFER's layout: instances.json, refs(made).json, images/; and parses.csv with the
     target and chunk of expressions that spaCy often misreads."""
     folder = out / "shapes"
     (folder / "images").mkdir(parents=True, exist_ok=True)
     instances, refs, scenes = build_records()
     (folder / "instances.json").write_text(json.dumps(instances, separators=(",", ":")) + "\n")
     (folder / "refs(made).json").write_text(json.dumps(refs, separators=(",", ":")) + "\n")
-    for split in SCENES:
-        with open(folder / f"parses_{split}.csv", "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("expression", "target", "chunk"), *parse_rows(split)])
+    with open(folder / "parses.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("expression", "target", "chunk"), *parse_rows()])
     for file_name, scene in scenes.items():
         Image.fromarray(draw(scene, PIXELS)).save(folder / "images" / file_name, quality=92, subsampling=0)

@@ -111,12 +111,11 @@ def build_unet(seed: int) -> UNet2DConditionModel:
     return architecture.build_unet()
 
 
-def export(seed: int, folder: Path, out: Path, trained: bool = True) -> int:
+def export(seed: int, folder: Path, out: Path) -> int:
     """Write averaged weights in half precision and Stable Diffusion's layout; returns their size in bytes."""
     tokenizer, clip = load_clip(seed, folder)
     unet = build_unet(seed)
-    if trained:
-        load_average(folder / "unet.safetensors", unet)
+    load_average(folder / "unet.safetensors", unet)
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True),
         text_encoder=clip.text_encoder,
