@@ -1,47 +1,57 @@
-"""Samples -> heat maps under every variant and seed, a batch at a time: pictures, captions, prompts, passes."""
+"""Samples -> heat maps under every variant and seed: UNet batches filled across images, expressions and variants."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import Tensor
 
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.data.images import read_image
-from attrbind_exp.data.masks import decode_mask
-from attrbind_exp.diffusion.model import VAE_OVERFLOW
+from attrbind_exp.diffusion.model import to_host
+from attrbind_exp.loading import Loaded, ahead, one_behind, read_samples, start_loading
+from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
-from attrbind_exp.types import BoundPrompt, Failure, HeatMap, Prompt, RunSettings, Sample, SampleError
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A sample with its picture, the picture's latents (C, h, w), its ground truth (H, W) bool where it has one, and
-    its place in the prompt."""
-
-    sample: Sample
-    image: Image.Image
-    latents: torch.Tensor
-    truth: np.ndarray | None
-    prompt: Prompt
-
+from attrbind_exp.types import BoundPrompt, Failure, HeatMap, RunSettings, Sample, SampleError
 
 Heats = list[list[HeatMap]]  # [variant][seed] of one expression
+Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
 
 @dataclass(frozen=True)
 class Segmented:
-    """One image: its expressions with their heat maps, and what failed in it."""
+    """One image: its expressions with their heat maps, what failed in it, and its maps where they are to be kept."""
 
     image_id: str
     items: list[tuple[Loaded, Heats]]
     failures: list[Failure]
+    kept: KeptMaps | None = None
 
 
-Images = Mapping[str, Sequence[Sample]]  # samples by image id
+@dataclass
+class Pass:
+    """One picture under one embedding; `maps`: its completed maps (C, h, w) by noise seed, once they are made."""
+
+    item: Loaded
+    edit: BoundPrompt
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One image on its way: the passes of every expression, [variant] each, and what failed so far. Variants with one
+    embedding share a pass."""
+
+    image_id: str
+    items: list[tuple[Loaded, list[Pass]]]
+    failures: list[Failure]
+
+    def passes(self) -> list[Pass]:
+        """Every pass once."""
+        return list({id(p): p for _, passes in self.items for p in passes}.values())
 
 
 def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
@@ -53,18 +63,17 @@ def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
 
 
 def plan(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:
-    """Batches: as many images together as have up to `size` expressions. An image is never split: class-wise scores
-    need all its classes."""
-    batches: list[dict[str, Sequence[Sample]]] = [{}]
+    """Groups that are read and parsed together: as many images as have up to `size` expressions, at least one."""
+    groups: list[dict[str, Sequence[Sample]]] = [{}]
     filled = 0
     for image, samples in images.items():
         weight = max(1, len(samples))
-        if batches[-1] and filled + weight > size:
-            batches.append({})
+        if groups[-1] and filled + weight > size:
+            groups.append({})
             filled = 0
-        batches[-1][image] = samples
+        groups[-1][image] = samples
         filled += weight
-    return batches
+    return groups
 
 
 def segment_images(
@@ -72,97 +81,153 @@ def segment_images(
 ) -> Iterator[Segmented]:
     """Every image in order, the first `done` left out."""
     left = dict(list(images.items())[done:])
-    for batch in plan(left, settings.batch_size):
-        samples = [sample for group in batch.values() for sample in group]
-        loaded, failures = load_batch(samples, segmenter, captioner)
-        heats = segment_batch(loaded, segmenter, settings)
-        for image in batch:
-            items = [(item, next(heats)) for item in loaded if item.sample.image_id == image]
-            yield Segmented(image, items, [failure for sample, failure in failures if sample.image_id == image])
+    return segment(open_images(left, segmenter, settings, captioner), segmenter, settings)
+
+
+def open_images(
+    images: Images, segmenter: Segmenter, settings: RunSettings, captioner: Captioner | None
+) -> Iterator[Opened]:
+    """Read, parse and encode images, group by group and ahead of who asks."""
+    groups = plan(images, settings.batch_size)
+    samples = [[sample for group in part.values() for sample in group] for part in groups]
+    read = ahead(lambda part: read_samples(part, segmenter), samples)
+    started = one_behind(start_loading(found, segmenter, captioner) for found in read)
+    for group, finish in zip(groups, started, strict=True):
+        loaded, failed = finish()
+        items = open_items(loaded, segmenter, settings)
+        for image in group:
+            failures = [failure for sample, failure in failed if sample.image_id == image]
+            yield Opened(image, [x for x in items if x[0].sample.image_id == image], failures)
+
+
+def open_items(
+    loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings
+) -> list[tuple[Loaded, list[Pass]]]:
+    """The passes that each item needs, [variant]."""
+    items = []
+    bound = segmenter.text.bind([item.prompt for item in loaded], settings.variants) if loaded else []
+    for item, edits in zip(loaded, bound, strict=True):
+        passes = {id(edit): Pass(item, edit) for edit in edits}
+        items.append((item, [passes[id(edit)] for edit in edits]))
+    return items
 
 
 def load_batch(
     samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None
 ) -> tuple[list[Loaded], list[tuple[Sample, Failure]]]:
     """Pictures, their latents, captions, prompts and ground truths; what cannot be used comes back as a failure."""
-    failures: list[tuple[Sample, Failure]] = []
-    pictures: dict[Path, Image.Image] = {}
-    readable: list[tuple[Sample, np.ndarray | None]] = []
-    for sample in samples:
+    return start_loading(read_samples(samples, segmenter), segmenter, captioner)()
+
+
+def segment_batch(loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings) -> list[Heats]:
+    """Heat maps of each item, in order."""
+    opened = Opened("", open_items(loaded, segmenter, settings), [])
+    return [heats for image in segment([opened], segmenter, settings) for _, heats in image.items]
+
+
+def segment(images: Iterable[Opened], segmenter: Segmenter, settings: RunSettings) -> Iterator[Segmented]:
+    """Heat maps of every image, in order. Passes wait until they fill a batch, whichever images they are of.
+
+    An image's heat maps are queued on the device before the next batch is, and waited for after it, so that who scores
+    them does not keep the device waiting.
+    """
+    batcher = Batcher(segmenter, settings)
+    waiting: list[Pass] = []
+    line: deque[Opened] = deque()  # images whose passes are not all made
+    drawing: list[Callable[[], Segmented]] = []
+    for image in images:
+        line.append(image)
+        waiting += image.passes()
+        while len(waiting) >= batcher.size:
+            part, waiting = waiting[: batcher.size], waiting[batcher.size :]
+            batcher.run(part)
+            yield from (finish() for finish in drawing)
+            drawing = []
+            while line and all(p.maps for p in line[0].passes()):
+                drawing.append(draw(line.popleft(), segmenter, settings))
+    batcher.run(waiting)
+    yield from (finish() for finish in drawing)
+    yield from (draw(image, segmenter, settings)() for image in line)
+
+
+class Batcher:
+    """Makes passes, `size` at a time. Where memory runs out the size is halved and the batch made again."""
+
+    def __init__(self, segmenter: Segmenter, settings: RunSettings):
+        self.segmenter, self.seeds, self.size = segmenter, settings.seeds, settings.batch_size
+
+    def run(self, passes: Sequence[Pass]) -> None:
+        """Give every pass its maps."""
+        while passes:
+            part = passes[: self.size]
+            if (maps := self._complete(part)) is None:
+                self._halve()
+                continue
+            for seed, found in maps.items():
+                for one, columns in zip(part, found, strict=True):
+                    one.maps[seed] = columns
+            passes = passes[len(part) :]
+
+    def _complete(self, part: Sequence[Pass]) -> dict[int, Tensor] | None:
+        """Completed maps (B, C, h, w) by seed, None where they do not fit into memory."""
+        pictures = {p.item.sample.image_id: p.item.latents for p in part}
+        ids, latents = list(pictures), torch.stack(list(pictures.values()))
+        images = [ids.index(p.item.sample.image_id) for p in part]
+        edits = [p.edit for p in part]
         try:
-            if sample.image_path not in pictures:
-                pictures[sample.image_path] = read_image(sample.image_path, sample.size)
-            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            readable.append((sample, truth))
-        except SampleError as error:
-            failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
-    captions = _captions([s for s, _ in readable], pictures, captioner)
-    prompts = segmenter.text.prepare([s.text for s, _ in readable], [s.category for s, _ in readable], captions)
-    # One by one: a picture's latents do not depend on which others come with it.
-    latents = {
-        path: segmenter.model.encode_images([pictures[path]])[0]
-        for path in dict.fromkeys(s.image_path for s, _ in readable)
-    }
-    loaded = []
-    for (sample, truth), prompt, caption in zip(readable, prompts, captions, strict=True):
-        try:
-            if captioner and caption is None:
-                name = sample.image_path.name
-                raise SampleError("caption_missing", f"the captioner has none for {sample.text!r} on '{name}'")
-            if not prompt.q:
-                raise SampleError("empty_expression", f"the tokenizer sees nothing in {sample.text!r}")
-            latent = latents[sample.image_path]
-            if not latent.isfinite().all():
-                raise SampleError("vae_overflow", f"image '{sample.image_path}': {VAE_OVERFLOW}")
-            loaded.append(Loaded(sample, pictures[sample.image_path], latent, truth, prompt))
-        except SampleError as error:
-            failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
-    return loaded, failures
+            return {seed: self.segmenter.complete(latents, ids, edits, seed, self.size, images) for seed in self.seeds}
+        except torch.OutOfMemoryError:
+            if self.size == 1:
+                raise
+            return None
+
+    def _halve(self) -> None:
+        # Not in the except clause: there the error still holds the tensors that were too many.
+        self.size //= 2
+        torch.cuda.empty_cache()
+        print(f"WARNING: out of memory: batch_size is {self.size} from here on", file=sys.stderr)
 
 
-def _captions(
-    samples: Sequence[Sample], pictures: Mapping[Path, Image.Image], captioner: Captioner | None
-) -> list[str | None]:
-    if captioner is None or not samples:
-        return [None] * len(samples)
-    images = [pictures[s.image_path] for s in samples]
-    return list(captioner.caption(images, [s.text for s in samples], [s.image_path.name for s in samples]))
+def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], Segmented]:
+    """Queue an image's heat maps on the device; to call the result is to wait for them.
 
-
-def segment_batch(loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings) -> Iterator[Heats]:
-    """Heat maps of each item, in order. Variants with one embedding share a pass, and their heat map is the same
-    object."""
-    if not loaded:
-        return
-    bound = segmenter.text.bind([item.prompt for item in loaded], settings.variants)
-    passes: dict[tuple[int, int], tuple[Loaded, BoundPrompt]] = {}
-    for i, (item, edits) in enumerate(zip(loaded, bound, strict=True)):
-        for edit in edits:
-            passes[i, id(edit)] = item, edit
-    maps = {seed: _complete(passes, segmenter, seed, settings.batch_size) for seed in settings.seeds}
-    for i, (item, edits) in enumerate(zip(loaded, bound, strict=True)):
-        size = (item.image.height, item.image.width)
-        heat = {
-            (key, seed): segmenter.heat_map(maps[seed][i, key], size)
-            for key in {id(edit) for edit in edits}
+    Variants and seeds of one expression are resized together; those of one pass and one choice of layers are the same
+    object.
+    """
+    started = []
+    keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
+    for item, passes in image.items:
+        wanted = {
+            (id(one), variant.layers, seed): one.maps[seed]
+            for variant, one in zip(settings.variants, passes, strict=True)
             for seed in settings.seeds
         }
-        yield [[heat[id(edit), seed] for seed in settings.seeds] for edit in edits]
+        size = (item.image.height, item.image.width)
+        layers = [name for _, name, _ in wanted]
+        started.append((list(wanted), segmenter.start_heat_maps(torch.stack(list(wanted.values())), size, layers)))
+
+    def finish() -> Segmented:
+        items = []
+        for (item, passes), (keys, wait) in zip(image.items, started, strict=True):
+            heat = dict(zip(keys, wait(), strict=True))
+            pairs = zip(settings.variants, passes, strict=True)
+            items.append((item, [[heat[id(one), v.layers, seed] for seed in settings.seeds] for v, one in pairs]))
+        return Segmented(image.image_id, items, image.failures, keep() if keep else None)
+
+    return finish
 
 
-def _complete(
-    passes: Mapping[tuple[int, int], tuple[Loaded, BoundPrompt]], segmenter: Segmenter, seed: int, batch_size: int
-) -> dict[tuple[int, int], torch.Tensor]:
-    """Completed maps (h, w) of all passes under one noise seed, `batch_size` at a time."""
-    keys = list(passes)
-    found: dict[tuple[int, int], torch.Tensor] = {}
-    for start in range(0, len(keys), batch_size):
-        part = keys[start : start + batch_size]
-        items, edits = zip(*(passes[key] for key in part), strict=True)
-        latents = torch.stack([item.latents for item in items])
-        ids = [item.sample.image_id for item in items]
-        found |= zip(part, segmenter.complete(latents, ids, edits, seed, batch_size), strict=True)
-    return found
+def start_keeping(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], KeptMaps]:
+    """Queue the copy of an image's completed maps to the host; to call the result is to wait for it."""
+    passes = image.passes()
+    row = {id(one): i * len(settings.seeds) for i, one in enumerate(passes)}
+    wait = to_host(torch.stack([one.maps[seed] for one in passes for seed in settings.seeds]))
+    places = {
+        item.sample.sample_id: [[row[id(one)] + s for s in range(len(settings.seeds))] for one in of_item]
+        for item, of_item in image.items
+    }
+    variants = [v.edit for v in settings.variants]
+    return lambda: KeptMaps(wait(), segmenter.columns, places, variants)
 
 
 def check_finite(heats: Heats) -> None:

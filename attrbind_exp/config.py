@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -23,6 +24,7 @@ from attrbind_exp import __version__
 from attrbind_exp.text.overrides import read_overrides
 from attrbind_exp.types import (
     ChunkRule,
+    LayerChoice,
     MapSettings,
     PoolingRule,
     PrefixRule,
@@ -39,9 +41,10 @@ SWEEPS = CONF.parent / "sweeps"
 NUMBER_GROUPS = ("alpha", "threshold")
 FREE_TEXT = (
     "expression", "image", "model.path", "dataset.root", "dataset.images", "dataset.annotations", "dataset.file",
-    "captioner.file", "captioner.cache", "text_processor.overrides", "hydra.run.dir", "hydra.sweep.dir",
+    "captioner.file", "captioner.cache", "cache.folder", "text_processor.overrides", "hydra.run.dir", "hydra.sweep.dir",
     "folder", "out",
 )  # fmt: skip
+UNSEEN = ("tracker", "batch_size", "cache", "gallery", "changed", "report")  # change no figure
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
     "text_processor.chunk_prefix": get_args(PrefixRule),
@@ -65,10 +68,14 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
 
     Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
     sweeps/NAME.yaml; free text (expressions, paths) is quoted, so that commas and spaces need no second pair of quotes;
-    -m may stand anywhere. Raises UserError for an option that a group does not have.
+    -m may stand anywhere; a multirun's folder is named by what was typed. Raises UserError for an option that a group
+    does not have, and for a launcher that would launch nothing.
     """
     multirun = [a for a in arguments if a in ("-m", "--multirun")]
     rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
+    several = multirun or any(a.startswith("+sweeps=") for a in rewritten)
+    if not several and any(a.startswith("hydra/launcher=") for a in rewritten):
+        raise UserError("launcher= is for sweeps; add -m and what is swept (-m alpha=0.5,0.9), or sweep=NAME")
     if any(a.startswith("+sweeps=") for a in rewritten):
         rewritten.insert(0, f"hydra.searchpath=['file://{SWEEPS.parent}']")
     elif multirun and not any(a.startswith("hydra.sweep.dir=") for a in rewritten):
@@ -204,6 +211,8 @@ def check(cfg: DictConfig) -> None:
         "dataset.limit": 1,
     }.items():
         value = OmegaConf.select(cfg, key)
+        if key == "batch_size" and value == "auto":
+            continue
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key}={value!r}; give a whole number >= {least}")
     size = cfg.model.size
@@ -233,12 +242,13 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         own = method.get("alpha")
         for alpha in (alphas(cfg) if own is None else [own]) if method.average else [None]:
             weight = None if alpha is None else float(alpha)
-            found.append(Variant(method.name, method.replace, weight, method.get("chunk_prefix")))
+            plain = Variant(method.name, method.replace, weight, method.get("chunk_prefix"))
+            found += [replace(plain, name=f"{plain.name} layers={x}", layers=x) for x in grid_of(cfg)] or [plain]
     labels = [v.label for v in found]
     if twice := next((label for label in labels if labels.count(label) > 1), None):
         raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
-    head = cfg.text_processor.get("report") or found[-1].name
-    candidates = [i for i, v in enumerate(found) if v.name == head]
+    head = cfg.text_processor.get("report") or found[-1].edit[0]
+    candidates = [i for i, v in enumerate(found) if v.edit[0] == head and v.layers == found[0].layers]
     return found, next((i for i in candidates if found[i].alpha == cfg.alpha.get("report")), candidates[-1])
 
 
@@ -259,17 +269,43 @@ def text_settings(cfg: DictConfig) -> TextSettings:
 
 def map_settings(cfg: DictConfig) -> MapSettings:
     """MapSettings of the composed config: what attention_layers leaves open is the model's own."""
-    layers = cfg.attention_layers
-    weights = cfg.model.weights if layers.weights is None else layers.weights
+    own = layer_choice(cfg, cfg.attention_layers)
+    grid = {name: layer_choice(cfg, load_layers(name)) for name in grid_of(cfg)}
     steps = cfg.model.timesteps
     return MapSettings(
         timesteps=(steps,) if isinstance(steps, int) else tuple(steps),
         draws=cfg.model.draws,
-        weights={int(k): float(v) for k, v in weights.items()},
-        ratios=None if layers.ratios is None else tuple(layers.ratios),
-        blocks=None if layers.blocks is None else tuple(layers.blocks),
+        weights=own.weights,
+        ratios=own.ratios,
+        blocks=own.blocks,
         seed=cfg.seed,
+        grid=grid,
+        keep=cfg.get("keep_maps", False),
     )
+
+
+def load_layers(name: str) -> Any:
+    """An option of the group attention_layers."""
+    return OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")
+
+
+def layer_choice(cfg: DictConfig, layers: Any) -> LayerChoice:
+    """One option of the group attention_layers; weights that it leaves open are the model's own."""
+    weights = cfg.model.weights if layers.weights is None else layers.weights
+    return LayerChoice(
+        None if layers.ratios is None else tuple(layers.ratios),
+        None if layers.blocks is None else tuple(layers.blocks),
+        {int(k): float(v) for k, v in weights.items()},
+    )
+
+
+def grid_of(cfg: DictConfig) -> list[str]:
+    """Names of the choices of layers that a run compares, none where it has one. Raises UserError for unknown ones."""
+    names = list(cfg.attention_layers.get("grid") or [])
+    known = [name for name in options("attention_layers") if name != "grid"]
+    if unknown := next((name for name in names if name not in known), None):
+        raise UserError(f"attention_layers.grid holds {unknown!r}; choose from {', '.join(known)}")
+    return names
 
 
 def model_size(cfg: DictConfig) -> tuple[int, int] | None:
@@ -286,7 +322,7 @@ def load_dataset(cfg: DictConfig) -> Any:
 def config_hash(cfg: DictConfig) -> str:
     """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    kept = {k: v for k, v in plain.items() if k not in ("tracker", "batch_size", "gallery", "changed", "report")}
+    kept = {k: v for k, v in plain.items() if k not in UNSEEN}
     kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
     files = [OmegaConf.select(cfg, key) for key in ("text_processor.overrides", "captioner.file", "dataset.labels")]
     contents = [Path(f).read_bytes() for f in files if f and Path(f).is_file()]

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Images, Loaded, Segmented, by_image, check_finite, segment_images
+from attrbind_exp.batch import Heats, Images, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.loading import WORKERS, Loaded, ahead
+from attrbind_exp.runs.maps import write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import binding, classes, metrics
@@ -47,8 +49,12 @@ def score(
     progress = Progress(store, len(images), settings.variants[settings.headline])
     progress.update(done, (row for part in rows for row in part), fresh=False)
     try:
-        for image in segment_images(images, segmenter, settings, captioner, done):
-            made, failed = score_image(image, dataset, settings)
+        segmented = segment_images(images, segmenter, settings, captioner, done)
+        # Scored in threads, so that counting pixels does not keep the device waiting.
+        scored = ahead(lambda image: (image, *score_image(image, dataset, settings)), segmented, depth=WORKERS)
+        for image, made, failed in scored:
+            if image.kept:
+                write_maps(store.folder, image.image_id, image.kept)
             written = [row for part in made for row in part]
             store.add_rows(written)
             fail(failed, scores, store)
@@ -115,45 +121,47 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     sample, parse = item.sample, item.prompt.parse
     slices = dict(sample.slices) if described else {**sample.slices, "modifier": list(parse.modifiers)}
     maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
-    truth = item.truth
-    counted = {} if truth is None else {k: metrics.count_overlap(heat.values, truth) for k, heat in maps.items()}
-    seen: dict[int, binding.Sighting] = {}
-    if truth is not None and sample.others is not None:
-        masks = object_masks(sample, truth)
-        seen = {k: binding.locate(heat.values, sample, masks) for k, heat in maps.items()}
+    masks = object_masks(sample, item.truth)
+    counted = {k: count(heat.values, sample, masks) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
         for seed, heat in zip(settings.seeds, of_variant, strict=True):
-            counts: dict[str, Any] = dict.fromkeys(("iou_at", "intersection", "union"))
-            if id(heat) in seen:
-                counts |= vars(seen[id(heat)])
-            if counted:
-                hit, union = counted[id(heat)]
-                at = metrics.iou(hit, union)
-                counts["iou_at"] = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
-                counts |= {"intersection": hit.tolist(), "union": union.tolist()}
             rows.append({
                 "sample_id": sample.sample_id,
                 "image_id": sample.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "expression": sample.text,
                 **_prompt(item.prompt),
                 "slices": slices,
-                **counts,
+                **counted[id(heat)],
             })  # fmt: skip
     return rows
 
 
-def object_masks(sample: Sample, truth: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks (H, W) bool of all objects of a sample's image by their ids.
+def object_masks(sample: Sample, truth: np.ndarray | None) -> dict[str, np.ndarray] | None:
+    """Masks (H, W) bool of all objects of a sample's image by their ids, its own among them; None without ground truth.
 
     Another object whose mask cannot be used counts as not annotated: it takes nothing from this sample's IoU.
     """
+    if truth is None:
+        return None
     masks = {sample.object_id: truth}
     for other in sample.others or ():
         with suppress(SampleError):
             masks[other.object_id] = decode_mask(other.segmentation, sample.size)
     return masks
+
+
+def count(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
+    """A row's figures, with the masks of `object_masks`: pixels at every threshold, IoU at those of the paper's grid, None
+    without a ground truth; and, where the image's other objects are known, where the heat lies among them."""
+    if masks is None:
+        return dict.fromkeys(("iou_at", "intersection", "union"))
+    hit, union = metrics.count_overlap(heat, masks[sample.object_id])
+    at = metrics.iou(hit, union)
+    iou_at = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
+    found = {} if sample.others is None else vars(binding.locate(heat, sample, masks))
+    return {"iou_at": iou_at, "intersection": hit.tolist(), "union": union.tolist(), **found}
 
 
 def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings) -> list[Row]:
@@ -169,15 +177,16 @@ def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settin
                 done[key] = classes.count_classes({n: m.values for n, m in zip(labels, maps, strict=True)}, truth)
             rows.append({
                 "image_id": image.image_id,
-                **_variant(variant, seed),
+                **variant_columns(variant, seed),
                 "looked_for": {item.sample.category: _prompt(item.prompt) for item, _ in image.items},
                 **{name: values.tolist() for name, values in vars(done[key]).items()},
             })  # fmt: skip
     return rows
 
 
-def _variant(variant: Variant, seed: int) -> dict[str, Any]:
-    return {"text_processor": variant.name, "alpha": variant.alpha, "seed": seed}
+def variant_columns(variant: Variant, seed: int) -> dict[str, Any]:
+    layers = {"attention_layers": variant.layers} if variant.layers else {}
+    return {"text_processor": variant.name, "alpha": variant.alpha, **layers, "seed": seed}
 
 
 def _prompt(prompt: Prompt) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, Loaded, load_batch, segment_batch
+from attrbind_exp.batch import Heats, load_batch, segment_batch
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.loading import Loaded
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import classes
@@ -89,7 +90,7 @@ class Artist:
         """Heat maps of samples that were scored before, under the first noise seed."""
         loaded, _ = load_batch(samples, self.segmenter, self.captioner)
         drawing = replace(self.settings, variants=variants, seeds=self.settings.seeds[:1])
-        return loaded, list(segment_batch(loaded, self.segmenter, drawing))
+        return loaded, segment_batch(loaded, self.segmenter, drawing)
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.batch import by_image
 from attrbind_exp.evaluation import Row, fail, take
-from attrbind_exp.report import write_report
+from attrbind_exp.report.write import write_report
 from attrbind_exp.run import facts, show, write_figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import ablation, markdown

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.report import write_report
+from attrbind_exp.report.write import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.tables import ablation, markdown
 from attrbind_exp.types import RunSettings, UserError
@@ -44,19 +44,26 @@ def main(cfg: DictConfig) -> float | None:
 def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
     """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
     # Heavy libraries load only once configuration and data are known to be good.
+    from attrbind_exp.cache import Cache
     from attrbind_exp.diffusion.model import load_model
     from attrbind_exp.experiment import run_experiment
+    from attrbind_exp.segmentation.batch_size import fit_batch_size
     from attrbind_exp.segmentation.segmenter import Segmenter
     from attrbind_exp.text.processor import TextProcessor
 
-    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg))
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    cache = None if cfg.cache.folder is None else Cache(cfg.cache.folder, cfg.cache.gigabytes)
+    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg), cache)
+    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg), cache)
+    if cfg.model.compile:
+        model.compile()
     segmenter = Segmenter(model, text, config.map_settings(cfg))
+    batch_size = fit_batch_size(segmenter, cfg.model.batch_size) if cfg.batch_size == "auto" else cfg.batch_size
     found, headline = config.variants(cfg)
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     settings = RunSettings(
-        found, headline, cfg.threshold.value, cfg.batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg)
-    )
+        found, headline, cfg.threshold.value, batch_size, cfg.gallery, cfg.changed, tuple(seeds), config.shard(cfg),
+        cfg.keep_maps,
+    )  # fmt: skip
     store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     tracker = instantiate(cfg.tracker, _partial_=True)(
         folder=store.folder, run_config=tracked_config(cfg, settings), group=sweep_group(),

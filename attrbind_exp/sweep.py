@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp.report import write_report
+from attrbind_exp.report.write import write_report
 from attrbind_exp.types import UserError
 
 
@@ -31,8 +31,7 @@ class SweepReport(Callback):
                 write_results(folder, spec, str(config.dataset.splits).split(","), typed)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
-        write_report(folder)
-        track_sweep(config, folder)
+        report_sweep(config, folder)
         failed = [run for run in read_board(folder) if run.state == "failed"]
         for run in failed:
             print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
@@ -41,11 +40,9 @@ class SweepReport(Callback):
             sys.exit(1)
 
 
-def track_sweep(config: DictConfig, folder: Path) -> None:
-    """One run of the tracker that holds the sweep: its table, curves and galleries."""
+def report_sweep(config: DictConfig, folder: Path) -> None:
+    """The sweep's page, and one run of the tracker that holds the same."""
     from attrbind_exp.config import group_name
-    from attrbind_exp.report import published
-    from attrbind_exp.runs.sweep_tracking import log_sweep
 
     group = group_name(str(folder))
     tags = [config.hydra.runtime.choices.dataset, config.model.name]
@@ -54,9 +51,7 @@ def track_sweep(config: DictConfig, folder: Path) -> None:
         folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
     )
     try:
-        log_sweep(folder, tracker, published())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        write_report(folder, tracker)
     finally:
         upload = tracker.close()
     if upload:

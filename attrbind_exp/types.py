@@ -90,18 +90,25 @@ class Variant:
 
     `replace`: noun chunk replacement (eq. 3); `alpha`: weight of the text in unconditioned embedding averaging
     (eq. 4), None = no averaging; `chunk_prefix`: what stands before the chunk where this variant encodes it, None = as
-    TextSettings say. `name` and `alpha` are what tables and summaries show.
+    TextSettings say; `layers`: which of MapSettings.grid makes its map, None = the settings' own choice. `name` and
+    `alpha` tell variants apart and are what tables and summaries show; the name of a variant with layers ends in them.
     """
 
     name: str
     replace: bool = False
     alpha: float | None = None
     chunk_prefix: PrefixRule | None = None
+    layers: str | None = None
 
     @property
     def label(self) -> str:
         """Short unique name: "baseline", "attribute_binding alpha=0.9"."""
         return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
+
+    @property
+    def edit(self) -> tuple[str, float | None]:
+        """Name and alpha without the layers: variants of one edit share their passes."""
+        return self.name.removesuffix(f" layers={self.layers}"), self.alpha
 
 
 @dataclass(frozen=True)
@@ -204,12 +211,23 @@ class TextSettings:
 
 
 @dataclass(frozen=True)
+class LayerChoice:
+    """Which cross-attention makes a score map: layers of these ratios and blocks (None = all), summed with the weight
+    of each ratio's map (None = alike)."""
+
+    ratios: tuple[int, ...] | None = None
+    blocks: tuple[str, ...] | None = None
+    weights: Mapping[int, float] | None = None
+
+
+@dataclass(frozen=True)
 class MapSettings:
     """How attention becomes a score map.
 
     timesteps: each costs a pass, maps are averaged; draws: noise draws a timestep, averaged too; weights: of each
     ratio's map in the sum (protocol 3.4); ratios, blocks: which cross-attention layers are read, None = all; seed: of
-    the noise.
+    the noise; grid: further choices by name, which cost no pass; keep: compute maps of weight 0, too, so that all can
+    be kept.
     """
 
     timesteps: tuple[int, ...] = (100,)
@@ -218,6 +236,13 @@ class MapSettings:
     ratios: tuple[int, ...] | None = None
     blocks: tuple[str, ...] | None = None
     seed: int = 0
+    grid: Mapping[str, LayerChoice] = field(default_factory=dict)
+    keep: bool = False
+
+    @property
+    def choice(self) -> LayerChoice:
+        """The settings' own choice of layers."""
+        return LayerChoice(self.ratios, self.blocks, self.weights)
 
 
 @dataclass(frozen=True)
@@ -227,7 +252,7 @@ class RunSettings:
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on.
+    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder.
     """
 
     variants: Sequence[Variant]
@@ -238,3 +263,4 @@ class RunSettings:
     changed: int = 20
     seeds: Sequence[int] = (0,)
     shard: tuple[int, int] = (0, 1)
+    keep_maps: bool = False

@@ -67,54 +67,48 @@ def build_model(name: str, config_dir: str | None, device: str, dtype: str) -> D
     return DiffusionModel(pipeline.to(pick_device(device), precision))
 
 
-def build_work(model: DiffusionModel, batch: int) -> dict[str, Callable[[], Tensor]]:
-    """The three things to compare, each from the same latents and embeddings to its result."""
+def build_work(model: DiffusionModel, batch: int, per_image: int) -> dict[str, Callable[[int], Tensor]]:
+    """The three things to compare, each from the same latents and embeddings to its result, for the first n of `batch`
+    expressions of which `per_image` at a time are about one image."""
     segmenter = Segmenter(model, TextProcessor(model.tokenizer, model.encode_text), MapSettings(weights=WEIGHTS))
-    texts = [EXPRESSIONS[i % len(EXPRESSIONS)] for i in range(batch)]
-    prompts = segmenter.text.prepare(texts)
-    bound = [row[0] for row in segmenter.text.bind(prompts, [Variant("ours", True, 0.9)])]
+    prompts = segmenter.text.prepare([EXPRESSIONS[i % len(EXPRESSIONS)] for i in range(batch)])
+    variants = [Variant("ours", True, round(0.9 - 0.01 * i, 2)) for i in range(batch)]  # no two passes alike
+    bound = [segmenter.text.bind([p], [v])[0][0] for p, v in zip(prompts, variants, strict=True)]
     uncond = model.encode_text([""])[0]
-    height, width = model.size
+    owner = [i // per_image for i in range(batch)]
     scenes = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val").samples
-    pictures = [read_image(scenes[i % len(scenes)].image_path) for i in range(batch)]
-    latents = torch.cat([model.encode_images([picture]) for picture in pictures])
-    ids = [str(i) for i in range(batch)]
-    noisy = model.add_noise(latents, ids, TIMESTEP, 0, 0)
+    pictures = [read_image(scenes[i].image_path) for i in range(owner[-1] + 1)]
+    latents, ids = model.encode_images(pictures), [str(i) for i in range(owner[-1] + 1)]
+    noisy = model.add_noise(latents, ids, TIMESTEP, 0, 0)[owner]
     embeddings = torch.stack([b.embedding for b in bound])
 
-    def reference() -> Tensor:
-        maps = [
-            reference_heat_map(
-                model.unet,
-                noisy[i : i + 1],
-                TIMESTEP,
-                bound[i].embedding,
-                uncond,
-                list(prompts[i].q),
-                WEIGHTS,
-                (height, width),
-            )
-            for i in range(batch)
+    def reference(n: int) -> Tensor:
+        rows = [
+            (model.unet, noisy[i : i + 1], TIMESTEP, bound[i].embedding, uncond, list(prompts[i].q), WEIGHTS)
+            for i in range(n)
         ]
-        return torch.stack(maps)
+        return torch.stack([reference_heat_map(*row, model.size) for row in rows])
 
-    def ours() -> Tensor:
-        completed = segmenter.complete(latents, ids, bound)
-        return torch.stack([torch.from_numpy(segmenter.heat_map(c, (height, width)).values) for c in completed])
+    def ours(n: int) -> Tensor:
+        completed = segmenter.complete(latents[: owner[n - 1] + 1], ids, bound[:n], None, n, owner[:n])
+        heats = segmenter.start_heat_maps(completed, model.size, [None] * n)()
+        return torch.stack([torch.from_numpy(heat.values) for heat in heats])
 
-    def bare() -> Tensor:
-        return model.denoise(noisy, TIMESTEP, embeddings)
+    def bare(n: int) -> Tensor:
+        return model.denoise(noisy[:n], TIMESTEP, embeddings[:n])
 
     return {"reference": reference, "ours": ours, "bare": bare}
 
 
-def seconds(function: Callable[[], Tensor], device: torch.device) -> float:
-    """Wall time of one call, the device's queue included."""
+def seconds(
+    function: Callable[[int], Tensor], count: int, device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Time of one call for `count` expressions, by expression, the device's queue included."""
     _wait(device)
-    start = time.perf_counter()
-    function()
+    start = clock()
+    function(count)
     _wait(device)
-    return time.perf_counter() - start
+    return (clock() - start) / count
 
 
 def _wait(device: torch.device) -> None:
@@ -125,6 +119,7 @@ def _wait(device: torch.device) -> None:
 def peak_memory(args: argparse.Namespace, mode: str) -> dict[str, float]:
     """Peak and resting memory in MB of a fresh process that only does `mode`, once."""
     command = [sys.executable, __file__, "--only", mode, "--model", args.model, "--batch", str(args.batch)]
+    command += ["--per-image", str(args.per_image)]
     command += ["--device", args.device, "--dtype", args.dtype] + (
         ["--config-dir", args.config_dir] if args.config_dir else []
     )
@@ -132,18 +127,18 @@ def peak_memory(args: argparse.Namespace, mode: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_once(model: DiffusionModel, work: Callable[[], Tensor]) -> dict[str, float]:
+def measure_once(model: DiffusionModel, work: Callable[[int], Tensor], count: int) -> dict[str, float]:
     """What `--only` prints: memory before and at the peak of one call, in MB."""
     if model.device.type == "cuda":
         before = torch.cuda.memory_allocated() / 2**20
         torch.cuda.reset_peak_memory_stats()
-        work()
+        work(count)
         return {"weights": before, "peak": torch.cuda.max_memory_allocated() / 2**20}
     weights = sum(
         p.numel() * p.element_size() for m in (model.unet, model.vae, model.text_encoder) for p in m.parameters()
     )
     forget_peak()
-    work()
+    work(count)
     return {"weights": weights / 2**20, "peak": resident_peak()}
 
 
@@ -163,6 +158,16 @@ def resident_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def compare_memory(memory: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Ratios of peaks, and of peaks beyond the weights."""
+    beyond = {name: found["peak"] - found["weights"] for name, found in memory.items()}
+    return {
+        "memory_ours_over_bare": round(memory["ours"]["peak"] / memory["bare"]["peak"], 3),
+        "memory_over_weights_ours_over_bare": round(beyond["ours"] / beyond["bare"], 3),
+        "memory_reference_over_ours": round(memory["reference"]["peak"] / memory["ours"]["peak"], 3),
+    }
+
+
 def spread(values: list[float]) -> str:
     """Median and range."""
     return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
@@ -172,46 +177,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["bundled", "sd15"], default="bundled")
     parser.add_argument("--config-dir", help="SD 1.5's configs and tokenizer, for --model sd15")
-    parser.add_argument("--batch", type=int, help="expressions at once (bundled 32, sd15 1)")
+    parser.add_argument("--batch", type=int, help="expressions at once (bundled 32, sd15 4)")
+    parser.add_argument("--per-image", type=int, default=4, help="expressions about one image (4; RefCOCO has 7)")
     parser.add_argument("--rounds", type=int, help="(bundled 7, sd15 3)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    parser.add_argument("--cpu-time", action="store_true", help="time that the process computes, not wall time: for a "
+                        "machine that others use, with --threads 1, since waiting threads count")  # fmt: skip
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave peak memory out")
     parser.add_argument("--only", choices=["reference", "ours", "bare"], help=argparse.SUPPRESS)
     args = parser.parse_args()
-    args.batch = args.batch or (32 if args.model == "bundled" else 1)
+    args.batch = args.batch or (32 if args.model == "bundled" else 4)
+    clock = time.process_time if args.cpu_time else time.perf_counter
+    if args.threads:
+        torch.set_num_threads(args.threads)
     rounds = args.rounds or (7 if args.model == "bundled" else 3)
     model = build_model(args.model, args.config_dir, args.device, args.dtype)
-    work = build_work(model, args.batch)
+    work = build_work(model, args.batch, args.per_image)
     if args.only:
-        print(json.dumps(measure_once(model, work[args.only])))
+        print(json.dumps(measure_once(model, work[args.only], 1 if args.only == "reference" else args.batch)))
         return
 
-    difference = (work["reference"]().cpu() - work["ours"]()).abs().max().item()  # warms both up
-    work["bare"]()
-    times = {name: [] for name in work}
+    # The reference goes one prompt at a time: one of them tells the time where all would take minutes.
+    counts = {"reference": args.batch if args.model == "bundled" else 1, "ours": args.batch, "bare": args.batch}
+    n = counts["reference"]
+    for name in ("bare", "ours"):
+        work[name](1 if args.model == "sd15" else args.batch)  # warms up
+    difference = (work["reference"](n).cpu() - work["ours"](args.batch)[:n]).abs().max().item()
+    times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, function in work.items():
-            times[name].append(seconds(function, model.device) / args.batch)
+            times[name].append(seconds(function, counts[name], model.device, clock))
+        print("round: " + ", ".join(f"{name} {values[-1]:.3f} s" for name, values in times.items()), flush=True)
     ratios = {
         "reference_over_ours": [a / b for a, b in zip(times["reference"], times["ours"], strict=True)],
         "ours_over_bare": [a / b for a, b in zip(times["ours"], times["bare"], strict=True)],
     }
-    memory = {name: peak_memory(args, name) for name in work}
-    print(f"{args.model} at {model.size[0]} x {model.size[1]} px, batch {args.batch}, {args.dtype}, {rounds} rounds, "
+    memory = {name: peak_memory(args, name) for name in work} if args.memory else {}
+    print(f"{args.model} at {model.size[0]} x {model.size[1]} px, batch {args.batch}, {args.per_image} an image, {args.dtype}, {rounds} rounds, "
           f"{model.device.type}, {torch.get_num_threads()} threads, {platform.processor() or platform.machine()}")  # fmt: skip
     for name in work:
-        print(f"{name:10} {1000 * statistics.median(times[name]):9.1f} ms an expression, peak {memory[name]['peak']:.0f} MB "
-              f"(weights {memory[name]['weights']:.0f} MB)")  # fmt: skip
+        print(f"{name:10} {1000 * statistics.median(times[name]):9.1f} ms an expression")
+    for name, found in memory.items():
+        print(f"{name:10} peak {found['peak']:.0f} MB, weights {found['weights']:.0f} MB")
     for name, values in ratios.items():
         print(f"{name}: {spread(values)}")
     print(f"largest difference between our heat maps and the reference's: {difference:.1e}")
     print(json.dumps({
         **{name: round(statistics.median(values), 3) for name, values in ratios.items()},
         **{f"{name}_range": [round(min(values), 3), round(max(values), 3)] for name, values in ratios.items()},
-        "memory_ours_over_bare": round(memory["ours"]["peak"] / memory["bare"]["peak"], 3),
-        "memory_reference_over_ours": round(memory["reference"]["peak"] / memory["ours"]["peak"], 3),
-        "max_difference": difference, "model": args.model, "batch": args.batch, "dtype": args.dtype,
-        "device": model.device.type, "size": list(model.size),
+        **(compare_memory(memory) if memory else {}),
+        "max_difference": difference, "model": args.model, "batch": args.batch, "per_image": args.per_image, "dtype": args.dtype,
+        "device": model.device.type, "clock": "cpu" if args.cpu_time else "wall", "threads": torch.get_num_threads(), "size": list(model.size),
     }))  # fmt: skip
 
 

@@ -21,6 +21,7 @@ EXPRESSIONS = [
 def oracle_maps(segmenter, images, expressions, variant, timestep=100):
     """What the oracle says of each pair, one after the other."""
     model = segmenter.model
+    weights = segmenter.settings.weights or {8: 1.0, 4: 1.0, 2: 1.0, 1: 1.0}
     uncond = model.encode_text([""])[0]
     maps = []
     for i, (image, expression) in enumerate(zip(images, expressions, strict=True)):
@@ -29,9 +30,7 @@ def oracle_maps(segmenter, images, expressions, variant, timestep=100):
         noisy = model.add_noise(model.encode_images([image]), [str(i)], timestep, 0, segmenter.settings.seed)
         size = (image.height, image.width)
         maps.append(
-            reference_heat_map(
-                model.unet, noisy, timestep, bound.embedding, uncond, list(prompt.q), segmenter.weights, size
-            )
+            reference_heat_map(model.unet, noisy, timestep, bound.embedding, uncond, list(prompt.q), weights, size)
         )
     return maps
 

@@ -33,7 +33,13 @@ ENDLESS = (*SMALL[:3], "batch_size=1")  # minutes
     ],
 )
 def test_launchers_are_options_like_any_other(typed, given):
-    assert config.rewrite_arguments([typed]) == [given]
+    assert config.rewrite_arguments(["-m", typed, "hydra.sweep.dir=x"])[1] == given
+
+
+def test_a_launcher_without_a_sweep_is_refused():
+    with pytest.raises(UserError, match="launcher= is for sweeps; add -m"):
+        config.rewrite_arguments(["launcher=gpus", "alpha=0.9"])
+    assert config.rewrite_arguments(["launcher=gpus", "sweep=table3_alpha"])
 
 
 def test_an_unknown_launcher_is_refused():

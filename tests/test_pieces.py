@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ import torch
 from PIL import Image
 
 from attrbind_exp.config import CONF, PACKAGE, SWEEPS
+from attrbind_exp.diffusion.attention import SelfAttention
 from attrbind_exp.runs import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.tables import markdown
 from attrbind_exp.segmentation import score_map
-from attrbind_exp.types import Failure, UserError
+from attrbind_exp.segmentation.layers import Column, find_columns
+from attrbind_exp.types import Failure, LayerChoice, UserError
 
 
 def imports(path: Path) -> set[str]:
@@ -40,13 +43,13 @@ COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/
     ("library", "allowed"),
     [
         ("hydra", COMMANDS | {"sweep.py", "config.py"}),
-        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "merge.py"}),
+        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "merge.py", "rescore.py"}),
         ("wandb", {"runs/tracker.py", "runs/dashboard.py"}),
         ("wandb_workspaces", {"runs/dashboard.py"}),
         ("spacy", {"text/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
         ("matplotlib", {"runs/figures.py"}),
-        ("jinja2", {"runs/report.py"}),
+        ("jinja2", {"report/page.py"}),
         ("huggingface_hub", {"hub.py"}),
     ],
 )
@@ -68,11 +71,11 @@ def test_nothing_imports_upward():
         "segmentation",
         "scoring",
         "runs",
+        "report",
         "batch",
         "evaluation",
         "gallery",
         "experiment",
-        "report",
         "run",
     ]
     for file in PACKAGE.rglob("*.py"):
@@ -111,20 +114,44 @@ def test_grids_round_up():
     assert [score_map.grid_at(r, (9, 16)) for r in (1, 2, 4, 8)] == [(9, 16), (5, 8), (3, 4), (2, 2)]
 
 
-def test_completion_equals_the_matrix_in_the_open():
+@pytest.mark.parametrize("count", [1, 5, 11])  # 11 columns do not fit into keys 8 wide at once
+@pytest.mark.parametrize("shared", [False, True])
+def test_completion_equals_the_matrix_in_the_open(count, shared):
     torch.manual_seed(0)
-    layers = [(torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8), 8**-0.5) for _ in range(2)]
-    c = torch.rand(2, 4, 5)
-    S = sum((q @ k.transpose(-1, -2) * s).softmax(-1).mean(1) for q, k, s in layers) / 2  # (B, N, N)
-    expected = (S @ c.flatten(1)[..., None]).reshape(2, 4, 5)
+    layers = [
+        SelfAttention(name, torch.randn(2, 3, 20, 8), torch.randn(2, 3, 20, 8), 8**-0.5, [0, 1]) for name in ("a", "b")
+    ]
+    if shared:  # rows of one image leave one query
+        layers[0] = replace(layers[0], query=layers[0].query[:1], key=layers[0].key[:1])
+    c = torch.rand(2, count, 4, 5)
+    S = sum((x.query @ x.key.transpose(-1, -2) * x.scale).softmax(-1).mean(1) for x in layers) / 2  # (B, N, N)
+    expected = (S[:, None] @ c.flatten(2)[..., None]).reshape(2, count, 4, 5)
     torch.testing.assert_close(score_map.complete(c, layers), expected)
 
 
-def test_initial_score_map_by_hand():
+def test_map_of_one_resolution_by_hand():
     fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
+    found = score_map.resolution_map([fine, fine * 3], 1, (2, 2))
+    torch.testing.assert_close(found, torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
     coarse = torch.tensor([[5.0]])  # one cell: constant, so it adds nothing
-    total = score_map.initial_score_map({1: [fine, fine * 3], 2: [coarse]}, {1: 0.5, 2: 9.0}, (2, 2))
-    torch.testing.assert_close(total, 0.5 * torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
+    assert score_map.resolution_map([coarse], 2, (2, 2)).tolist() == [[[0, 0], [0, 0]]]
+
+
+def test_columns_add_up_by_their_weights():
+    columns = torch.tensor([[[[1.0, 2.0]], [[10.0, 20.0]]]])  # (1, 2, 1, 2)
+    assert score_map.combine(columns, torch.tensor([[0.5, 0.1]])).tolist() == [[[1.5, 3.0]]]
+
+
+AVAILABLE = {1: ["down", "up"], 2: ["down", "up"], 8: ["mid"]}
+
+
+def test_a_choice_of_layers_becomes_columns():
+    both = ("down", "up")
+    assert find_columns(LayerChoice(weights={1: 0.1, 2: 0.0, 8: 0.3, 4: 9.0}), AVAILABLE) == {
+        Column(1, both): 0.1, Column(2, both): 0.0, Column(8, ("mid",)): 0.3,
+    }  # fmt: skip
+    assert find_columns(LayerChoice(blocks=("up",)), AVAILABLE) == {Column(1, ("up",)): 1.0, Column(2, ("up",)): 1.0}
+    assert find_columns(LayerChoice((2,), ("down", "mid")), AVAILABLE) == {Column(2, ("down",)): 1.0}
 
 
 def test_store_writes_whole_files(tmp_path):
@@ -174,5 +201,5 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
     assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
-    assets = [f for room in ("assets", "runs/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
+    assets = [f for room in ("assets", "report/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
     assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names

@@ -1,25 +1,23 @@
-"""Reading attention out of one UNet pass without keeping what nobody reads.
+"""Reading attention out of one UNet pass at the price of little more than the pass.
 
 Layers are named as diffusers names them; a layer's `ratio` says how much coarser than the latents it works (1, 2, 4, 8:
 64, 32, 16, 8 cells a side for Stable Diffusion 1.x at 512 px). Cross-attention layers give one map, their probabilities
 pooled over the target's tokens; full-resolution self-attention layers leave their queries and keys, from which
-`segmentation.score_map.complete` works without any N x N matrix.
+`segmentation.score_map.complete` works without any N x N matrix. The pass ends with the last layer that is read.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attrbind_exp.types import UserError
-
-BLOCKS = ("down", "mid", "up")
+SPARE = 8  # value columns added for the pooled probabilities: fused kernels take multiples of 8
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,36 @@ class Layer:
     cross: bool
 
 
+@dataclass(frozen=True)
+class SelfAttention:
+    """What a full-resolution self-attention layer leaves: `query`, `key` (b, heads, N, d) and the `scale` of their
+    product. They belong to the `rows` of the batch one by one; b = 1 serves all of them."""
+
+    layer: str
+    query: Tensor
+    key: Tensor
+    scale: float
+    rows: Sequence[int]
+
+
 @dataclass
 class Recording:
-    """What one pass left behind. `cross[ratio]`: (B, n) maps, one a layer, averaged over heads, n cells in row order;
-    `full`: queries and keys (B, heads, N, d) of the full-resolution self-attention layers; `scale`: their 1/sqrt(d)."""
+    """What one pass left behind. `cross`: a map (B, n) of each cross-attention layer, averaged over heads, n cells in
+    row order; `full`: its full-resolution self-attention; `awaited`: layers that have not been reached yet."""
 
-    cross: dict[int, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    full: list[tuple[Tensor, Tensor, float]] = field(default_factory=list)
+    awaited: set[str]
+    cross: dict[Layer, Tensor] = field(default_factory=dict)
+    full: list[SelfAttention] = field(default_factory=list)
+
+    def reached(self, layer: Layer) -> None:
+        """Note that a layer is read. Ends the pass after the last one: nobody reads what comes behind it."""
+        self.awaited.discard(layer.name)
+        if not self.awaited:
+            raise _Enough
+
+
+class _Enough(Exception):
+    """Everything is read."""
 
 
 def find_layers(unet: UNet2DConditionModel) -> list[Layer]:
@@ -55,43 +76,75 @@ def find_layers(unet: UNet2DConditionModel) -> list[Layer]:
     return layers
 
 
-def choose_layers(
-    layers: Sequence[Layer], ratios: Sequence[int] | None = None, blocks: Sequence[str] | None = None
-) -> list[Layer]:
-    """The cross-attention layers of these ratios and blocks (None = all), and every full-resolution self-attention.
-
-    Raises UserError when a ratio or block has no layer, naming those that do.
-    """
+def find_available(layers: Sequence[Layer]) -> dict[int, list[str]]:
+    """Blocks that have cross-attention layers, by ratio."""
     cross = [x for x in layers if x.cross]
-    known_ratios, known_blocks = (
-        sorted({x.ratio for x in cross}),
-        [b for b in BLOCKS if any(x.block == b for x in cross)],
-    )
-    for given, known, key in ((ratios, known_ratios, "ratios"), (blocks, known_blocks, "blocks")):
-        for value in given or []:
-            if value not in known:
-                choices = ", ".join(str(k) for k in known)
-                raise UserError(f"attention_layers.{key} holds {value!r}; this model has {choices}")
-    chosen = [x for x in cross if x.ratio in (ratios or known_ratios) and x.block in (blocks or known_blocks)]
-    if not chosen:
-        raise UserError(f"attention_layers: no cross-attention layer has ratio in {ratios} and block in {blocks}")
-    return chosen + [x for x in layers if not x.cross and x.ratio == 1]
+    return {r: list(dict.fromkeys(x.block for x in cross if x.ratio == r)) for r in sorted({x.ratio for x in cross})}
 
 
 @contextmanager
-def record(unet: UNet2DConditionModel, layers: Sequence[Layer], weights: Tensor) -> Iterator[Recording]:
-    """Within the block, UNet passes of a batch of B leave their attention in the Recording.
+def record(
+    unet: UNet2DConditionModel, layers: Sequence[Layer], weights: Tensor, alike: Sequence[int] | None = None
+) -> Iterator[Recording]:
+    """Within the block, one UNet pass of a batch of B leaves the attention of `layers` in the Recording and goes no
+    further than the last of them.
 
-    `weights` (B, L) pools the text tokens of each row's target. The UNet is as before afterwards, whatever happens.
+    `weights` (B, L) pools the text tokens of each row's target. `alike[i]` is the first row with the same noisy latents
+    as row i, None = all differ; what the text has not touched yet is computed for that row alone. The UNet is as before
+    afterwards, whatever happens.
     """
-    before = unet.attn_processors
-    recording = Recording()
-    reading = {x.name: _CrossReader(recording, x.ratio, weights) if x.cross else _SelfReader(recording) for x in layers}
+    before, block = unet.attn_processors, unet.down_blocks[0]
+    recording = Recording({x.name for x in layers})
+    alike = range(len(weights)) if alike is None else alike
+    images = [Part(slice(i, i + 1), [row for row, k in enumerate(alike) if k == i]) for i in dict.fromkeys(alike)]
+    whole = [Part(slice(None), list(range(len(weights))))]
+    untouched = next(iter(before))  # the first layer of all
+    reading = {
+        x.name: _CrossReader(recording, x, weights) if x.cross
+        else _SelfReader(recording, x, images if x.name == untouched else whole)
+        for x in layers
+    }  # fmt: skip
+    resnet = block.resnets[0]
     try:
+        block.resnets[0] = _ByImage(resnet, images)
         unet.set_attn_processor(dict(before) | reading)
         yield recording
+    except _Enough:
+        pass
     finally:
+        block.resnets[0] = resnet
         unet.set_attn_processor(before)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes through a module at once: `taken` of the batch, whose result belongs to `rows`, one by one or, where it
+    is a single one, to all of them."""
+
+    taken: slice
+    rows: list[int]
+
+
+def _assemble(results: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
+    """The parts' results (1 or len(rows), ...) as one batch in the order of its rows."""
+    spread = [x.expand(len(part.rows), *x.shape[1:]) for x, part in zip(results, parts, strict=True)]
+    if len(spread) == 1:
+        return spread[0]
+    order = [row for part in parts for row in part.rows]
+    joined = torch.cat(spread)
+    return joined if order == sorted(order) else joined[torch.tensor(order, device=joined.device).argsort()]
+
+
+class _ByImage(nn.Module):
+    """A module that sees no text: one row of each image goes through it, and alone, so that no row depends on what else
+    is in the batch."""
+
+    def __init__(self, module: nn.Module, images: Sequence[Part]):
+        super().__init__()
+        self.module, self.images = module, images
+
+    def forward(self, states: Tensor, embedding: Tensor) -> Tensor:
+        return _assemble([self.module(states[x.taken], embedding[x.taken]) for x in self.images], self.images)
 
 
 def _heads(attn: Attention, states: Tensor) -> Tensor:
@@ -104,32 +157,43 @@ def _output(attn: Attention, states: Tensor) -> Tensor:
 
 
 class _CrossReader:
-    """Cross-attention that also pools its probabilities. They are n x L, small enough to be had in the open."""
+    """Cross-attention by the fused kernel, with the pooling weights as one more value column: what comes out in it is
+    the pooled probability, and no n x L matrix exists. Scores are fp32 inside, whatever the inputs are: all that
+    `upcast_attention` asks for."""
 
-    def __init__(self, recording: Recording, ratio: int, weights: Tensor):
-        self.recording, self.ratio, self.weights = recording, ratio, weights
+    def __init__(self, recording: Recording, layer: Layer, weights: Tensor):
+        self.recording, self.layer, self.weights = recording, layer, weights
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
         query = _heads(attn, attn.to_q(hidden_states))
         key, value = _heads(attn, attn.to_k(encoder_hidden_states)), _heads(attn, attn.to_v(encoder_hidden_states))
-        if attn.upcast_attention:  # Stable Diffusion 2.1's scores overflow fp16
-            query, key = query.float(), key.float()
-        scores = query * attn.scale @ key.transpose(-1, -2)  # (B, heads, n, L)
-        probabilities = scores.float().softmax(-1)
-        # Pooling tokens before averaging heads leaves (B, heads, n, 1) instead of another (B, n, L).
-        pooled = probabilities @ self.weights.float()[:, None, :, None]
-        self.recording.cross[self.ratio].append(pooled.squeeze(-1).mean(1))  # (B, n)
-        return _output(attn, probabilities.to(value.dtype) @ value)
+        column = F.pad(self.weights[..., None], (0, SPARE - 1)).to(value.dtype)  # (B, L, SPARE)
+        value = torch.cat([value, column[:, None].expand(-1, attn.heads, -1, -1)], -1)
+        # Queries and keys get zeros to be as wide as the values: their products stay the same.
+        query, key = F.pad(query, (0, SPARE)), F.pad(key, (0, SPARE))
+        states = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
+        self.recording.cross[self.layer] = states[..., -SPARE].float().mean(1)  # (B, n)
+        self.recording.reached(self.layer)
+        return _output(attn, states[..., :-SPARE])
 
 
 class _SelfReader:
-    """Self-attention by the fused kernel, queries and keys kept. Its scores are fp32 inside, whatever the inputs are:
-    all that `upcast_attention` asks for."""
+    """Self-attention by the fused kernel, part by part, queries and keys kept."""
 
-    def __init__(self, recording: Recording):
-        self.recording = recording
+    def __init__(self, recording: Recording, layer: Layer, parts: Sequence[Part]):
+        self.recording, self.layer, self.parts = recording, layer, parts
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None, **_):
-        query, key, value = (_heads(attn, to(hidden_states)) for to in (attn.to_q, attn.to_k, attn.to_v))
-        self.recording.full.append((query, key, attn.scale))
-        return _output(attn, F.scaled_dot_product_attention(query, key, value, scale=attn.scale))
+        taken = [hidden_states[x.taken] for x in self.parts]
+        pairs = [(_heads(attn, attn.to_q(x)), _heads(attn, attn.to_k(x))) for x in taken]
+        left = [
+            SelfAttention(self.layer.name, query, key, attn.scale, part.rows)
+            for (query, key), part in zip(pairs, self.parts, strict=True)
+        ]
+        self.recording.full += left
+        self.recording.reached(self.layer)
+        results = [
+            F.scaled_dot_product_attention(x.query, x.key, _heads(attn, attn.to_v(states)), scale=x.scale)
+            for x, states in zip(left, taken, strict=True)
+        ]
+        return _assemble([_output(attn, x) for x in results], self.parts)

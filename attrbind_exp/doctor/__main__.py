@@ -41,7 +41,8 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     m = cfg.model
     finding, folder = machine.check_model(m.path)
     yield finding
-    yield machine.check_memory(folder, m.device, m.dtype, config.model_size(cfg), cfg.batch_size)
+    batch_size = m.batch_size if cfg.batch_size == "auto" else cfg.batch_size
+    yield machine.check_memory(folder, m.device, m.dtype, config.model_size(cfg), batch_size)
     yield machine.check_spacy()
     yield machine.check_tracker(cfg.tracker.get("mode"))
 

@@ -13,7 +13,7 @@ GALLERIES = ("figure", "gallery", "improved", "harmed")
 def make_workspace(entity: str, project: str, sweep: str | None = None) -> workspaces.Workspace:
     """Alpha curve, tables and galleries of a project: of one `sweep` (a group: table3_alpha/refcoco_sd15) or of all.
 
-    The names are those that runs.tracker and runs.sweep_tracking write. Nothing is sent: `save` does that.
+    The names are those that runs.tracker and report.tracking write. Nothing is sent: `save` does that.
     """
     alpha, mIoU = panels.Config("alpha"), panels.SummaryMetric("mIoU")
     sections = [

@@ -22,10 +22,21 @@ def count_overlap(heat: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
     if heat.shape != truth.shape:
         raise ValueError(f"heat map is {heat.shape}, ground truth {truth.shape}")
     # A pixel is in the mask of every threshold up to its value: level k = it passes THRESHOLDS[0..k].
-    level = np.searchsorted(THRESHOLDS, heat.ravel(), side="right") - 1
+    level = find_level(heat.ravel())
     passed = np.bincount(level, minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
     hit = np.bincount(level[truth.ravel()], minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
     return hit, passed + int(truth.sum()) - hit
+
+
+def find_level(heat: np.ndarray) -> np.ndarray:
+    """The last row of THRESHOLDS that each value (n,) of [0, 1] reaches, (n,) int.
+
+    searchsorted(THRESHOLDS, heat, "right") - 1, four times as fast: a hundredth is guessed and set right by its
+    neighbours, since float32 rounds either way.
+    """
+    level = (heat * np.float32(100)).astype(np.intp)
+    level -= heat < THRESHOLDS[level]
+    return level + (heat >= np.append(THRESHOLDS, np.float32(np.inf))[level + 1])
 
 
 def iou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:

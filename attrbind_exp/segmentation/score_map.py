@@ -1,13 +1,15 @@
 """Attention -> heat map, by the published recipe of DiffSegmenter. Pure functions of tensors.
 
-B rows of a batch, (h, w) the latent grid, N = h * w, heads and d of an attention layer.
+B rows of a batch, C columns (layers.py), (h, w) the latent grid, N = h * w, heads and d of an attention layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from attrbind_exp.diffusion.attention import SelfAttention
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -26,40 +28,53 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
     return -(-latent[0] // ratio), -(-latent[1] // ratio)
 
 
-def initial_score_map(
-    cross: Mapping[int, Sequence[Tensor]], weights: Mapping[int, float], latent: tuple[int, int]
-) -> Tensor:
-    """Protocol 3.4: mean over layers within a resolution, resize to the latent grid, min-max, weighted sum.
-
-    `cross[ratio]`: maps (B, n) already averaged over heads. Returns (B, h, w).
-    """
-    total = None
-    for ratio, layers in cross.items():
-        grid = grid_at(ratio, latent)
-        mean = torch.stack([m.float() for m in layers]).mean(0).unflatten(-1, grid)  # (B, n) -> (B, h_r, w_r)
-        part = weights[ratio] * min_max(resize(mean, latent))
-        total = part if total is None else total + part
-    if total is None:
-        raise ValueError("no cross-attention maps")
-    return total
+def resolution_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
+    """Protocol 3.4 for one resolution: mean over layers (B, n), resized to the latent grid, min-max. (B, h, w)."""
+    mean = torch.stack([m.float() for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
+    return min_max(resize(mean, latent))
 
 
-def complete(score: Tensor, full: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """Protocol 3.5: S @ c with S the mean over heads and layers of full-resolution self-attention.
+def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
+    """Protocol 3.5 for every column: S @ c with S the mean over heads and layers of full-resolution self-attention.
 
-    `score`: c, (B, h, w); `full`: (query, key, scale) of each layer, (B, heads, N, d). Softmax(QK') @ c IS attention
-    with c as its value, so the fused kernel does it in O(N) memory. Its CPU form wants values as wide as keys: c fills
-    the first of d columns. Returns (B, h, w).
+    `columns`: maps (B, C, h, w). Returns the like, float32.
     """
     if not full:
-        return score
-    column = score.flatten(1)  # (B, N)
-    total = torch.zeros_like(column)
-    for query, key, scale in full:
-        value = torch.zeros_like(key)
-        value[..., 0] = column[:, None].to(key.dtype)
-        total += F.scaled_dot_product_attention(query, key, value, scale=scale)[..., 0].float().mean(1)
-    return (total / len(full)).unflatten(-1, tuple(score.shape[-2:]))
+        return columns
+    flat = columns.flatten(2)  # (B, C, N)
+    mean = flat.mean(-1, keepdim=True)
+    # S @ (c - mean) = S @ c - mean, since rows of S sum to 1: half precision keeps more of a small difference.
+    flat = flat - mean
+    total = torch.zeros_like(flat)
+    for layer in full:
+        mine = flat[layer.rows]  # (b, C, N)
+        if len(layer.query) == 1:  # one image's rows share S: all their columns go through it together
+            found = attend(layer, mine.flatten(0, 1)[None])[0].unflatten(0, mine.shape[:2])
+        else:
+            found = attend(layer, mine)
+        total[layer.rows] += found
+    return (total / len({layer.layer for layer in full}) + mean).view_as(columns)
+
+
+def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
+    """softmax(QK') @ c for columns c (b, C, N), mean over heads: (b, C, N).
+
+    That IS attention with c as its value, so the fused kernel does it in O(N) memory. It wants values exactly as wide
+    as keys, so columns go through it as many at a time, filled up with zeros.
+    """
+    heads, width = layer.key.shape[1], layer.key.shape[-1]
+    found = []
+    for part in columns.split(width, dim=1):
+        value = F.pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).contiguous().to(layer.key.dtype)
+        value = value[:, None].expand(-1, heads, -1, -1)  # (b, heads, N, width)
+        states = F.scaled_dot_product_attention(layer.query, layer.key, value, scale=layer.scale)
+        found.append(states[..., : part.shape[1]].float().mean(1).transpose(1, 2))
+    return torch.cat(found, 1)
+
+
+def combine(columns: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over columns (M, C, h, w) with weights (M, C): (M, h, w)."""
+    return (columns * weights[..., None, None]).sum(1)
 
 
 def heat_map(completed: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,17 +6,18 @@ heat = segmenter([image], ["the white star"], variant=Variant("ours", replace=Tr
 mask = heat.mask(0.4)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from attrbind_exp.diffusion.attention import choose_layers, find_layers, record
-from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, fill, overflowed
+from attrbind_exp.diffusion.attention import Recording, find_available, find_layers, record
+from attrbind_exp.diffusion.model import VAE_OVERFLOW, DiffusionModel, fill, overflowed, to_device, to_host
 from attrbind_exp.segmentation import score_map
+from attrbind_exp.segmentation.layers import find_columns
 from attrbind_exp.text.processor import TextProcessor
-from attrbind_exp.types import BoundPrompt, HeatMap, MapSettings, SampleError, UserError, Variant
+from attrbind_exp.types import BoundPrompt, HeatMap, LayerChoice, MapSettings, SampleError, UserError, Variant
 
 BASELINE = Variant("baseline")
 
@@ -24,23 +25,21 @@ BASELINE = Variant("baseline")
 class Segmenter:
     """A model, a text processor and map settings, ready to segment.
 
-    Raises UserError when settings name a timestep, ratio or block that the model does not have.
+    `columns`: what `complete` makes for every prompt. Raises UserError when settings name a timestep, ratio or block
+    that the model does not have.
     """
 
     def __init__(self, model: DiffusionModel, text: TextProcessor, settings: MapSettings = MapSettings()):
         self.model, self.text, self.settings = model, text, settings
-        self.layers = choose_layers(find_layers(model.unet), settings.ratios, settings.blocks)
-        ratios = sorted({x.ratio for x in self.layers if x.cross})
-        self.weights = dict(settings.weights or dict.fromkeys(ratios, 1.0))
-        if missing := [r for r in ratios if r not in self.weights]:
-            raise UserError(
-                f"attention_layers.weights has no weight for ratio {missing[0]}; give one for each of {ratios}"
-            )
-        if not all(self.weights[r] >= 0 for r in ratios) or not any(self.weights[r] for r in ratios):
-            given = {r: self.weights[r] for r in ratios}
-            raise UserError(
-                f"weights {given} of the chosen resolutions; give attention_layers.weights >= 0, one above 0"
-            )
+        layers = find_layers(model.unet)
+        self.available = find_available(layers)
+        choices: dict[str | None, LayerChoice] = {None: settings.choice} | dict(settings.grid)
+        self.choices = {name: find_columns(choice, self.available) for name, choice in choices.items()}
+        # A map of weight 0 need not be made, nor its layers read, unless all maps are to be kept.
+        weights = [pair for found in self.choices.values() for pair in found.items()]
+        self.columns = list(dict.fromkeys(column for column, weight in weights if weight or settings.keep))
+        read = {(column.ratio, block) for column in self.columns for block in column.blocks}
+        self.layers = [x for x in layers if ((x.ratio, x.block) in read if x.cross else x.ratio == 1)]
         last = model.scheduler.config.num_train_timesteps - 1
         if not settings.timesteps or not all(0 <= t <= last for t in settings.timesteps):
             raise UserError(f"model.timesteps={list(settings.timesteps)}; give one or more between 0 and {last}")
@@ -74,28 +73,47 @@ class Segmenter:
     @torch.no_grad()
     def complete(
         self, latents: Tensor, image_ids: Sequence[str], bound: Sequence[BoundPrompt], seed: int | None = None,
-        batch_size: int = 1,
+        batch_size: int = 1, images: Sequence[int] | None = None,
     ) -> Tensor:  # fmt: skip
-        """Completed score maps (B, h, w) of B bound prompts on B latents (B, C, h, w); one UNet pass a timestep and
-        draw. They are what a heat map is made of, before its image's size comes in. `seed` of the noise, if it is not
-        to be the settings' own; `batch_size`: the pass has as many rows at least (see `fill`)."""
-        count, rows = len(bound), max(len(bound), batch_size)
-        embeddings = fill(torch.stack([b.embedding for b in bound]), rows).to(self.model.device, self.model.dtype)
-        weights = fill(torch.stack([b.weights for b in bound]), rows).to(self.model.device)
-        grid = (latents.shape[-2], latents.shape[-1])
-        passes = [(t, draw) for t in self.settings.timesteps for draw in range(self.settings.draws)]
-        total = torch.zeros(rows, *grid, device=self.model.device)
-        for timestep, draw in passes:
-            noisy = self.model.add_noise(
-                latents, image_ids, timestep, draw, self.settings.seed if seed is None else seed
-            )
-            with record(self.model.unet, self.layers, weights) as attention:
-                self.model.denoise(fill(noisy, rows), timestep, embeddings)
-            score = score_map.initial_score_map(attention.cross, self.weights, grid)
-            total += score_map.complete(score, attention.full)
-        return total[:count] / len(passes)
+        """Completed maps (B, C, h, w), one for each of `columns`, of B bound prompts on P latents (P, c, h, w); one
+        UNet pass a timestep and draw. They are what heat maps are made of, before weights and image sizes come in.
 
-    @staticmethod
-    def heat_map(completed: Tensor, size: tuple[int, int]) -> HeatMap:
-        """One completed map (h, w) at an image's (height, width)."""
-        return HeatMap(score_map.heat_map(completed[None], size)[0].cpu().numpy())
+        `images[i]`: which of the latents the i-th prompt belongs to, None = the i-th; `seed` of the noise, if it is not
+        to be the settings' own; `batch_size`: the pass has as many rows at least (see `fill`).
+        """
+        device, rows = self.model.device, max(len(bound), batch_size)
+        embeddings = fill(torch.stack([b.embedding for b in bound]), rows).to(device, self.model.dtype)
+        weights = fill(torch.stack([b.weights for b in bound]), rows).to(device)
+        owner = fill(torch.tensor(range(len(bound)) if images is None else images), rows)
+        alike = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
+        seed = self.settings.seed if seed is None else seed
+        passes = [(t, draw) for t in self.settings.timesteps for draw in range(self.settings.draws)]
+        total = torch.zeros(1, device=device)
+        for timestep, draw in passes:
+            noisy = self.model.add_noise(latents, image_ids, timestep, draw, seed)
+            with record(self.model.unet, self.layers, weights, alike) as attention:
+                self.model.denoise(noisy[to_device(owner, device)], timestep, embeddings)
+            total = total + score_map.complete(self._maps(attention, tuple(latents.shape[-2:])), attention.full)
+        return total[: len(bound)] / len(passes)
+
+    def _maps(self, attention: Recording, grid: tuple[int, ...]) -> Tensor:
+        """The map of every column before completion, (B, C, h, w)."""
+        maps = []
+        for column in self.columns:
+            layers = [m for x, m in attention.cross.items() if x.ratio == column.ratio and x.block in column.blocks]
+            maps.append(score_map.resolution_map(layers, column.ratio, (grid[0], grid[1])))
+        return torch.stack(maps, 1)
+
+    def start_heat_maps(
+        self, completed: Tensor, size: tuple[int, int], layers: Sequence[str | None]
+    ) -> Callable[[], list[HeatMap]]:
+        """Completed maps (M, C, h, w) at an image's (height, width), the m-th by the choice `layers[m]`; to call the
+        result is to wait for the device."""
+        weights = [[self.choices[name].get(column, 0.0) for column in self.columns] for name in layers]
+        score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
+        wait = to_host(score_map.heat_map(score, size))
+        return lambda: [HeatMap(values) for values in wait().numpy()]
+
+    def heat_map(self, completed: Tensor, size: tuple[int, int], layers: str | None = None) -> HeatMap:
+        """One prompt's completed maps (C, h, w) at an image's (height, width)."""
+        return self.start_heat_maps(completed[None], size, [layers])()[0]

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from attrbind_exp.cache import Cache
 from attrbind_exp.text.binding import (
     average_with_unconditioned,
     pooling_weights,
     replace_noun_chunk,
     unconditioned_rows,
 )
-from attrbind_exp.text.parse import parse_expressions
+from attrbind_exp.text.parse_cache import parse_cached
 from attrbind_exp.text.tokens import Tokens, tokenize
 from attrbind_exp.types import TEMPLATE, BoundPrompt, Parse, Prompt, TextSettings, Variant
 
@@ -24,13 +25,14 @@ def place_prompts(
     categories: Sequence[str | None] | None = None,
     captions: Sequence[str | None] | None = None,
     settings: TextSettings = TextSettings(),
+    cache: Cache | None = None,
 ) -> list[Prompt]:
     """Parse expressions and find their tokens. Never fails on words: what it falls back to is in `fallbacks`.
 
     captions[i], where there is one, starts with texts[i] verbatim and goes on; it takes the expression's place in the
     prompt, with the target that texts[i] has. Where the tokenizer sees nothing at all, `q` is empty.
     """
-    parses = parse_expressions(texts, categories, settings.chunk, captions, settings.overrides)
+    parses = parse_cached(cache, texts, categories, settings.chunk, captions, settings.overrides)
     prompts = tokenize(tokenizer, [TEMPLATE + p.text for p in parses])
     chunks = tokenize(tokenizer, [p.chunk_text for p in parses])
     return [_place(*parts, settings) for parts in zip(parses, prompts, chunks, strict=True)]
@@ -75,7 +77,8 @@ def _read_further(parse: Parse, q: tuple[int, ...], window: int) -> tuple[int, .
 class TextProcessor:
     """Turns expressions into prompts and prompts into embeddings, for any number of variants.
 
-    `encode` maps a list of B texts to their last hidden states (B, L, D).
+    `encode` maps a list of B texts to their last hidden states (B, L, D); `cache`: where parses are kept, None =
+    nowhere.
     """
 
     def __init__(
@@ -83,7 +86,9 @@ class TextProcessor:
         tokenizer: PreTrainedTokenizerBase,
         encode: Callable[[list[str]], Tensor],
         settings: TextSettings = TextSettings(),
+        cache: Cache | None = None,
     ):
+        self.cache = cache
         self.tokenizer = tokenizer
         self.encode = encode
         self.settings = settings
@@ -95,7 +100,7 @@ class TextProcessor:
         captions: Sequence[str | None] | None = None,
     ) -> list[Prompt]:
         """Parse expressions and find their tokens, as `place_prompts` does."""
-        return place_prompts(self.tokenizer, texts, categories, captions, self.settings)
+        return place_prompts(self.tokenizer, texts, categories, captions, self.settings, self.cache)
 
     def bind(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[list[BoundPrompt]]:
         """Embeddings of every prompt under every variant: result[i][j] belongs to prompts[i], variants[j].
@@ -111,22 +116,24 @@ class TextProcessor:
             E = states[order[prompt.text]]
             weights = pooling_weights(prompt.q, len(E), self.settings.token_pooling, prompt.further)
             plain = BoundPrompt(E, weights.to(E))
+            made: dict[tuple[str | None, float | None], BoundPrompt] = {(None, None): plain}
             row = []
             for variant in variants:
-                R = states[order[self._chunk_text(prompt, variant)]] if prompt.bind and variant.replace else None
-                row.append(self._edit(prompt, plain, R, U, variant))
+                chunk = self._chunk_text(prompt, variant) if prompt.bind and variant.replace else None
+                alpha = variant.alpha if prompt.bind and variant.alpha != 1 else None  # 1 changes nothing
+                if (chunk, alpha) not in made:
+                    R = None if chunk is None else states[order[chunk]]
+                    made[chunk, alpha] = BoundPrompt(self._edit(prompt, E, R, U, variant), plain.weights)
+                row.append(made[chunk, alpha])
             bound.append(row)
         return bound
 
-    def _edit(self, prompt: Prompt, plain: BoundPrompt, R: Tensor | None, U: Tensor, variant: Variant) -> BoundPrompt:
-        if not prompt.bind or not (variant.replace or variant.alpha is not None):
-            return plain
-        embedding = plain.embedding
+    def _edit(self, prompt: Prompt, E: Tensor, R: Tensor | None, U: Tensor, variant: Variant) -> Tensor:
         if R is not None:
-            embedding = replace_noun_chunk(embedding, R[self._chunk_rows(prompt, variant)], prompt.pos)
+            E = replace_noun_chunk(E, R[self._chunk_rows(prompt, variant)], prompt.pos)
         if variant.alpha is not None:
-            embedding = average_with_unconditioned(embedding, U, prompt.q, variant.alpha)
-        return BoundPrompt(embedding, plain.weights)
+            E = average_with_unconditioned(E, U, prompt.q, variant.alpha)
+        return E
 
     def _prefix(self, variant: Variant) -> str:
         return TEMPLATE if (variant.chunk_prefix or self.settings.chunk_prefix) == "template" else ""

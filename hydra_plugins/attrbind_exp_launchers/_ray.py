@@ -23,11 +23,8 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> 
     try:
         options: dict[str, Any] = plain(launcher.ray_cfg.remote) | resources(launcher)
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
-        state = Singleton.get_state()
-        waiting = {
-            run.remote(launcher.hydra_context, cfg, launcher.task_function, state, board.runs[i].folder): i
-            for i, cfg in enumerate(configs)
-        }
+        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd())
+        waiting = {run.remote(cfg, board.runs[i].folder, *given): i for i, cfg in enumerate(configs)}
         returns: dict[int, JobReturn] = {}
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=POLL)
@@ -62,8 +59,12 @@ def resources(launcher: RayLauncher) -> dict[str, float]:
     return {"num_gpus": 0, "num_cpus": min(cpus, launcher.cpus_per_run)}
 
 
-def run_job(hydra_context: Any, config: DictConfig, task_function: Any, state: Any, folder: str) -> JobReturn:
-    """One run, in its own process; what it prints goes to output.log in its folder."""
+def run_job(
+    config: DictConfig, folder: str, hydra_context: Any, task_function: Any, state: Any, where: str
+) -> JobReturn:
+    """One run, in its own process, which works in the launching one's directory `where`, since paths may be relative to
+    it; what it prints goes to output.log in its folder."""
+    os.chdir(where)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (
         open(Path(folder, "output.log"), "a", encoding="utf-8", buffering=1) as log,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.runs.comparison import Group
+from attrbind_exp.report.comparison import Group
 from attrbind_exp.runs.results import Run
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.types import UserError

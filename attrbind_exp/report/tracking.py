@@ -1,33 +1,26 @@
 """A sweep -> one run of the tracker: the ablation table, the alpha curve, threshold curves, what changed most."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrbind_exp.runs import script_data, sections
-from attrbind_exp.runs.comparison import Group, make_groups, read_config, read_folder, without_merged_shards
-from attrbind_exp.runs.expressions import read_table
+from attrbind_exp.report import script_data, sections
+from attrbind_exp.report.collect import Measured
+from attrbind_exp.report.comparison import Group
 from attrbind_exp.runs.tracker import Tracker
 
 GALLERIES = ("gallery", "improved", "harmed")
 
 
-def log_sweep(folder: Path, tracker: Tracker, published: Mapping[str, Mapping[str, Any]]) -> None:
-    """Log what the finished runs of a sweep's folder measured; nothing where none is finished.
-
-    `published`: the paper's figures, as runs.report.make_page takes them. Raises UserError where there is no run.
-    """
-    folder = folder.resolve()
-    found, _ = read_folder(folder)
-    groups = make_groups(without_merged_shards(found), folder)
-    if not groups:
+def log_sweep(measured: Measured, tracker: Tracker) -> None:
+    """Log what the finished runs of a sweep measured; nothing where none is finished."""
+    table, groups, folder = measured.results, measured.groups, measured.folder
+    if table is None:
         return
-    spec = read_config(groups[0].runs[0].folder).get("report") or {"paper": published.get(groups[0].scored, {})}
-    table = sections.results(groups, [read_table(g) for g in groups], spec, folder)
     columns = [c for c in table.columns if c != "group"]
     tracker.table("results", columns, table[columns].astype(object).values.tolist())
-    tracker.summary(headline(groups, table))
-    log_alpha(tracker, script_data.alpha_curve(groups, table, {"paper": published.get(groups[0].scored, {})}))
+    tracker.summary(headlines(measured))
+    log_alpha(tracker, script_data.alpha_curve(groups, table, measured.published))
     for group in groups:
         log_thresholds(tracker, group)
         log_pictures(tracker, group, folder)
@@ -35,13 +28,11 @@ def log_sweep(folder: Path, tracker: Tracker, published: Mapping[str, Mapping[st
         tracker.images("figure", {folder.name: folder / "results.png"})
 
 
-def headline(groups: Sequence[Group], table: Any) -> dict[str, Any]:
-    """The row of each group that its report opens with."""
-    rows = [table[table["group"] == i].iloc[sections.head(g, table[table["group"] == i])] for i, g in enumerate(groups)]
-    return {
-        group.name: {key: row[key] for key in ("variant", "mIoU oracle", "mIoU held out", "difference") if key in row}
-        for group, row in zip(groups, rows, strict=True)
-    }
+def headlines(measured: Measured) -> dict[str, Any]:
+    """The row of each group that its page opens with."""
+    keys = ("variant", "mIoU oracle", "mIoU held out", "difference")
+    rows = {g.name: part.iloc[sections.head(g, part)] for g, part in zip(measured.groups, measured.parts, strict=True)}
+    return {name: {key: row[key] for key in keys if key in row} for name, row in rows.items()}
 
 
 def log_alpha(tracker: Tracker, curve: Mapping[str, Any] | None) -> None:

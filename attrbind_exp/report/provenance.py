@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import yaml
 
-from attrbind_exp.runs.comparison import (
+from attrbind_exp.report.comparison import (
     LOADER,
     Unfinished,
     config_diff,

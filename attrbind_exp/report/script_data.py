@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.runs.comparison import Group
-from attrbind_exp.runs.expressions import Table
-from attrbind_exp.runs.pictures import Picture
+from attrbind_exp.report.comparison import Group
+from attrbind_exp.report.expressions import Table
+from attrbind_exp.report.pictures import Picture
 from attrbind_exp.scoring import metrics
 
 TEXT = 300  # characters of an expression that are shown
 
 
-def alpha_curve(groups: Sequence[Group], table: pd.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+def alpha_curve(groups: Sequence[Group], table: pd.DataFrame, published: Mapping[str, Any]) -> dict[str, Any] | None:
     """Figure 7: mIoU over alpha of each group and method, and the paper's, each with its baseline: the first variant,
     where that has no alpha. None under two alphas."""
     lines: list[dict[str, Any]] = []
@@ -31,7 +31,7 @@ def alpha_curve(groups: Sequence[Group], table: pd.DataFrame, spec: Mapping[str,
             lines.append({"name": name, "points": points, "base": _height(base), "base_name": base.get("variant")})
     if max((len({p["x"] for p in line["points"]}) for line in lines), default=0) < 2:
         return None
-    return {"ours": lines, "paper": _paper_curve(spec.get("paper") or {})}
+    return {"ours": lines, "paper": _paper_curve(published)}
 
 
 def _height(row: Mapping[str, Any]) -> float | None:

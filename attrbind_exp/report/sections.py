@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.runs.comparison import Column, Group, read_config
-from attrbind_exp.runs.expressions import Table
+from attrbind_exp.report.comparison import Column, Group, read_config
+from attrbind_exp.report.expressions import Table
 from attrbind_exp.runs.results import Run, paper_table, readable
 from attrbind_exp.runs.tables import figure, interval
 from attrbind_exp.scoring.compare import paired_difference

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from attrbind_exp.runs.comparison import Group
+from attrbind_exp.report.comparison import Group
 from attrbind_exp.runs.figures import PANELS
 
 GALLERIES = ("gallery", "improved", "harmed")

@@ -1,0 +1,1 @@
+"""python -m attrbind_exp.report: a run or a sweep as one HTML page."""

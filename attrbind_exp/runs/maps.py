@@ -1,0 +1,74 @@
+"""Completed maps of a run, one file an image: what `attrbind_exp.rescore` makes other heat maps of without a model."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from attrbind_exp.segmentation.layers import Column
+from attrbind_exp.types import UserError, Variant
+
+Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of the maps
+
+
+@dataclass(frozen=True)
+class KeptMaps:
+    """Maps (P, C, h, w) of an image's P passes, float32, one a column, and which of them every sample has under every
+    variant and seed."""
+
+    maps: Tensor
+    columns: Sequence[Column]
+    places: Places
+    variants: Sequence[tuple[str, float | None]]
+
+    def find(self, sample: str, variant: Variant, seed: int) -> Tensor:
+        """The maps (C, h, w) of one sample under one edit of its embedding and the `seed`-th noise. Raises UserError
+        where the run had no such variant."""
+        if variant.edit not in self.variants:
+            raise UserError(f"no maps of variant '{variant.label}' were kept; choose among those of the run")
+        return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
+
+
+def maps_file(folder: Path, image_id: str) -> Path:
+    """Where the maps of an image lie in a run's folder; ids may hold anything, file names may not."""
+    return folder / "maps" / f"{hashlib.sha256(image_id.encode()).hexdigest()[:32]}.safetensors"
+
+
+def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
+    """Write an image's maps whole or not at all: float16, each stretched to [0, 1] with its range beside it, so that
+    half precision is half precision of what differs within a map."""
+    low, high = kept.maps.amin((-2, -1)), kept.maps.amax((-2, -1))  # (P, C)
+    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
+    stretched = ((kept.maps - low[..., None, None]) / spread[..., None, None]).half()
+    about = {
+        "image_id": image_id, "places": kept.places, "variants": kept.variants,
+        "columns": [[column.ratio, column.blocks] for column in kept.columns],
+    }  # fmt: skip
+    file = maps_file(folder, image_id)
+    file.parent.mkdir(exist_ok=True)
+    scratch = file.with_suffix(".partial")
+    save_file({"maps": stretched, "low": low, "spread": spread}, scratch, {"about": json.dumps(about)})
+    os.replace(scratch, file)
+
+
+def read_maps(folder: Path, image_id: str) -> KeptMaps:
+    """The maps of an image. Raises UserError where there are none or they cannot be read."""
+    file = maps_file(folder, image_id)
+    try:
+        with safe_open(file, "pt") as content:
+            about = json.loads(content.metadata()["about"])
+            stretched, low, spread = (content.get_tensor(name) for name in ("maps", "low", "spread"))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"no readable maps of image '{image_id}' at '{file}' ({str(error)[:80]}); run it again with keep_maps=true"
+        ) from error
+    maps = stretched.float() * spread[..., None, None] + low[..., None, None]
+    columns = [Column(ratio, tuple(blocks)) for ratio, blocks in about["columns"]]
+    return KeptMaps(maps, columns, about["places"], [(name, alpha) for name, alpha in about["variants"]])

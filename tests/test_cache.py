@@ -1,0 +1,148 @@
+"""The cache: what comes back is what went in, or nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from attrbind_exp.cache import Cache, digest
+from attrbind_exp.diffusion.model import DiffusionModel
+from attrbind_exp.text import parse_cache
+from attrbind_exp.text.parse import parse_expressions
+from attrbind_exp.text.parse_cache import parse_cached
+from attrbind_exp.types import Override, UserError
+from tests.conftest import picture
+from tests.test_core import as_pipeline
+
+
+def entries(folder):
+    return [f for f in folder.glob("*/??/*") if f.is_file()]
+
+
+def test_what_comes_back_is_what_went_in(tmp_path):
+    cache = Cache(tmp_path)
+    for value in (torch.randn(2, 3), torch.randn(4).half(), torch.randn(4).bfloat16()):
+        cache.put_tensor("latents", digest(value), lambda value=value: value)
+        cache.flush()
+        assert torch.equal(Cache(tmp_path).get_tensor("latents", digest(value)), value)
+    assert cache.get("latents", "0" * 64) is None
+    assert len({digest(torch.zeros(4)), digest(torch.zeros(2, 2)), digest(torch.zeros(4).half()), digest(0)}) == 4
+
+
+@pytest.mark.parametrize("harm", [lambda b: b[:-3], lambda b: b[:20], lambda b: b"", lambda b: b[:-1] + b"\x00\x01"])
+def test_a_damaged_entry_is_none_and_is_said(tmp_path, capsys, harm):
+    cache = Cache(tmp_path)
+    cache.put("texts", "ab12", b"what was computed")
+    file = entries(tmp_path)[0]
+    file.write_bytes(harm(file.read_bytes()))
+    assert cache.get("texts", "ab12") is None
+    assert "is damaged" in capsys.readouterr().err
+    cache.put("texts", "ab12", b"again")
+    assert cache.get("texts", "ab12") == b"again"
+
+
+WRITER = """
+import sys
+from attrbind_exp.cache import Cache
+cache = Cache(sys.argv[1])
+print("ready", flush=True)
+i = 0
+while True:
+    cache.put("latents", f"{i % 50:04d}", str(i % 50).encode() * 300_000)
+    i += 1
+"""
+
+
+def test_a_killed_writer_leaves_nothing_that_another_reads_wrongly(tmp_path):
+    reader, seen = Cache(tmp_path), 0
+    for kill in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        end = time.monotonic() + 0.05 + 0.04 * kill
+        while time.monotonic() < end:
+            seen += _check(reader)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        seen += _check(reader)
+    assert seen > 0, "the reader met entries"
+
+
+def _check(reader):
+    met = 0
+    for i in range(50):
+        found = reader.get("latents", f"{i:04d}")
+        assert found is None or found == str(i).encode() * 300_000
+        met += found is not None
+    return met
+
+
+def test_the_folder_stays_below_its_limit_and_the_oldest_go_first(tmp_path):
+    cache = Cache(tmp_path, gigabytes=10_000e-9)
+    for i in range(30):
+        cache.put("latents", f"{i:04d}", bytes(900))
+        os.utime(tmp_path / "latents" / "00" / f"{i:04d}", (i, i))
+        if i == 5:
+            assert cache.get("latents", "0000") is not None  # asked for: not the oldest any more
+            os.utime(tmp_path / "latents" / "00" / "0000", (1000, 1000))
+    kept = {f.name for f in entries(tmp_path)}
+    assert sum(f.stat().st_size for f in entries(tmp_path)) <= 10_000
+    assert {"0000", "0029", "0028"} <= kept and "0001" not in kept
+
+
+def test_a_disk_that_takes_nothing_costs_the_entry_not_the_run(tmp_path, capsys, monkeypatch):
+    cache = Cache(tmp_path)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    cache.put("texts", "ab12", b"x")
+    assert "No space left" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give another cache"):
+        Cache(tmp_path / "file" / "below")
+
+
+def test_warm_equals_cold_and_no_cache(tmp_path, model):
+    images, texts = [picture(64, 64, i) for i in range(3)], ["a red star", "a red heart", "a red star"]
+    plain = model.encode_images(images), model.encode_text(texts)
+    for expected in (0, 5):  # three latents and two texts, first unknown, then known
+        cached = DiffusionModel(as_pipeline(model), cache=Cache(tmp_path))
+        found = cached.encode_images(images), cached.encode_text(texts)
+        cached.cache.flush()
+        assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
+        assert cached.cache.hits >= expected
+    encoded = []
+    handle = cached.vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
+    assert torch.equal(cached.encode_images(images[:1])[0], plain[0][0]) and not encoded
+    handle.remove()
+
+
+def test_parses_come_back_as_they_were_and_follow_what_they_depend_on(tmp_path, model, monkeypatch):
+    cache, texts = Cache(tmp_path), ["the white dog on the left", "hot dog", "children in red"]
+    categories, override = ["dog", "hot dog", None], {texts[0]: Override((10, 13), (4, 13))}
+    plain = parse_expressions(texts, categories)
+    assert parse_cached(cache, texts, categories, "noun_chunk", None, {}) == plain
+    corrected = parse_cached(cache, texts, categories, "noun_chunk", None, override)
+    assert corrected[0].fallback == "override" and corrected[1:] == plain[1:]
+    assert parse_cached(cache, texts, categories, "subtree", None, {}) == parse_expressions(
+        texts, categories, "subtree"
+    )
+    assert parse_cached(cache, texts, None, "noun_chunk", None, {}) == parse_expressions(texts)
+    assert cache.hits == 0
+    monkeypatch.setattr(parse_cache, "parse_expressions", None)
+    assert parse_cached(cache, texts, categories, "noun_chunk", None, {}) == plain and cache.hits == 1
+
+
+def test_other_weights_are_other_entries(tmp_path, model):
+    import copy
+
+    cache = Cache(tmp_path)
+    image = picture(64, 64)
+    one = DiffusionModel(as_pipeline(model), cache=cache)
+    first = one.encode_images([image])
+    cache.flush()
+    tuned = as_pipeline(model)
+    tuned.vae = copy.deepcopy(model.vae)
+    next(tuned.vae.encoder.parameters()).data.mul_(1.5)
+    assert not torch.equal(DiffusionModel(tuned, cache=cache).encode_images([image]), first)

@@ -1,0 +1,231 @@
+"""Every short cut of the core against the plain way: sums, batches, memory that runs out, kept maps, rescoring."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attrbind_exp import config
+from attrbind_exp.batch import by_image, segment_images
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.diffusion.attention import find_layers, record
+from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
+from attrbind_exp.scoring import metrics
+from attrbind_exp.segmentation import batch_size
+from attrbind_exp.segmentation.layers import Column
+from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
+from tests.conftest import make_segmenter, picture
+from tests.test_command import command, composed, process
+
+BASELINE, OURS = Variant("baseline"), Variant("ours", replace=True, alpha=0.9)
+ALL = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return by_image(load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=14))
+
+
+def heats(images, segmenter, settings):
+    """Heat maps of a dataset, (expressions, variants, seeds) of (H, W)."""
+    return [
+        [[heat.values for heat in row] for row in found]
+        for image in segment_images(images, segmenter, settings)
+        for _, found in image.items
+    ]
+
+
+def passes_of(model, monkeypatch):
+    """Notes the size of every UNet pass."""
+    sizes, denoise = [], model.denoise
+    monkeypatch.setattr(model, "denoise", lambda noisy, *rest: sizes.append(len(noisy)) or denoise(noisy, *rest))
+    return sizes
+
+
+def test_the_pass_ends_with_the_last_layer_that_is_read(model, segmenter):
+    ran = []
+    handles = [
+        m.register_forward_hook(lambda *_, name=n: ran.append(name))
+        for n, m in model.unet.named_modules()
+        if n in ("conv_out", "mid_block", "down_blocks.0")
+    ]
+    layers = find_layers(model.unet)
+    noisy, embedding = torch.zeros(1, 4, 16, 16), model.encode_text(["star"])
+    try:
+        for read, expected in [
+            (layers, ["down_blocks.0", "mid_block"]),
+            ([x for x in layers if x.name.startswith("down_blocks.1")], ["down_blocks.0"]),
+        ]:
+            ran.clear()
+            with record(model.unet, read, torch.ones(1, embedding.shape[1])) as attention:
+                model.denoise(noisy, 100, embedding)
+            assert ran == expected and not attention.awaited
+            assert {x.name for x in attention.cross} == {x.name for x in read if x.cross}
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_a_truncated_pass_reads_what_a_whole_one_does(model, segmenter):
+    noisy, embedding = torch.randn(2, 4, 16, 16), model.encode_text(["red star", "heart"])
+    weights = torch.ones(2, embedding.shape[1]) / 24
+    layers = [x for x in find_layers(model.unet) if x.cross or x.ratio == 1]
+    with record(model.unet, layers, weights) as whole:
+        model.denoise(noisy, 100, embedding)
+    for read in (layers[:2], layers[3:5]):
+        with record(model.unet, read, weights) as part:
+            model.denoise(noisy, 100, embedding)
+        assert part.cross
+        for layer, found in part.cross.items():
+            torch.testing.assert_close(found, whole.cross[layer])
+
+
+def test_rows_of_one_image_share_what_the_text_has_not_touched(segmenter):
+    images, words = [picture(64, 64, i) for i in range(2)], ["the white star", "a red heart", "the star"]
+    latents = segmenter.model.encode_images(images)
+    bound = [row[0] for row in segmenter.text.bind(segmenter.text.prepare(words), [BASELINE])]
+    owner = [1, 0, 1]  # not in order
+    shared = segmenter.complete(latents, ["a", "b"], bound, images=owner)
+    apart = segmenter.complete(latents[owner], ["b", "a", "b"], bound)
+    torch.testing.assert_close(shared, apart, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(shared[0], shared[1])
+
+
+def test_passes_fill_batches_across_images_and_seeds_in_order(model, scenes, monkeypatch):
+    settings = RunSettings([BASELINE, OURS], batch_size=6, seeds=(0, 1))
+    sizes = passes_of(model, monkeypatch)
+    together = heats(scenes, make_segmenter(model), settings)
+    bound = sum(2 if row[0][0] is not row[1][0] else 1 for row in together)
+    assert set(sizes) == {6}, "every pass has one size, the last one is filled up"
+    assert len(sizes) == 2 * -(-bound // 6)
+    alone = heats(scenes, make_segmenter(model), RunSettings([BASELINE, OURS], batch_size=1, seeds=(0, 1)))
+    np.testing.assert_allclose(np.array(together), np.array(alone), atol=1e-5)
+
+
+@pytest.mark.parametrize("left_out", [1, 2])
+def test_a_row_is_the_same_to_the_last_bit_whatever_shares_its_batch(model, scenes, left_out):
+    settings = RunSettings([BASELINE, OURS], batch_size=4)
+    whole = heats(scenes, make_segmenter(model), settings)
+    rest = dict(list(scenes.items())[left_out:])
+    part = heats(rest, make_segmenter(model), settings)
+    assert np.array_equal(np.array(whole[-len(part) :]), np.array(part))
+
+
+def test_out_of_memory_halves_the_batch_and_loses_nothing(model, scenes, monkeypatch, capsys):
+    settings = RunSettings([BASELINE, OURS], batch_size=8)
+    plain = heats(scenes, make_segmenter(model), settings)
+    denoise, tried = model.denoise, []
+
+    def small(noisy, *rest):
+        tried.append(len(noisy))
+        if len(noisy) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return denoise(noisy, *rest)
+
+    monkeypatch.setattr(model, "denoise", small)
+    halved = heats(scenes, make_segmenter(model), settings)
+    np.testing.assert_allclose(np.array(halved), np.array(plain), atol=1e-5)
+    assert tried[:3] == [8, 4, 2] and set(tried[2:]) == {2}
+    assert "batch_size is 4" in (said := capsys.readouterr().err) and "batch_size is 2" in said
+    monkeypatch.setattr(model, "denoise", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
+    with pytest.raises(torch.OutOfMemoryError):
+        heats(scenes, make_segmenter(model), settings)
+
+
+def test_batch_size_follows_free_memory(model, monkeypatch):
+    segmenter = make_segmenter(model)
+    assert batch_size.fit_batch_size(segmenter, 5) == 5  # a CPU
+    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    monkeypatch.setattr(batch_size, "measure_peak", lambda _, rows: 1000 + 100 * rows)
+    for name, value in {"memory_reserved": 700, "memory_allocated": 500}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    for free, expected in [(10**9, 128), (1800, 16), (1801, 16), (40, 1), (0, 1)]:  # 80 % of 1800 + 200 is 16 rows
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
+        assert batch_size.fit_batch_size(segmenter, 5) == expected
+
+
+def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scenes, monkeypatch):
+    choices = {
+        "all": LayerChoice(weights=ALL), "up": LayerChoice(blocks=("up",), weights=ALL), "half": LayerChoice(ratios=(2,)),
+        "uniform": LayerChoice(),
+    }  # fmt: skip
+    sizes = passes_of(model, monkeypatch)
+    variants = [Variant(f"baseline layers={name}", layers=name) for name in choices]
+    found = heats(scenes, make_segmenter(model, weights=ALL, grid=choices), RunSettings(variants, batch_size=4))
+    assert len(sizes) == 4  # 14 expressions
+    for i, choice in enumerate(choices.values()):
+        own = make_segmenter(model, ratios=choice.ratios, blocks=choice.blocks, weights=choice.weights)
+        plain = heats(scenes, own, RunSettings([BASELINE], batch_size=4))
+        np.testing.assert_allclose(np.array(found)[:, i], np.array(plain)[:, 0], atol=1e-5)
+
+
+def test_levels_are_those_of_a_search():
+    values = np.concatenate([metrics.THRESHOLDS, np.linspace(0, 1, 9999), np.nextafter(metrics.THRESHOLDS[1:], 0)])
+    values = values.astype(np.float32)
+    assert np.array_equal(metrics.find_level(values), np.searchsorted(metrics.THRESHOLDS, values, side="right") - 1)
+
+
+def test_kept_maps_come_back(tmp_path):
+    maps = torch.rand(3, 2, 8, 8) * torch.tensor([1e-3, 5.0])[:, None, None] + 2
+    maps[0, 0] = 1.5  # constant
+    columns = [Column(1, ("down", "up")), Column(8, ("mid",))]
+    kept = KeptMaps(maps, columns, {"s": [[0, 1], [2, 1]]}, [("baseline", None), ("ours", 0.9)])
+    write_maps(tmp_path, "a/b", kept)
+    found = read_maps(tmp_path, "a/b")
+    spread = (maps.amax((-2, -1)) - maps.amin((-2, -1)))[..., None, None]
+    assert ((found.maps - maps).abs() <= 5e-4 * spread + 1e-7).all()
+    assert found.columns == columns
+    assert torch.equal(found.find("s", OURS, 0), found.maps[2])
+    with pytest.raises(UserError, match="no maps of variant 'noun_chunk'"):
+        found.find("s", Variant("noun_chunk", True), 0)
+    torn = maps_file(tmp_path, "a/b")
+    torn.write_bytes(torn.read_bytes()[:-10])
+    with pytest.raises(UserError, match="keep_maps=true"):
+        read_maps(tmp_path, "a/b")
+
+
+@pytest.mark.parametrize("data", ["shapes", "shapes_classes"])
+def test_rescoring_equals_a_fresh_run(tmp_path, data):
+    given = [
+        "tracker=none", "gallery=0", "changed=0", f"dataset={data}", "dataset.fraction=0.04", "text_processor=paper",
+        "seeds=2", "cache.folder=null",
+    ]  # fmt: skip
+    keeping = ["keep_maps=true", "attention_layers=grid", f"hydra.run.dir={tmp_path / 'kept'}"]
+    assert command(*given, *keeping)[0] == 0
+    for layers, threshold in (("down", "0.5"), ("uniform", "grid")):
+        again = tmp_path / f"again_{layers}"
+        code, _, err = process(
+            str(tmp_path / "kept"), f"attention_layers={layers}", f"threshold={threshold}", "--out", str(again),
+            module="rescore",
+        )  # fmt: skip
+        assert code == 0, err
+        fresh = tmp_path / f"fresh_{layers}"
+        code, _, err = command(*given, f"attention_layers={layers}", f"threshold={threshold}", f"hydra.run.dir={fresh}")
+        assert code == 0, err
+        plain, made = (json.loads((folder / "summary.json").read_text()) for folder in (fresh, again))
+        for one, other in zip(plain["variants"], made["variants"], strict=True):
+            assert one["label"] == other["label"]
+            assert one["mIoU"] == pytest.approx(other["mIoU"], abs=0.1)  # 1e-3, in percent
+        rows = [[json.loads(x) for x in (f / "expressions.jsonl").read_text().splitlines()] for f in (fresh, again)]
+        names = ("image_id", "sample_id", "text_processor", "alpha", "seed", "prompt")
+        assert [[r.get(n) for n in names] for r in rows[0]] == [[r.get(n) for n in names] for r in rows[1]]
+    code, _, err = process(str(tmp_path / "kept"), "alpha=0.5", module="rescore")
+    assert code == 2 and "cannot be rescored" in err
+
+
+def test_what_was_not_kept_is_named(tmp_path):
+    given = ["tracker=none", "gallery=0", "changed=0", "dataset.limit=2", "cache.folder=null"]
+    assert command(*given, "keep_maps=true", f"hydra.run.dir={tmp_path / 'kept'}")[0] == 0
+    code, _, err = process(str(tmp_path / "kept"), "attention_layers=down", module="rescore")
+    assert code == 2 and "attention_layers=grid" in err
+    assert command(*given, f"hydra.run.dir={tmp_path / 'bare'}")[0] == 0
+    code, _, err = process(str(tmp_path / "bare"), module="rescore")
+    assert code == 2 and "keep_maps=true" in err
+
+
+def test_a_grid_with_an_unknown_choice_is_refused():
+    cfg = composed("attention_layers=grid", "attention_layers.grid=[all,middle]")
+    with pytest.raises(UserError, match="'middle'; choose from all, down, eighth"):
+        config.map_settings(cfg)
