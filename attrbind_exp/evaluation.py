@@ -153,7 +153,7 @@ def object_masks(sample: Sample, truth: np.ndarray | None) -> dict[str, np.ndarr
 
 
 def count(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
-    """A row's figures, with the masks of `object_masks`: pixels at every threshold and IoU at those of the paper's grid,
+    """A row's figures, with the masks of `object_masks`: pixels at every threshold, IoU at those of the paper's grid;
     None without a ground truth; where the image's other objects are known, where the heat lies among them."""
     if masks is None:
         return dict.fromkeys(("iou_at", "intersection", "union"))
