@@ -28,6 +28,13 @@ Words: *peak* is the highest point of the heat map; a *distractor* is another ob
 pair makes up 1 % of a shape's training objects, its *usual* colour 35 %. `noun_chunk` encodes the bare chunk (the
 paper), `_prefixed` keeps "a photograph of" before it. In "next to a red heart, the white heart" the target is the
 second noun.
+
+What there is to see, with the first version's weights: **hardly any mis-binding**, for their text encoder was trained
+together with the UNet; swapping the colour moves the heat in 95 of 100 pairs, and only places ("the star on the left")
+are not understood. Noun chunk replacement with the bare chunk destroys the maps. With the prefix it changes nothing
+where the target is the first noun and gains 33 points where it is the second; but the baseline's maps are inside out
+there, because this model was never shown such word order: an unknown sentence is mended, not a wrong binding. Averaging
+costs below alpha = 1 and gains 0.3 points above. Which rows are U hardly matters.
 """
 
 PARTLY = (
