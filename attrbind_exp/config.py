@@ -101,7 +101,7 @@ def _rewrite(argument: str) -> str:
         return argument
     if key in FREE_TEXT:
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        return argument if quoted or "${" in value else f"{key}='{_escape(value)}'"
+        return argument if quoted or value == "null" or "${" in value else f"{key}='{_escape(value)}'"
     if key == "launcher" or key.startswith("launcher."):
         if key == "launcher" and value not in options("hydra/launcher"):
             raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")

@@ -71,7 +71,7 @@ def rows(folder: Path):
     [
         ("alpha=0.9", "alpha.value=0.9"), ("alpha=0.1,0.5,0.9", "alpha.value=0.1,0.5,0.9"), ("alpha=paper", "alpha=paper"),
         ("alpha=[0.1,1]", "alpha.value=[0.1,1]"), ("alpha=nan", "alpha.value=nan"), ("threshold=0.4", "threshold.value=0.4"),
-        ("dataset=shapes,coco", "dataset=shapes,coco"), ("seed=3", "seed=3"),
+        ("dataset=shapes,coco", "dataset=shapes,coco"), ("seed=3", "seed=3"), ("cache.folder=null", "cache.folder=null"),
         ("expression=white dog, left", "expression='white dog, left'"), ("expression='a b'", "expression='a b'"),
         ("expression=man's hat", "expression='man\\'s hat'"), ("image=a=b (1).jpg", "image='a=b (1).jpg'"),
     ],
