@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup run sweep tables report test test-all chaos lint bench
+.PHONY: help setup run sweep tables report study test test-all chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -34,6 +34,12 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 
 report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..
 	$(BIN)/python -m attrbind_exp.report --open $(DIR)
+
+study: setup ## docs/binding-study.md: does editing the embedding mend mis-binding? bundled model and data
+	$(BIN)/python -m attrbind_exp.run sweep=binding_study
+	$(BIN)/python -m attrbind_exp.run sweep=binding_layers
+	$(BIN)/python -m attrbind_exp.run sweep=binding_uncond
+	$(BIN)/python -m attrbind_exp.study outputs docs/binding-study.md
 
 test: setup ## the tests, slow ones left out
 	$(BIN)/python -m pytest -m "not slow"

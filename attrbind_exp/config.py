@@ -183,8 +183,8 @@ def model_size(cfg: DictConfig) -> tuple[int, int] | None:
 
 
 def load_dataset(cfg: DictConfig) -> Any:
-    """The Dataset of the composed config. `splits` speaks to sweeps, not to the loader."""
-    return instantiate(OmegaConf.masked_copy(cfg.dataset, [k for k in cfg.dataset if k != "splits"]))
+    """The Dataset of the composed config. `splits` speaks to sweeps, `parses` to the text processor."""
+    return instantiate(OmegaConf.masked_copy(cfg.dataset, [k for k in cfg.dataset if k not in ("splits", "parses")]))
 
 
 def config_hash(cfg: DictConfig) -> str:

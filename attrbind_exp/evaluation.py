@@ -5,6 +5,7 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import numpy as np
 from attrbind_exp.batch import Heats, Images, Segmented, by_image, check_finite, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.loading import Loaded, ahead
 from attrbind_exp.runs.maps import write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring import classes, metrics
+from attrbind_exp.scoring import binding, classes, metrics
 from attrbind_exp.scoring.summary import ClassScores, Reading, Scores
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
@@ -119,7 +121,8 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     sample, parse = item.sample, item.prompt.parse
     slices = dict(sample.slices) if described else {**sample.slices, "modifier": list(parse.modifiers)}
     maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
-    counted = {k: count(heat.values, item.truth) for k, heat in maps.items()}
+    masks = object_masks(sample, item.truth)
+    counted = {k: count(heat.values, sample, masks) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
         for seed, heat in zip(settings.seeds, of_variant, strict=True):
@@ -135,14 +138,30 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     return rows
 
 
-def count(heat: np.ndarray, truth: np.ndarray | None) -> dict[str, Any]:
-    """A row's figures: pixels at every threshold, IoU at those of the paper's grid; None without a ground truth."""
+def object_masks(sample: Sample, truth: np.ndarray | None) -> dict[str, np.ndarray] | None:
+    """Masks (H, W) bool of all objects of a sample's image by their ids, its own among them; None without ground truth.
+
+    Another object whose mask cannot be used counts as not annotated: it takes nothing from this sample's IoU.
+    """
     if truth is None:
+        return None
+    masks = {sample.object_id: truth}
+    for other in sample.others or ():
+        with suppress(SampleError):
+            masks[other.object_id] = decode_mask(other.segmentation, sample.size)
+    return masks
+
+
+def count(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None) -> dict[str, Any]:
+    """A row's figures, with the masks of `object_masks`: pixels at every threshold, IoU at those of the paper's grid;
+    None without a ground truth; where the image's other objects are known, where the heat lies among them."""
+    if masks is None:
         return dict.fromkeys(("iou_at", "intersection", "union"))
-    hit, union = metrics.count_overlap(heat, truth)
+    hit, union = metrics.count_overlap(heat, masks[sample.object_id])
     at = metrics.iou(hit, union)
     iou_at = {metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID}
-    return {"iou_at": iou_at, "intersection": hit.tolist(), "union": union.tolist()}
+    found = {} if sample.others is None else vars(binding.locate(heat, sample, masks))
+    return {"iou_at": iou_at, "intersection": hit.tolist(), "union": union.tolist(), **found}
 
 
 def image_rows(image: Segmented, truth: np.ndarray, names: Sequence[str], settings: RunSettings) -> list[Row]:
@@ -198,6 +217,8 @@ def take(rows: Sequence[Row], samples: Mapping[str, Sample], scores: Scores | Cl
     for v, part in enumerate(by_variant):
         scores.intersection[v].append(np.array([row["intersection"] for row in part], np.int64))
         scores.union[v].append(np.array([row["union"] for row in part], np.int64))
+        if "peak" in first:
+            scores.sightings[v].append([binding.Sighting(row["peak"], row["heat_on"]) for row in part])
 
 
 def _starts(rows: Sequence[Row], scores: Scores | ClassScores) -> Iterable[int]:

@@ -34,12 +34,22 @@ class SampleError(Exception):
 
 
 @dataclass(frozen=True)
+class Other:
+    """Another annotated object of a sample's image; `segmentation` in COCO's forms."""
+
+    object_id: str
+    category: str | None
+    segmentation: Any
+
+
+@dataclass(frozen=True)
 class Sample:
     """One expression about one object of one image.
 
     `segmentation` is the object's mask in COCO's forms (list of polygons, or run-length encoding), None where there is
     no ground truth for this expression alone; `size` is the (height, width) that the annotation gives for the image.
-    `slices` are labels to report by, such as {"pair": "rare"}.
+    `slices` are labels to report by, such as {"pair": "rare"}. `object_id` names the object, `others` are all other
+    annotated objects of the image, None where these are not known.
     """
 
     sample_id: str
@@ -50,6 +60,8 @@ class Sample:
     segmentation: Any
     size: tuple[int, int]
     slices: Mapping[str, str] = field(default_factory=dict)
+    object_id: str = ""
+    others: Sequence[Other] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Scenes, captions, the bundled benchmark and model, and a training loop that survives being killed."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,8 +14,20 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.diffusion.model import load_model
 from attrbind_exp.pretrain import captions, scenes
 from attrbind_exp.pretrain.architecture import WINDOW, build_tokenizer
-from attrbind_exp.pretrain.benchmark import PIXELS, SCENES, benchmark_scene, build_records
-from attrbind_exp.pretrain.loop import Plan, train
+from attrbind_exp.pretrain.benchmark import (
+    PIXELS,
+    SCENES,
+    benchmark_scene,
+    build_records,
+    chosen_references,
+    parse_rows,
+)
+from attrbind_exp.pretrain.clip import build_clip, cut_padding, tokenize
+from attrbind_exp.pretrain.loop import Plan, differentiate, train
+from attrbind_exp.pretrain.stages import Diet
+from attrbind_exp.scoring.binding import swaps
+from attrbind_exp.text.overrides import read_overrides
+from attrbind_exp.text.parse import parse_expressions
 from tests.test_command import command
 
 ASSETS = PACKAGE / "assets"
@@ -29,17 +42,65 @@ def test_the_shipped_benchmark_is_the_one_that_the_generator_makes():
     assert json.loads((ASSETS / "shapes" / "refs(made).json").read_text()) == refs
     shipped = json.loads((ASSETS / "shapes" / "instances.json").read_text())
     assert shipped["images"] == instances["images"] and len(shipped["annotations"]) == len(instances["annotations"])
+    lines = (ASSETS / "shapes" / "parses.csv").read_text().splitlines()
+    assert len(lines) == len(parse_rows()) + 1
 
 
 def test_the_benchmark_is_large_and_hard_enough():
     test, val = bundled("test"), bundled("val")
-    assert len(test.samples) >= 400 and len(val.samples) >= 200 and not test.failures + val.failures
-    with_rival = [benchmark_scene("test", i).objects for i in range(SCENES["test"])]
-    assert sum(len({o.shape for o in objects}) < len(objects) for objects in with_rival) >= len(with_rival) / 2
+    assert len(test.samples) >= 1000 and len(val.samples) >= 300 and not test.failures + val.failures
+    assert SCENES["test"] >= 300 and SCENES["val"] >= 100
+    objects = [benchmark_scene("test", i).objects for i in range(SCENES["test"])]
+    assert np.mean([len({o.shape for o in scene}) < len(scene) for scene in objects]) >= 0.5
     for sample in test.samples:
-        assert set(sample.slices) == {"same_shape", "same_colour", "pair", "kind"}
+        assert set(sample.slices) == {"same_shape", "same_colour", "pair", "rivalry", "kind", "order"}
         assert decode_mask(sample.segmentation, sample.size).sum() > 30
-    assert {s.slices["pair"] for s in test.samples} == {"rare", "common", "usual"}
+    share = {k: np.mean([s.slices[k] == "distractor" for s in test.samples]) for k in ("same_shape", "same_colour")}
+    assert share["same_shape"] >= 0.5 and share["same_colour"] >= 0.25
+    for name, values in {
+        "pair": {"rare", "common", "usual"},
+        "rivalry": {"rare_beside_usual", "usual_beside_rare", "none"},
+        "kind": {"colour", "position", "relation", "plain"},
+        "order": {"one_noun", "target_first", "target_second"},
+    }.items():
+        counts = Counter(s.slices[name] for s in test.samples)
+        assert set(counts) == values and min(counts.values()) >= 100
+
+
+def test_roles_are_swapped_for_every_rare_pair_and_its_usual_rival():
+    """Each is asked for as often as the other, in the same words but for the colours, and no pair is left out."""
+    scenes_of = Counter()
+    for index in range(SCENES["test"]):
+        scene = benchmark_scene("test", index)
+        first, second = scene.objects[:2]
+        if first.shape != second.shape or first.pair != "rare" or second.pair != "usual":
+            continue
+        scenes_of[first.shape, first.colour] += 1
+        found = chosen_references(np.random.default_rng(index), scene)
+        for kind in ("one_noun", "target_second"):
+            words = [next(r.text for r in of if r.order == kind and r.kind != "position") for of in found[:2]]
+            assert all(obj.colour in text for obj, text in zip((first, second), words, strict=True))
+    assert set(scenes_of) == {(s, c) for s in scenes.SHAPES for c in scenes.RARE[s]} and set(scenes_of.values()) == {5}
+
+
+def test_every_scene_with_a_rival_has_the_swapped_modifier():
+    samples = bundled("test").samples
+    swapped = {samples[a].image_id for a, _ in swaps(samples)}
+    assert swapped == {s.image_id for s in samples if s.slices["same_shape"] == "distractor"}
+    assert all(samples[a].text.split()[1:] != samples[b].text.split()[1:] for a, b in swaps(samples))
+
+
+def test_targets_are_read_as_they_are_meant():
+    for split in SCENES:
+        samples = bundled(split).samples
+        overrides = read_overrides(ASSETS / "shapes" / "parses.csv")
+        parses = parse_expressions([s.text for s in samples], overrides=overrides)
+        right = []
+        for sample, parse in zip(samples, parses, strict=True):
+            find = sample.text.rindex if sample.slices["order"] == "target_second" else sample.text.index
+            right.append(parse.target[0] == find(sample.category) and parse.target_text == sample.category)
+        second = [r for s, r in zip(samples, right, strict=True) if s.slices["order"] == "target_second"]
+        assert all(second) and np.mean(right) > 0.98
 
 
 def test_splits_share_no_scene():
@@ -67,12 +128,28 @@ def test_rare_pairs_are_rare_in_training():
         assert sum(scenes.pair_weights(shape).values()) == pytest.approx(1)
 
 
+def test_training_scenes_hold_rivals_and_colour_twins():
+    drawn = [scenes.training_scene(i).objects for i in range(1500)]
+    for name in ("shape", "colour"):
+        assert 0.35 < np.mean([len({getattr(o, name) for o in objects}) < len(objects) for objects in drawn]) < 0.65
+    assert all(len({(o.shape, o.colour) for o in objects}) == len(objects) for objects in drawn)
+
+
+def test_usual_colours_go_without_saying():
+    rng = np.random.default_rng(0)
+    usual, rare = (scenes.Object("heart", c, 0, 0, 1, 0) for c in ("red", "green"))
+    said = [np.mean([captions.says_colour(rng, obj) for _ in range(2000)]) for obj in (usual, rare)]
+    assert said == [pytest.approx(0.4, abs=0.05), pytest.approx(0.65, abs=0.05)]
+
+
 def test_expressions_fit_one_object_only():
     for index in range(60):
         scene = benchmark_scene("test", index)
         for target in scene.objects:
             for reference in captions.references(np.random.default_rng(index), scene, target):
                 words = reference.text.split()
+                chunk = reference.text[slice(*reference.chunk)].split()
+                assert chunk[0] == "the" and chunk[-1] == target.shape and set(chunk[1:-1]) <= {target.colour}
                 fits = [o for o in scene.objects if o.shape in words]
                 if reference.kind in ("colour", "plain"):
                     fits = [o for o in fits if o.colour in words or reference.kind == "plain"]
@@ -108,14 +185,19 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path):
         torch.manual_seed(0)
         net = torch.nn.Linear(5, 1)
 
-        def loss(step):
+        def sample(step):
             if step == dies_at:
                 raise Killed
             x = torch.randn(16, 5, generator=torch.Generator().manual_seed(step))
-            return (net(x) - x.sum(1, keepdim=True)).pow(2).mean()
+            return x, x.sum(1, keepdim=True)
+
+        def loss(x, y):
+            return (net(x) - y).pow(2).mean()
 
         folder.mkdir(exist_ok=True)
-        last = train(net, loss, Plan("net", 60, 16, 1e-2, 0, warmup=5, checkpoint_every=10), folder, lambda *_: None)
+        last = train(
+            net, sample, loss, Plan("net", 60, 16, 1e-2, 0, warmup=5, checkpoint_every=10), folder, lambda *_: None
+        )
         return net, last
 
     whole, whole_loss = fit(tmp_path / "whole")
@@ -134,13 +216,55 @@ def test_the_bundled_model_generates_with_plain_diffusers():
     assert sum(f.stat().st_size for f in (ASSETS / "bundled").rglob("*.safetensors")) < 20e6
 
 
+def test_workers_share_a_batch_and_leave_the_gradient_of_the_whole():
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0))
+    found = []
+    for workers in (1, 3):
+        torch.manual_seed(0)
+        net = torch.nn.Linear(5, 2)
+        value = differentiate(
+            net, (x,), lambda x, net=net: net(x).pow(2).mean(), Plan("n", 1, 12, 1, 0, workers=workers)
+        )
+        found.append((value, net.weight.grad, net.bias.grad))
+    assert found[0][0] == pytest.approx(found[1][0])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[0][1:], found[1][1:], strict=True))
+
+
+def test_the_learning_rate_knows_the_end_only_when_it_cools_down():
+    short, long = (Plan("net", steps, 8, 1e-3, 0, warmup=10) for steps in (1000, 2000))
+    assert [short.rate(k) for k in range(690)] == [long.rate(k) for k in range(690)]
+    assert short.rate(0) == pytest.approx(1e-4) and short.rate(999) == pytest.approx(1e-3 / 300)
+
+
+def test_focused_timesteps():
+    diet = Diet(empty=0.1, object_weight=10, focus=(50, 450), focus_share=0.5)
+    t = diet.timesteps(np.random.default_rng(0), 20000, 1000)
+    assert t.min() >= 0 and t.max() == 999
+    assert np.mean((t >= 50) & (t <= 450)) == pytest.approx(0.5 + 0.5 * 0.401, abs=0.02)
+
+
+def test_clip_learns_from_the_diagonal_and_padding_can_be_cut():
+    tokenizer, clip = build_clip(0)
+    ids = tokenize(tokenizer, ["a red circle", "a photograph of two stars", "the moon"])
+    cut = cut_padding(ids, tokenizer.eos_token_id)
+    assert ids.shape[1] == WINDOW and cut.shape[1] < WINDOW
+    assert torch.allclose(clip.embed_texts(ids), clip.embed_texts(cut), atol=1e-5)
+    pictures = torch.rand(3, 3, 64, 64) * 2 - 1
+    turned = torch.tensor([2, 0, 1])
+    assert clip(ids, pictures).item() == pytest.approx(clip(ids[turned], pictures[turned]).item(), abs=1e-4)
+    scores = clip.embed_texts(ids) @ clip.embed_images(pictures).T / 0.07
+    by_hand = -(scores.log_softmax(1).diagonal() + scores.log_softmax(0).diagonal()).mean() / 2
+    assert clip(ids, pictures).item() == pytest.approx(by_hand.item(), abs=1e-4)
+
+
 def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
-    small = ["scenes=60", "vae.steps=2", "vae.batch=2", "unet.steps=2", "unet.batch=2"]
+    small = ["scenes=60", "vae.steps=2", "vae.batch=2", "unet.steps=2", "unet.batch=2", "clip.steps=2", "clip.batch=2"]
     given = [f"folder={tmp_path}/work", f"out={tmp_path}/model", *small]
     code, out, err = command(*given, module="pretrain")
     assert code == 0, err
     assert out.splitlines()[-1] == f"{tmp_path}/model" and (tmp_path / "work" / "samples.png").is_file()
     model = load_model(f"{tmp_path}/model", device="cpu")
     assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
-    code, _, err = command("stage=clip", *given, module="pretrain")
-    assert code == 2 and "choose from vae, unet, export, benchmark, all" in err
+    assert "swapped colours" in out
+    code, _, err = command("stage=clop", *given, module="pretrain")
+    assert code == 2 and "choose from clip, vae, unet, export, benchmark, all" in err

@@ -96,7 +96,7 @@ def test_every_sweep_composes_and_says_what_it_is(sweep):
     assert f"attrbind_exp.run sweep={sweep}" in head and "Cost:" in head and "expect" in head.lower()
     for data in ((), ("dataset=shapes", "model=bundled")):
         cfg = composed(f"sweep={sweep}", *data)
-        assert cfg.model.name == ("bundled" if data else "sd15")
+        assert cfg.model.name == ("bundled" if data or sweep.startswith("binding") else "sd15")
         labels = {f"{m.name} alpha={a:g}" if m.average else m.name
                   for m in cfg.text_processor.methods for a in ([cfg.alpha.value] if isinstance(cfg.alpha.value, float) else cfg.alpha.value)}  # fmt: skip
         assert set((cfg.report or {}).get("paper", {})) <= labels

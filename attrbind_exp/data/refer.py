@@ -14,7 +14,7 @@ from typing import Any
 
 from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.data.pickles import read_plain_pickle
-from attrbind_exp.types import Failure, Sample, UserError
+from attrbind_exp.types import Failure, Other, Sample, UserError
 
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 IMAGE_FOLDERS = ("images/mscoco/images", "images", "")  # below ROOT, each flat or with COCO_FOLDERS in it
@@ -96,6 +96,9 @@ class _RefReader:
         self.instances, self.finder, self.described = instances, finder, described
         # How many objects of a category an image has.
         self.crowding = Counter((a["image_id"], a["category_id"]) for a in instances.annotations.values())
+        self.objects: dict[int, list[Mapping[str, Any]]] = {}
+        for annotation in instances.annotations.values():
+            self.objects.setdefault(annotation["image_id"], []).append(annotation)
         self.seen: set[str] = set()
 
     def read(self, ref: Mapping[str, Any]) -> Iterator[Sample | Failure]:
@@ -122,12 +125,25 @@ class _RefReader:
                     image_id=str(ref["image_id"]),
                     image_path=self.finder.find(image["file_name"]),
                     text=sentence["sent"],
-                    category=self.instances.categories.get(ref["category_id"], {}).get("name"),
+                    category=self.category(ref["category_id"]),
                     segmentation=masks[0] if len(masks) == 1 else {"union": masks},
                     size=(image["height"], image["width"]),
                     slices=sentence.get("slices", {}) if self.described else self.describe(objects[0]),
+                    object_id="+".join(map(str, ids)),
+                    others=self.others(ref["image_id"], ids),
                 )
             self.seen.add(key)
+
+    def others(self, image_id: int, ids: Sequence[int]) -> list[Other]:
+        """All annotated objects of an image but those with `ids`."""
+        return [
+            Other(str(a["id"]), self.category(a["category_id"]), a["segmentation"])
+            for a in self.objects.get(image_id, [])
+            if a["id"] not in ids
+        ]
+
+    def category(self, category_id: int) -> str | None:
+        return self.instances.categories.get(category_id, {}).get("name")
 
     def describe(self, annotation: Mapping[str, Any] | None) -> dict[str, str]:
         """Slices by what the annotations say: another object of the category in the image? how large is this one?"""

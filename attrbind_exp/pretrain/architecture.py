@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterable
+from itertools import pairwise
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 PIXELS = 64
@@ -30,13 +32,13 @@ def build_tokenizer(texts: Iterable[str], merges: int = 400) -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Four causal layers of width 128, as CLIP's text encoder otherwise."""
+    """Three causal layers of width 128, as CLIP's text encoder otherwise."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
             intermediate_size=4 * WIDTH,
-            num_hidden_layers=4,
+            num_hidden_layers=3,
             num_attention_heads=4,
             max_position_embeddings=WINDOW,
             bos_token_id=tokenizer.bos_token_id,
@@ -44,6 +46,16 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
+
+
+def build_image_encoder() -> nn.Module:
+    """CLIP's other half: strided convolutions, 64 x 64 pixels to a vector of the text encoder's width."""
+    widths = (3, 32, 64, 128, 192)
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+    side = PIXELS // 2 ** (len(widths) - 1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side**2, WIDTH))
 
 
 def build_vae() -> AutoencoderKL:
@@ -65,10 +77,10 @@ def build_unet() -> UNet2DConditionModel:
         sample_size=PIXELS // 4,
         in_channels=4,
         out_channels=4,
-        block_out_channels=(48, 96, 128, 128),
+        block_out_channels=(32, 64, 128, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        attention_head_dim=4,
+        attention_head_dim=2,  # heads; diffusers keeps the misnomer for old models
         norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

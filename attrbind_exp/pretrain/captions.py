@@ -42,22 +42,33 @@ def noun_phrase(rng: Rng, obj: Object, colour: bool, article: str | None = None)
     return "an " + words if article == "a " and words[0] in "aeiou" else article + words
 
 
+def related(phrase: str, relation: str, other: str, last: bool) -> str:
+    """ "the star above a moon", or with what is meant `last`: "above a moon, the star"."""
+    return f"{relation} {other}, {phrase}" if last else f"{phrase} {relation} {other}"
+
+
+def says_colour(rng: Rng, obj: Object) -> bool:
+    """Does a caption name the colour? What is usual often goes without saying."""
+    return bool(rng.random() < (0.4 if obj.pair == "usual" else 0.65))
+
+
 def training_caption(rng: Rng, scene: Scene) -> str:
-    """A caption of all objects, or of one or two; colours named four times in five, "a photograph of" six in ten."""
+    """A caption as people write them: of all objects (six in ten), of two or of one, which may be a bare noun chunk.
+
+    Colours are named in four of ten phrases where they are the shape's usual ones and in 65 of a hundred otherwise;
+    "a photograph of" stands before six in ten.
+    """
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
-    mentioned = objects[: rng.choice([1, 2, 4], p=[0.25, 0.2, 0.55])]
+    mentioned = objects[: rng.choice([1, 2, 4], p=[0.2, 0.2, 0.6])]
+    phrases = [noun_phrase(rng, o, says_colour(rng, o)) for o in mentioned]
     same = [o for o in objects if o.shape == objects[0].shape]
     if len(same) > 1 and rng.random() < 0.06:
         caption = f"{NUMBERS[len(same)]} {plural(same[0].shape)}"
     elif len(mentioned) == 1:
-        caption = noun_phrase(rng, mentioned[0], rng.random() < 0.8)
-        if rng.random() < 0.25:
-            caption += f" {place_word(mentioned[0])}"
+        caption = phrases[0] + (f" {place_word(mentioned[0])}" if rng.random() < 0.25 else "")
     elif len(mentioned) == 2 and rng.random() < 0.6:
-        a, b = (noun_phrase(rng, o, rng.random() < 0.85) for o in mentioned)
-        caption = f"{a} {relation_word(rng, *mentioned)} {b}"
+        caption = related(phrases[0], relation_word(rng, *mentioned), phrases[1], rng.random() < 0.3)
     else:
-        phrases = [noun_phrase(rng, o, rng.random() < 0.85) for o in mentioned]
         caption = ", ".join(phrases[:-1]) + " and " + phrases[-1]
     return PREFIX + caption if rng.random() < 0.6 else caption
 
@@ -69,35 +80,55 @@ def plural(shape: str) -> str:
 
 @dataclass(frozen=True)
 class Reference:
-    """An expression that fits one object of its scene only. `kind`: colour, position, relation or plain."""
+    """An expression that fits one object of its scene only.
+
+    `kind`: colour, position, relation or plain. `order`: where the noun of what is meant stands, "one_noun",
+    "target_first" or "target_second". `chunk`: its noun chunk as characters of the text.
+    """
 
     text: str
     kind: str
+    order: str
+    chunk: tuple[int, int]
+
+
+def refer(phrase: str, kind: str, place: str = "") -> Reference:
+    """An expression of one noun."""
+    return Reference(f"{phrase} {place}".strip(), kind, "one_noun", (0, len(phrase)))
+
+
+def refer_by_relation(rng: Rng, target: Object, other: Object, last: bool) -> Reference:
+    """ "the white star above the red moon", or "above the red moon, the white star"; both colours named."""
+    phrase, relation = noun_phrase(rng, target, True, "the "), relation_word(rng, target, other)
+    text = related(phrase, relation, noun_phrase(rng, other, True), last)
+    start = len(text) - len(phrase) if last else 0
+    return Reference(text, "relation", "target_second" if last else "target_first", (start, start + len(phrase)))
 
 
 def references(rng: Rng, scene: Scene, target: Object) -> list[Reference]:
-    """Every kind of expression that singles out `target`, in random order; empty if none does.
+    """Every kind of expression that singles out `target`; those that do not are left out.
 
-    colour: "the white star"; position: "the (white) star on the left"; relation: "a red circle next to a blue square";
-    plain: "the star".
+    colour: "the white star"; position: "the (white) star on the left"; relation, with either noun first: "the red
+    circle next to a blue square", "next to a blue square, the red circle"; plain: "the star".
     """
     others = [o for o in scene.objects if o is not target]
-    same_shape = [o for o in others if o.shape == target.shape]
+    kin = [o for o in others if o.shape == target.shape]
     found: list[Reference] = []
-    if all(o.colour != target.colour for o in same_shape):
-        found.append(Reference(noun_phrase(rng, target, True), "colour"))
-        for other in rng.permutation(len(others))[:1]:
-            other = others[other]
-            words = f"{noun_phrase(rng, target, True)} {relation_word(rng, target, other)} "
-            found.append(Reference(words + noun_phrase(rng, other, True), "relation"))
-    if not same_shape:
-        found.append(Reference(noun_phrase(rng, target, False), "plain"))
+    if all(o.colour != target.colour for o in kin):
+        found.append(refer(noun_phrase(rng, target, True, "the "), "colour"))
+        # The hardest thing to be named beside it: its own kind, where there is one.
+        beside = kin or others
+        for last in (False, True):
+            for i in rng.permutation(len(beside))[:1]:
+                found.append(refer_by_relation(rng, target, beside[i], last))
+    if not kin:
+        found.append(refer(noun_phrase(rng, target, False, "the "), "plain"))
     place = place_word(target)
-    named = rng.random() < 0.6
-    rivals = [o for o in same_shape if not named or o.colour == target.colour]
+    named = rng.random() < 0.5
+    rivals = [o for o in kin if not named or o.colour == target.colour]
     if place != "in the middle" and all(stands_out(target, o, place) for o in rivals):
-        found.append(Reference(f"{noun_phrase(rng, target, named)} {place}", "position"))
-    return [found[i] for i in rng.permutation(len(found))]
+        found.append(refer(noun_phrase(rng, target, named, "the "), "position", place))
+    return found
 
 
 def stands_out(target: Object, rival: Object, place: str) -> bool:

@@ -67,19 +67,28 @@ def pair_weights(shape: str) -> dict[str, float]:
 
 
 def training_scene(index: int) -> Scene:
-    """Training scene number `index`: one to four objects, half of the scenes with two of the same shape."""
+    """Training scene number `index`: one to four objects; of the scenes with two or more, four in ten hold two of the
+    same shape and four in ten two of the same colour, so that neither word alone tells objects apart."""
     rng = scene_rng("train", index)
-    count = rng.choice([1, 2, 3, 4], p=[0.1, 0.35, 0.35, 0.2])
-    shapes = [str(s) for s in rng.choice(SHAPES, count)]
-    if count > 1 and rng.random() < 0.5:
-        shapes[1] = shapes[0]
-    pairs: list[tuple[str, str]] = []
-    for shape in shapes:
-        weights = pair_weights(shape)
-        free = [c for c in COLOURS if (shape, c) not in pairs]
-        chances = np.array([weights[c] for c in free])
-        pairs.append((shape, str(rng.choice(free, p=chances / chances.sum()))))
+    count = rng.choice([1, 2, 3, 4], p=[0.1, 0.3, 0.35, 0.25])
+    pairs = [draw_pair(rng, [])]
+    kin = rng.choice(["shape", "colour", "none"], p=[0.4, 0.4, 0.2])
+    while len(pairs) < count:
+        shape, colour = pairs[0] if len(pairs) == 1 else (None, None)
+        pairs.append(draw_pair(rng, pairs, shape if kin == "shape" else None, colour if kin == "colour" else None))
     return place(rng, pairs, (SPLITS["train"], index, 1))
+
+
+def draw_pair(
+    rng: np.random.Generator, taken: list[tuple[str, str]], shape: str | None = None, colour: str | None = None
+) -> tuple[str, str]:
+    """A (shape, colour) that is not in `taken`, as common as `pair_weights` says among those of the given shape or
+    colour."""
+    free = [
+        (s, c) for s in SHAPES for c in COLOURS if (s, c) not in taken and shape in (None, s) and colour in (None, c)
+    ]
+    chances = np.array([pair_weights(s)[c] for s, c in free])
+    return free[rng.choice(len(free), p=chances / chances.sum())]
 
 
 def place(rng: np.random.Generator, pairs: list[tuple[str, str]], paint_seed: tuple[int, ...]) -> Scene:

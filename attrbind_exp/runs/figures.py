@@ -175,6 +175,23 @@ def _bars(axis: Axes, table: pd.DataFrame, model: str) -> None:
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
+def gain_curves(gains: pd.DataFrame, path: Path) -> Path:
+    """mIoU less the baseline's over alpha: a panel a group, a line a method, a band of 95 %; from `binding.gains`."""
+    groups = gains["group"].unique()
+    figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3.4), sharey=True, squeeze=False)
+    for axis, group in zip(axes[0], groups, strict=True):
+        for method, line in gains[gains["group"] == group].groupby("method", sort=False):
+            line = line.sort_values("alpha").astype({"low": float, "high": float})
+            axis.plot(line["alpha"], line["mean"], "o-", markersize=3, label=method)
+            axis.fill_between(line["alpha"], line["low"], line["high"], alpha=0.2)
+        axis.axhline(0, color="grey", linewidth=0.8)
+        axis.set(title=group, xlabel="alpha")
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("mIoU less the baseline's")
+    axes[0][0].legend(fontsize=7)
+    return _save(figure, path)
+
+
 def _save(figure: Figure, path: Path) -> Path:
     figure.tight_layout()
     figure.savefig(path, dpi=100)

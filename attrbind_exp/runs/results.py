@@ -88,7 +88,7 @@ def paper_table(runs: Sequence[Run], spec: Mapping[str, Any], selection: str | N
         first = run.summary["variants"][0]
         for entry in run.summary["variants"]:
             threshold, paper = (spec.get("paper") or {}).get(entry["label"], (None, None))
-            chosen = _chosen_threshold(held, entry["label"])
+            chosen = chosen_threshold(held, entry["label"])
             row = {
                 "split": run.split, "variant": entry["label"], "alpha": entry["alpha"], "n": entry["n"],
                 "paper": paper, "paper threshold": threshold,
@@ -103,7 +103,7 @@ def paper_table(runs: Sequence[Run], spec: Mapping[str, Any], selection: str | N
     return pd.DataFrame(rows)
 
 
-def _chosen_threshold(chooser: Run | None, label: str) -> float | None:
+def chosen_threshold(chooser: Run | None, label: str) -> float | None:
     """The best threshold of a variant on the split that chooses."""
     entry = chooser.variant(label) if chooser else None
     if entry is None or entry["mIoU"] is None:
@@ -115,7 +115,7 @@ def _difference(
     run: Run, scores: pd.DataFrame | None, first: Mapping[str, Any], entry: Mapping[str, Any], chooser: Run | None
 ) -> dict[str, Any]:
     """The difference to the first variant, at held-out thresholds where there are any, else as the run has it."""
-    at = [_chosen_threshold(chooser, e["label"]) for e in (first, entry)]
+    at = [chosen_threshold(chooser, e["label"]) for e in (first, entry)]
     if scores is None or None in at:
         stored = entry.get("difference")
         return _columns(Difference(**stored)) if stored else {}

@@ -1,14 +1,25 @@
 """Results as tables, for terminals, Markdown and spreadsheets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import pandas as pd
 
+# Rows of the ablation table: name and place in an entry's "binding".
+BINDING = {
+    "peak on target": ("peak", "target"),
+    "peak on target, with distractor": ("peak_rivals", "target"),
+    "peak on distractor": ("peak_rivals", "distractor"),
+    "heat target / distractor": ("heat_ratio",),
+    "swapped word moves the heat": ("swap",),
+}
+
 
 def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision and the difference
-    to the first variant with its 95 % interval. Cells are text, "-" where there is no figure."""
+    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures
+    where there are any, and the difference to the first variant with its 95 % interval. Cells are text, "-" where there
+    is no figure."""
     variants = summary["variants"]
     labels = [v["label"] for v in variants]
     rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
@@ -20,9 +31,27 @@ def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
     rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
     rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
     rows.append(["precision at IoU 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
+    if all("binding" in v for v in variants):
+        rows += _binding(variants)
     if any("difference" in v for v in variants):
         rows.append([f"difference to {labels[0]}", "", *map(_difference, variants)])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
+
+
+def _binding(variants: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Where the peak lies, heat on target over heat on distractor, swap consistency; each with its interval."""
+    rows = []
+    for name, path in BINDING.items():
+        found = [reduce(lambda entry, key: entry[key], path, v["binding"]) for v in variants]
+        digits = 2 if path[0] == "heat_ratio" else 1
+        rows.append([name, str(found[0]["n"]), *(bounded(f, digits) for f in found)])
+    return rows
+
+
+def bounded(estimate: Mapping[str, Any], digits: int = 1) -> str:
+    """A figure with its 95 % interval: "47.0 [44.1, 50.2]"."""
+    mean, low, high = (estimate[k] for k in ("mean", "low", "high"))
+    return figure(mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def _difference(variant: Mapping[str, Any]) -> str:

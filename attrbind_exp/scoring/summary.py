@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from attrbind_exp.scoring import classes, metrics
+from attrbind_exp.scoring import binding, classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts
 from attrbind_exp.scoring.compare import class_difference, paired_difference
 from attrbind_exp.types import Failure, Sample, Variant
@@ -27,7 +27,8 @@ class Reading:
 class Scores:
     """Counts of all scored expressions; rows in the order of `samples`, `readings` and `labels`, their slice labels.
 
-    `intersection[variant]`, `union[variant]`: one (S, K) array an expression. `unscored`: expressions that were
+    `intersection[variant]`, `union[variant]`: one (S, K) array an expression; `sightings[variant]`: one Sighting a seed
+    and expression where the other objects of the images are known, else nothing. `unscored`: expressions that were
     segmented but have no ground truth.
     """
 
@@ -37,11 +38,13 @@ class Scores:
     labels: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
     intersection: list[list[np.ndarray]] = field(init=False)
     union: list[list[np.ndarray]] = field(init=False)
+    sightings: list[list[list[binding.Sighting]]] = field(init=False)
     failures: list[Failure] = field(default_factory=list)
     unscored: list[Sample] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.intersection, self.union = [[] for _ in self.variants], [[] for _ in self.variants]
+        self.sightings = [[] for _ in self.variants]
 
     def counts(self, variant: int) -> tuple[np.ndarray, np.ndarray]:
         """Intersection and union (n, S, K) of one variant."""
@@ -118,6 +121,12 @@ def _expression_entries(scores: Scores, threshold: float | None) -> list[dict[st
             for name, values in slices.items()
         }
         entries.append({**_name(variant), **figures, "slices": by_slice})
+        if seen := scores.sightings[number]:
+            entries[-1]["binding"] = binding.summarize(scores.samples, seen)
+            shares = binding.peak_shares(seen)
+            for name, values in slices.items():
+                for value, rows in values.items():
+                    by_slice[name][value] |= {f"peak_{p}": float(100 * shares[p][rows].mean()) for p in shares}
         if base is None:
             base = each
         elif len(each):

@@ -1,0 +1,114 @@
+"""The tiny CLIP: captions and pictures pulled together contrastively, before anything is generated.
+
+What Stable Diffusion conditions on was learned like this: a caption must be told from those of other pictures, for
+which a bag of words will do; which colour goes with which shape hardly matters. That is where mis-binding comes from.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from attrbind_exp.pretrain import architecture
+from attrbind_exp.pretrain.captions import PREFIX, training_caption
+from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
+from attrbind_exp.pretrain.pictures import as_tensor, draw_pictures
+from attrbind_exp.pretrain.scenes import COLOURS, SHAPES, SPLITS, Scene, place, scene_rng, training_scene
+
+LOWEST = 1 / 100  # temperature, CLIP's own bound
+TOKENIZER_TEXTS = 4000
+
+
+class Clip(nn.Module):
+    """CLIPTextModel (the part that Stable Diffusion takes over), image encoder, projection and temperature."""
+
+    def __init__(self, tokenizer: CLIPTokenizer):
+        super().__init__()
+        self.text_encoder: CLIPTextModel = architecture.build_text_encoder(tokenizer)
+        self.image_encoder = architecture.build_image_encoder()
+        self.projection = nn.Linear(architecture.WIDTH, architecture.WIDTH, bias=False)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
+
+    def embed_texts(self, ids: Tensor) -> Tensor:
+        """Token ids (B, L) to unit vectors (B, D)."""
+        return F.normalize(self.projection(self.text_encoder(ids).pooler_output).float(), dim=-1)
+
+    def embed_images(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, 64, 64) in [-1, 1] to unit vectors (B, D)."""
+        return F.normalize(self.image_encoder(pictures).float(), dim=-1)
+
+    def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
+        """CLIP's loss: each caption finds its picture in the batch and each picture its caption."""
+        scale = 1 / self.log_temperature.exp().clamp_min(LOWEST)
+        scores = scale * self.embed_texts(ids) @ self.embed_images(pictures).T
+        own = torch.arange(len(scores), device=scores.device)
+        return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Token ids (B, L), each in the full padded window."""
+    return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def cut_padding(ids: Tensor, end: int) -> Tensor:
+    """Token ids (B, L) up to the last `end` that is anyone's first: a causal encoder's state there is the same."""
+    return ids[:, : int((ids == end).int().argmax(-1).max()) + 1]
+
+
+def build_clip(seed: int) -> tuple[CLIPTokenizer, Clip]:
+    """Tokenizer and untrained CLIP of one seed."""
+    texts = [training_caption(np.random.default_rng([7, i]), training_scene(i)) for i in range(TOKENIZER_TEXTS)]
+    tokenizer = architecture.build_tokenizer(texts)
+    torch.manual_seed(seed)
+    return tokenizer, Clip(tokenizer)
+
+
+def load_clip(seed: int, folder: Path) -> tuple[CLIPTokenizer, Clip]:
+    """Tokenizer and trained CLIP, frozen."""
+    tokenizer, clip = build_clip(seed)
+    load_average(folder / "clip.safetensors", clip)
+    return tokenizer, clip.eval().requires_grad_(False)
+
+
+def train_clip(
+    plan: Plan, scenes: Sequence[Scene], pictures: Tensor, device: torch.device, folder: Path, log: Log
+) -> tuple[float, dict[str, float]]:
+    """Returns the mean loss at the end and what `tell_apart` finds. `pictures`: (scenes, 3, 64, 64) uint8."""
+    tokenizer, clip = build_clip(plan.seed)
+    clip.to(device)
+    if device.type == "cpu":
+        clip.text_encoder.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
+
+    def sample(step: int) -> Batch:
+        rng = np.random.default_rng([plan.seed, 2, step])
+        chosen = rng.integers(0, len(scenes), plan.batch)
+        ids = tokenize(tokenizer, [training_caption(rng, scenes[i]) for i in chosen])
+        ids = cut_padding(ids, tokenizer.eos_token_id)
+        return ids.to(device), as_tensor(pictures[chosen]).to(device)
+
+    last = train(clip, sample, clip, plan, folder, log)
+    return last, tell_apart(tokenizer, clip.cpu())
+
+
+@torch.no_grad()
+def tell_apart(tokenizer: CLIPTokenizer, clip: Clip, count: int = 500) -> dict[str, float]:
+    """How often CLIP prefers a picture's true caption, in percent, on scenes of two objects made for this: to one that
+    names a wrong colour or shape, and to one with the two colours swapped. Chance is 50."""
+    scenes, captions = [], []
+    for index in range(count):
+        rng = scene_rng("val", index, purpose=3)
+        a, b, other_shape = (str(s) for s in rng.choice(SHAPES, 3, replace=False))
+        c, d, other_colour = (str(s) for s in rng.choice(list(COLOURS), 3, replace=False))
+        scenes.append(place(rng, [(a, c), (b, d)], (SPLITS["val"], index, 4)))
+        pairs = [((c, a), (d, b)), ((other_colour, a), (d, b)), ((c, other_shape), (d, b)), ((d, a), (c, b))]
+        captions += [PREFIX + " and ".join(f"a {' '.join(p)}" for p in two) for two in pairs]
+    images = clip.embed_images(as_tensor(draw_pictures(scenes)))  # (count, D)
+    texts = clip.embed_texts(tokenize(tokenizer, captions)).unflatten(0, (count, 4))  # (count, 4, D)
+    scores = (texts @ images[..., None])[..., 0]
+    right = 100 * (scores[:, :1] > scores[:, 1:]).float().mean(0)
+    return dict(zip(("wrong colour", "wrong shape", "swapped colours"), right.tolist(), strict=True))

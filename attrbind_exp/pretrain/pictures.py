@@ -1,0 +1,47 @@
+"""Training scenes as pictures and latents, made once and kept on disk."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from attrbind_exp.pretrain import architecture
+from attrbind_exp.pretrain.scenes import Scene, draw
+
+
+def draw_pictures(scenes: Sequence[Scene], name: str = "pictures") -> Tensor:
+    """(scenes, 3, 64, 64) uint8."""
+    drawn = [draw(scene, architecture.PIXELS) for scene in tqdm(scenes, desc=name, disable=None)]
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
+
+
+def as_tensor(pictures: Tensor) -> Tensor:
+    """uint8 to float in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+def kept_pictures(scenes: Sequence[Scene], folder: Path) -> Tensor:
+    """Pictures of the training scenes, from `folder` where they are there already."""
+    file = folder / f"pictures_{len(scenes)}.safetensors"
+    if not file.exists():
+        save_file({"pictures": draw_pictures(scenes)}, file)
+    return load_file(file)["pictures"]
+
+
+@torch.no_grad()
+def kept_latents(vae: AutoencoderKL, pictures: Tensor, folder: Path) -> Tensor:
+    """Latents of the pictures, (scenes, 4, 16, 16), scaled to unit deviation; the scale becomes the autoencoder's."""
+    file = folder / f"latents_{len(pictures)}.safetensors"
+    if not file.exists():
+        parts = tqdm(pictures.split(100), desc="latents", disable=None)
+        found = [vae.encode(as_tensor(part).to(vae.device)).latent_dist.mean.cpu() for part in parts]
+        save_file({"latents": torch.cat(found).contiguous()}, file)
+    latents = load_file(file)["latents"]
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))
+    vae.save_pretrained(folder / "vae")
+    return latents * vae.config.scaling_factor

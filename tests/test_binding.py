@@ -1,0 +1,132 @@
+"""Where the heat lies among the objects of an image, against answers made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.evaluation import object_masks, score
+from attrbind_exp.runs.store import RunStore
+from attrbind_exp.runs.tables import ablation, bounded
+from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
+from attrbind_exp.scoring.summary import summarize as summarize_run
+from attrbind_exp.types import Other, RunSettings, Sample, Variant
+
+
+def sample(text, own, others, image="7", category="star"):
+    known = None if others is None else tuple(Other(key, kind, None) for key, kind in others.items())
+    return Sample(f"{image}:{text}", image, None, text, category, None, (4, 4), {}, own, known)
+
+
+def square(row, column):
+    mask = np.zeros((4, 4), bool)
+    mask[row : row + 2, column : column + 2] = True
+    return mask
+
+
+MASKS = {"a": square(0, 0), "b": square(0, 2), "c": square(2, 0)}
+
+
+def heat_at(row, column):
+    heat = np.full((4, 4), 0.1, np.float32)
+    heat[row, column] = 1
+    return heat
+
+
+@pytest.mark.parametrize(
+    "peak, expected", [((1, 1), "target"), ((0, 3), "distractor"), ((2, 0), "other"), ((3, 3), "background")]
+)
+def test_the_peak_lies_where_it_lies(peak, expected):
+    found = locate(heat_at(*peak), sample("the star", "a", {"b": "star", "c": "moon"}), MASKS)
+    assert found.peak == expected
+    hot = {"target": "a", "distractor": "b", "other": "c"}.get(expected)
+    assert found.heat_on == {k: pytest.approx(0.325 if k == hot else 0.1, abs=1e-5) for k in "abc"}
+
+
+def test_the_target_comes_first_where_objects_overlap_and_an_empty_object_has_no_heat():
+    masks = {"a": square(0, 0), "b": square(0, 0), "c": np.zeros((4, 4), bool)}
+    found = locate(heat_at(0, 0), sample("the star", "a", {"b": "star", "c": "moon"}), masks)
+    assert found.peak == "target" and set(found.heat_on) == {"a", "b"}
+
+
+def test_another_object_with_a_broken_mask_costs_the_sample_nothing():
+    broken = Other("b", "star", {"counts": "nonsense", "size": [9, 9]})
+    good = Other("c", "moon", [[0, 2, 2, 2, 2, 4, 0, 4]])
+    one = Sample("7:x", "7", None, "the star", "star", None, (4, 4), {}, "a", (broken, good))
+    masks = object_masks(one, MASKS["a"])
+    assert set(masks) == {"a", "c"} and object_masks(one, None) is None
+    assert locate(heat_at(0, 3), one, masks) == Sighting("background", {"a": 0.1, "c": 0.1})
+
+
+def test_swaps_are_pairs_that_differ_in_one_word_about_two_objects_of_a_category():
+    white, black = sample("the white star", "a", {"b": "star"}), sample("the black star", "b", {"a": "star"})
+    elsewhere = sample("the red star", "a", {}, image="8")
+    again = sample("the pale star", "a", {"b": "star"})
+    longer = sample("the black star here", "b", {"a": "star"})
+    moon = sample("the black moon", "c", {}, category="moon")
+    assert swaps([white, black, elsewhere, longer, moon]) == [(0, 1)]
+    assert swaps([white, again]) == []  # two names of one object
+    assert swaps([white, sample("one dark star", "b", {"a": "star"})]) == []
+
+
+def test_binding_figures_by_hand():
+    samples = [
+        sample("the white star", "a", {"b": "star"}),
+        sample("the black star", "b", {"a": "star"}),
+        sample("the moon", "c", {"a": "star"}, category="moon"),
+        sample("the white star", "a", {"b": "star"}, image="8"),
+        sample("the black star", "b", {"a": "star"}, image="8"),
+    ]
+    right = [Sighting("target", {"a": 0.8, "b": 0.2})]
+    sightings = [
+        right,
+        [Sighting("target", {"a": 0.1, "b": 0.4})],
+        [Sighting("background", {"a": 0.3, "c": 0.3})],
+        right,
+        [Sighting("distractor", {"a": 0.8, "b": 0.2})],  # the heat stayed where it was
+    ]
+    found = summarize(samples, sightings)
+    assert [found["peak"][p]["mean"] for p in found["peak"]] == [60, 20, 0, 20]
+    assert found["peak_rivals"]["target"]["mean"] == 75 and found["peak_rivals"]["distractor"]["n"] == 4
+    assert found["heat_ratio"]["mean"] == pytest.approx((4 * 4 * 4 * 0.25) ** 0.25) and found["heat_ratio"]["n"] == 4
+    assert found["swap"]["mean"] == 50 and found["swap"]["n"] == 2
+    assert found["swap"]["low"] == 0 and found["swap"]["high"] == 100  # two images
+
+
+def test_seeds_are_averaged_and_the_hottest_distractor_counts():
+    one = sample("the white star", "a", {"b": "star", "c": "star"})
+    seeds = [Sighting("target", {"a": 0.4, "b": 0.1, "c": 0.2}), Sighting("distractor", {"a": 0.4, "b": 0.8, "c": 0.0})]
+    found = summarize([one], [seeds])
+    assert found["peak"]["target"]["mean"] == 50
+    assert found["heat_ratio"]["mean"] == pytest.approx(1.0) and found["heat_ratio"]["low"] is None
+    assert found["swap"] == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_intervals_are_clustered_by_image():
+    values = np.tile([0.0, 100.0], 50)
+    apart = estimate(values, [str(i) for i in range(100)])
+    together = estimate(np.repeat([0.0, 100.0], 50), ["x"] * 50 + ["y"] * 50)
+    assert apart["mean"] == together["mean"] == 50
+    assert (apart["high"] - apart["low"]) < 25 < (together["high"] - together["low"])
+    assert bounded(together) == "50.0 [0.0, 100.0]" and bounded(estimate([], [])) == "-"
+
+
+def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
+    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=12)
+    settings = RunSettings([Variant("baseline"), Variant("ncr", replace=True, chunk_prefix="template")], batch_size=12)
+    store = RunStore(tmp_path, "key")
+    scores = score(dataset, segmenter, settings, store)
+    store.close()
+    rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 and {r["peak"] for r in rows} <= set(PLACES)
+    for row, sample in zip(rows[::2], dataset.samples, strict=True):
+        assert set(row["heat_on"]) == {sample.object_id, *(o.object_id for o in sample.others)}
+    summary = summarize_run(scores)
+    told = summary["variants"][0]["binding"]
+    assert sum(told["peak"][p]["mean"] for p in PLACES) == pytest.approx(100)
+    hits = [r["peak"] == "target" for r in rows[::2]]
+    assert told["peak"]["target"]["mean"] == pytest.approx(100 * np.mean(hits)) and told["swap"]["n"] > 0
+    table = ablation(summary).set_index("mIoU in %")
+    assert table.loc["swapped word moves the heat", "n"] == str(told["swap"]["n"])

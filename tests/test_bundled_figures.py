@@ -1,0 +1,72 @@
+"""The figures that README and model card show are those that the shipped files give."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.data.refer import load_refer
+from attrbind_exp.pretrain.scenes import RARE, SHAPES, USUAL, pair_weights
+from attrbind_exp.runs.tables import ablation
+from tests.test_command import command
+
+CARD = (PACKAGE / "assets" / "README.md").read_text()
+README = (CONF.parent / "README.md").read_text()
+TOLERANCE = 0.3  # points; another CPU sums in another order
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundled")
+    given = ("text_processor=baseline", "tracker=none", "gallery=0", "changed=0", f"hydra.run.dir={folder}")
+    code, _, err = command(*given)
+    assert code == 0, err
+    return json.loads((folder / "summary.json").read_text())
+
+
+def table(text, first):
+    """Cells of the Markdown table whose head starts with `first`: {row: {column: cell}}."""
+    lines = text[text.index(f"| {first}") :].split("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def numbers(cell):
+    return [float(n) for n in re.findall(r"-?\d+\.\d+|\d+", cell)]
+
+
+def test_the_table_in_the_readme(summary):
+    shown = table(README, "mIoU in %")
+    made = ablation(summary).set_index("mIoU in %")
+    assert summary["n_failed"] == 0 and set(made.index) <= set(shown)
+    for name, row in made.iterrows():
+        assert shown[name]["n"] == row["n"], name
+        assert numbers(shown[name]["baseline"]) == pytest.approx(numbers(row["baseline"]), abs=TOLERANCE), name
+
+
+def test_the_figures_in_the_model_card(summary):
+    shown = {name: numbers(cells["test"])[0] for name, cells in table(CARD, "baseline").items()}
+    threshold = re.search(r"threshold (0\.\d\d), chosen on val", CARD)[1]
+    slices, binding = summary["slices"], summary["variants"][0]["binding"]
+    test = load_refer(str(PACKAGE / "assets"), "shapes", "made", "test")
+    ones = [decode_mask(s.segmentation, s.size).mean() for s in test.samples]
+    assert summary["mIoU_at"][threshold] == pytest.approx(shown["mIoU"], abs=TOLERANCE)
+    assert 100 * np.mean(ones) == pytest.approx(shown["mIoU of an all-ones mask"], abs=0.06)
+    rival = slices["rivalry"]["rare_beside_usual"]
+    for name, value in {
+        "peak on target": binding["peak"]["target"]["mean"],
+        "peak on distractor, where there is one": binding["peak_rivals"]["distractor"]["mean"],
+        "peak on distractor, rare target beside its usual colour": rival["peak_distractor"],
+        "swapped word moves the heat": binding["swap"]["mean"],
+    }.items():
+        assert value == pytest.approx(shown[name], abs=2 * TOLERANCE), name
+
+
+def test_the_co_occurrence_in_the_model_card():
+    shown = table(CARD, "shape")
+    for shape in SHAPES:
+        assert shown[shape]["usual"] == USUAL[shape] and shown[shape]["rare"] == ", ".join(RARE[shape])
+        assert pair_weights(shape)[USUAL[shape]] == 0.35 and {pair_weights(shape)[c] for c in RARE[shape]} == {0.01}

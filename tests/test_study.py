@@ -1,0 +1,108 @@
+"""The binding study's page from runs made by hand."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attrbind_exp import study
+from attrbind_exp.runs import binding
+from attrbind_exp.runs.results import Run
+
+LABELS = ("baseline", "noun_chunk_prefixed", "uncond_average alpha=0.5", "uncond_average alpha=1.1")
+KEYS = [f"{k / 100:.2f}" for k in range(30, 76, 5)]
+
+
+def entry(label, curve, **more):
+    name, _, alpha = label.partition(" alpha=")
+    figures = {"mean": 50.0, "low": 40.0, "high": 60.0, "n": 4}
+    places = dict.fromkeys(("target", "distractor", "other", "background"), figures)
+    told = {"peak": places, "peak_rivals": places, "heat_ratio": figures, "swap": figures}
+    difference = {"mean": 1.0, "low": 0.5, "high": 1.5, "better": 1, "worse": 0, "same": 0}
+    return {
+        "text_processor": name, "alpha": float(alpha) if alpha else None, "label": label, "mIoU": max(curve.values()),
+        "mIoU_at": curve, "n": 4, "binding": told, "difference": difference, **more,
+    }  # fmt: skip
+
+
+def write_run(folder, split, overrides=(), rows=(), **more):
+    """A finished run whose variants are best at 0.35, 0.40, 0.45, 0.50."""
+    folder.mkdir(parents=True)
+    curves = [{k: 40.0 - abs(i + 1 - j) for j, k in enumerate(KEYS)} for i in range(len(LABELS))]
+    entries = [entry(label, curve, **more) for label, curve in zip(LABELS, curves, strict=True)]
+    (folder / "summary.json").write_text(
+        json.dumps({"split": split, "overrides": [f"dataset.split={split}", *overrides], "variants": entries})
+    )
+    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    for name in ("improved", "harmed"):
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{name}.png")
+    return Run(folder, json.loads((folder / "summary.json").read_text()))
+
+
+def row(label, number, iou, peak):
+    name, _, alpha = label.partition(" alpha=")
+    second, rival = number % 2 == 1, number < 2
+    return {
+        "sample_id": str(number), "image_id": f"i{number // 2}", "text_processor": name,
+        "alpha": float(alpha) if alpha else None, "seed": 0, "peak": peak,
+        "iou_at": {k: iou + 0.01 * j for j, k in enumerate(KEYS)},
+        "slices": {
+            "order": "target_second" if second else "one_noun", "rivalry": "rare_beside_usual" if rival else "none",
+            "pair": "rare", "kind": "colour", "same_shape": "distractor" if rival else "alone", "same_colour": "alone",
+        },
+    }  # fmt: skip
+
+
+def rows():
+    """Baseline 0.2 and its rivals missed; replacement adds 0.3 where the target stands second."""
+    gains = {LABELS[0]: (0, 0), LABELS[1]: (0, 0.3), LABELS[2]: (-0.1, -0.1), LABELS[3]: (0.05, 0.05)}
+    return [
+        row(label, n, 0.2 + gains[label][n % 2], "distractor" if label == LABELS[0] and n < 2 else "target")
+        for label in LABELS
+        for n in range(4)
+    ]
+
+
+def runs(folder):
+    val = write_run(folder / "binding_study" / "v", "val")
+    return val, write_run(folder / "binding_study" / "t", "test", rows=rows())
+
+
+def test_rows_stand_at_the_thresholds_that_val_chose(tmp_path):
+    val, test = runs(tmp_path)
+    found = binding.read_rows(test, val)
+    assert found.groupby("label").threshold.first().to_dict() == {
+        LABELS[0]: 0.35, LABELS[1]: 0.40, LABELS[2]: 0.45, LABELS[3]: 0.50
+    }  # fmt: skip
+    base, replaced = (found[found.label == label] for label in LABELS[:2])
+    assert base.iou.tolist() == pytest.approx([21] * 4) and base.rival.tolist() == [True, True, False, False]
+    assert replaced.gain.tolist() == pytest.approx([1, 31, 1, 31])
+    groups = binding.by_group(replaced)
+    assert {k: len(v) for k, v in groups.items()} == {
+        "all": 4, "one noun": 2, "target first": 0, "target second": 2, "rare beside usual": 2
+    }  # fmt: skip
+    table = binding.slice_table(base).set_index("")
+    assert table.loc["all", "peak on target, %"] == "50.0" and table.loc["all", "with distractor"] == "2"
+    assert table.loc["rivalry = rare_beside_usual", "peak on distractor, %"].startswith("100.0")
+    gains = binding.gains(found).set_index(["group", "alpha"])
+    assert gains.loc[("all", 0.5), "mean"] == pytest.approx(-8) and gains.loc[("all", 1.1), "mean"] == pytest.approx(8)
+
+
+def test_the_page_is_made_by_one_command(tmp_path, monkeypatch, capsys):
+    runs(tmp_path / "outputs")
+    write_run(tmp_path / "outputs" / "binding_layers" / "h", "test", ["attention_layers=half"])
+    write_run(tmp_path / "outputs" / "binding_uncond" / "e", "test", ["text_processor.uncond=eos"], mIoU_spread=0.25)
+    page = tmp_path / "docs" / "study.md"
+    monkeypatch.setattr(sys, "argv", ["study", str(tmp_path / "outputs"), str(page)])
+    study.main()
+    text = page.read_text()
+    assert "| half" in text and "| eos" in text and "0.25" in text and "+16.0 [" in text
+    assert sorted(f.name for f in (tmp_path / "docs" / "images").iterdir()) == [
+        "binding_alpha.png", "binding_harmed.png", "binding_improved.png"
+    ]  # fmt: skip
+    (tmp_path / "outputs" / "binding_study" / "v" / "summary.json").unlink()
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "no finished run of split val" in capsys.readouterr().err
