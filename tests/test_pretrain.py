@@ -237,10 +237,18 @@ def test_the_learning_rate_knows_the_end_only_when_it_cools_down():
 
 
 def test_focused_timesteps():
-    diet = Diet(empty=0.1, object_weight=10, focus=(50, 450), focus_share=0.5)
+    diet = Diet(empty=0.1, words_only=0, object_weight=10, focus=(50, 450), focus_share=0.5)
     t = diet.timesteps(np.random.default_rng(0), 20000, 1000)
     assert t.min() >= 0 and t.max() == 999
     assert np.mean((t >= 50) & (t <= 450)) == pytest.approx(0.5 + 0.5 * 0.401, abs=0.02)
+
+
+def test_end_and_padding_are_hidden_in_the_given_share_of_captions():
+    ids = torch.tensor([[7, 1, 2, 9, 9]] * 2000)
+    diet = Diet(empty=0.1, words_only=0.3, object_weight=10, focus=(50, 450), focus_share=0.5)
+    seen = diet.seen(np.random.default_rng(0), ids, end=9)
+    assert seen[:, :3].all() and torch.equal(seen[:, 3], seen[:, 4])
+    assert 1 - seen[:, 3].float().mean() == pytest.approx(0.3, abs=0.03)
 
 
 def test_clip_learns_from_the_diagonal_and_padding_can_be_cut():
@@ -249,6 +257,9 @@ def test_clip_learns_from_the_diagonal_and_padding_can_be_cut():
     cut = cut_padding(ids, tokenizer.eos_token_id)
     assert ids.shape[1] == WINDOW and cut.shape[1] < WINDOW
     assert torch.allclose(clip.embed_texts(ids), clip.embed_texts(cut), atol=1e-5)
+    states = clip.text_encoder(ids).last_hidden_state
+    means = torch.stack([of[:n].mean(0) for of, n in zip(states, (5, 7, 4), strict=True)])  # start, words, end
+    assert torch.allclose(clip.embed_texts(ids), torch.nn.functional.normalize(clip.projection(means)), atol=1e-5)
     pictures = torch.rand(3, 3, 64, 64) * 2 - 1
     turned = torch.tensor([2, 0, 1])
     assert clip(ids, pictures).item() == pytest.approx(clip(ids[turned], pictures[turned]).item(), abs=1e-4)

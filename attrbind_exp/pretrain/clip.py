@@ -35,8 +35,15 @@ class Clip(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
 
     def embed_texts(self, ids: Tensor) -> Tensor:
-        """Token ids (B, L) to unit vectors (B, D)."""
-        return F.normalize(self.projection(self.text_encoder(ids).pooler_output).float(), dim=-1)
+        """Token ids (B, L) to unit vectors (B, D): the mean over start, words and end.
+
+        CLIP takes the state at the end alone. So small an encoder then leaves nothing of a word in the word's own state,
+        which is the one that segmentation reads (docs/negative-results.md).
+        """
+        end = (ids == self.text_encoder.config.eos_token_id).int()
+        told = (end.cumsum(-1) - end == 0)[..., None]
+        states = self.text_encoder(ids).last_hidden_state
+        return F.normalize(self.projection((states * told).sum(1) / told.sum(1)).float(), dim=-1)
 
     def embed_images(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 3, 64, 64) in [-1, 1] to unit vectors (B, D)."""

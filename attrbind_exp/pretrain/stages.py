@@ -55,11 +55,12 @@ def object_cells(scenes: Sequence[Scene]) -> Tensor:
 
 @dataclass(frozen=True)
 class Diet:
-    """What the UNet is fed with: `empty`, the share of empty captions; `object_weight`, how many times more latent
-    cells count where an object lies; `focus_share` of the timesteps are drawn from `focus` (first, last), the others
-    from all."""
+    """What the UNet is fed with: `empty`, the share of empty captions; `words_only`, the share of captions whose end
+    and padding are hidden from cross-attention; `object_weight`, how many times more latent cells count where an object
+    lies; `focus_share` of the timesteps are drawn from `focus` (first, last), the others from all."""
 
     empty: float
+    words_only: float
     object_weight: float
     focus: tuple[int, int]
     focus_share: float
@@ -69,6 +70,15 @@ class Diet:
         low, high = self.focus
         focused = rng.random(count) < self.focus_share
         return np.where(focused, rng.integers(low, high + 1, count), rng.integers(0, total, count))
+
+    def seen(self, rng: np.random.Generator, ids: Tensor, end: int) -> Tensor:
+        """Which of the token ids (B, L) cross-attention may look at, (B, L) bool.
+
+        End and padding, most of a window and all the same, carry what the last words said; always seen, they keep the
+        words themselves from being used (docs/negative-results.md).
+        """
+        hidden = torch.from_numpy(rng.random((len(ids), 1)) < self.words_only)
+        return ~(hidden & (ids == end))
 
 
 def train_unet(
@@ -91,16 +101,20 @@ def train_unet(
         rng = np.random.default_rng([plan.seed, 1, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
         captions = ["" if rng.random() < diet.empty else training_caption(rng, scenes[i]) for i in chosen]
-        words = text_encoder(tokenize(tokenizer, captions).to(device)).last_hidden_state
+        ids = tokenize(tokenizer, captions)
+        words = text_encoder(ids.to(device)).last_hidden_state
+        seen = diet.seen(rng, ids, tokenizer.eos_token_id)
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(plan.seed * 1_000_003 + step))
         t = torch.from_numpy(diet.timesteps(rng, plan.batch, scheduler.config.num_train_timesteps))
         noisy = scheduler.add_noise(clean, noise, t)
         weight = 1 + diet.object_weight * cells[chosen]
-        return noisy.to(device), t.to(device), words, noise.to(device), (weight / weight.mean()).to(device)
+        batch = noisy, t, words, seen, noise, weight / weight.mean()
+        return [tensor.to(device) for tensor in batch]
 
-    def loss(noisy: Tensor, t: Tensor, words: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-        return (weight * (unet(noisy, t, words).sample.float() - noise) ** 2).mean()
+    def loss(noisy: Tensor, t: Tensor, words: Tensor, seen: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        guess = unet(noisy, t, words, encoder_attention_mask=seen).sample
+        return (weight * (guess.float() - noise) ** 2).mean()
 
     return train(unet, sample, loss, plan, folder, log)
 
