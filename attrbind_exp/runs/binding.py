@@ -59,6 +59,7 @@ def slice_table(rows: pd.DataFrame) -> pd.DataFrame:
             "n": str(len(part)),
             "mIoU": bounded(estimate(part.iou.to_numpy(), images)),
             "peak on target, %": figure(100 * part.peak_target.mean()),
+            "on another shape, %": figure(100 * part.peak_other.mean()),
             "with distractor": str(len(rivals)),
             "peak on distractor, %": bounded(
                 estimate(100 * rivals.peak_distractor.to_numpy(), rivals.image_id.tolist())
