@@ -37,8 +37,8 @@ class Clip(nn.Module):
     def embed_texts(self, ids: Tensor) -> Tensor:
         """Token ids (B, L) to unit vectors (B, D): the mean over start, words and end.
 
-        CLIP takes the state at the end alone. So small an encoder then leaves nothing of a word in the word's own state,
-        which is the one that segmentation reads (docs/negative-results.md).
+        CLIP takes the state at the end alone. So small an encoder then leaves nothing of a word in the word's own
+        state, which is the one that segmentation reads (docs/negative-results.md).
         """
         end = (ids == self.text_encoder.config.eos_token_id).int()
         told = (end.cumsum(-1) - end == 0)[..., None]
