@@ -38,7 +38,7 @@ def oracle_maps(segmenter, images, expressions, variant, timestep=100):
 @pytest.mark.parametrize("variant", [Variant("baseline"), NCR, OURS], ids=lambda v: v.name)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_bundled_model_equals_oracle(model, variant, batch):
-    segmenter = make_segmenter(model, weights={8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1})
+    segmenter = make_segmenter(model)
     images = [picture(40 + 10 * i, 90 - 5 * i, i) for i in range(batch)]  # none of them square
     expressions = EXPRESSIONS[:batch]
     for ours, plain in zip(

@@ -262,8 +262,8 @@ def test_parameters_are_those_of_the_loaded_model(model):
 def test_memory_estimate_by_hand():
     needed, formula = machine.estimate_memory(BUNDLED, (64, 128), 3, 2)
     parameters = machine.count_parameters(BUNDLED)
-    assert needed == 2 * parameters + 3 * (5 * 64 * 128 * 24 * 2 + 4 * (16 * 32) * 24 * 4)
-    assert "5 feature maps of 64 x 128 x 24 x 2 bytes" in formula and "4 heads x 512 cells x 24 tokens" in formula
+    assert needed == 2 * parameters + 3 * (5 * 64 * 128 * 24 * 2 + 2 * (16 * 32) * 24 * 4)
+    assert "5 feature maps of 64 x 128 x 24 x 2 bytes" in formula and "2 heads x 512 cells x 24 tokens" in formula
 
 
 def test_memory_of_a_gpu_that_is_too_small(monkeypatch):

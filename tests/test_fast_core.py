@@ -19,13 +19,13 @@ from attrbind_exp.scoring import metrics
 from attrbind_exp.segmentation import batch_size
 from attrbind_exp.segmentation.layers import Column
 from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
-from tests.conftest import make_segmenter, picture
+from tests.conftest import ALL_RESOLUTIONS, make_segmenter, picture
 from tests.oracle import reference_heat_map
 from tests.test_command import command, composed, process
 from tests.test_core import as_pipeline
 
 BASELINE, OURS = Variant("baseline"), Variant("ours", replace=True, alpha=0.9)
-ALL = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+ALL = ALL_RESOLUTIONS
 
 
 @pytest.fixture(scope="module")

@@ -69,8 +69,9 @@ SETTINGS = RunSettings(VARIANTS, batch_size=3, seeds=(0, 1))
 
 @pytest.fixture(scope="module")
 def whole(model, tmp_path_factory):
-    """Eighteen expressions of six images scored without interruption: (dataset, summary, rows)."""
-    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=18)
+    """The expressions of six images scored without interruption: (dataset, summary, rows)."""
+    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=35)
+    assert len({s.image_id for s in dataset.samples}) == 6
     store = RunStore(tmp_path_factory.mktemp("whole"), "key")
     summary = summarize(score(dataset, make_segmenter(model), SETTINGS, store))
     store.close()
@@ -91,7 +92,7 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, model,
     assert summarize(score(dataset, segmenter, SETTINGS, store)) == summary
     store.close()
     assert (tmp_path / "cut/expressions.jsonl").read_bytes() == rows
-    # An image is a batch here. Made again: what is missing, and the last image written, which might have been torn.
+    # Made again: what is missing, and the last image written, which might have been torn.
     assert len(set(passes)) == 6 - max(0, after - 1)
 
 
@@ -109,9 +110,9 @@ def test_an_interrupted_run_goes_on_with_another_batch_size(tmp_path, model, who
         for x in (kept, rows.splitlines())
     ]
     assert names[0] == names[1]
-    assert (
-        kept[:24] == rows.splitlines()[:24]
-    )  # two images of three expressions, two variants, two seeds: not made again
+    first = {s.image_id for s in dataset.samples[:1]} | {dataset.samples[8].image_id}
+    done = 4 * sum(s.image_id in first for s in dataset.samples)  # of two images under two variants and two seeds
+    assert done == 44 and kept[:done] == rows.splitlines()[:done]  # not made again
 
 
 def test_failures_are_neither_lost_nor_doubled(tmp_path, model, refer_folder):

@@ -381,7 +381,9 @@ def test_overrides_reach_the_settings(tmp_path):
     file.write_text("expression,target\nred star,red\n")
     cfg = composed(f"text_processor.overrides={file}")
     assert config.text_settings(cfg).overrides == {"red star": Override((0, 3))}
-    assert config.text_settings(composed()).overrides == {}
+    assert config.text_settings(composed("text_processor.overrides=null")).overrides == {}
+    brought = config.text_settings(composed()).overrides  # by the dataset
+    assert brought["above a black circle, the yellow triangle"] == Override((33, 41), (22, 41))
 
 
 @pytest.mark.parametrize(
