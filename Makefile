@@ -29,7 +29,7 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 	$(BIN)/python -m attrbind_exp.run sweep=table3_alpha dataset=shapes $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=table4_ablation dataset=shapes $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=figure7_alpha_curve dataset=shapes text_processor.chunk_prefix=template $(SHAPES)
-	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.fraction=0.012 $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.fraction=0.008 $(SHAPES)
 	$(BIN)/python -m attrbind_exp.results outputs docs/results.md
 
 report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..

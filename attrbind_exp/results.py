@@ -9,15 +9,16 @@ from attrbind_exp.runs.store import write_text
 INTRO = """# Results
 
 Every table and figure of the paper, by one command each (`sweeps/`), its figures beside ours. `make tables` fills
-this page with what can be measured without downloads: **the bundled model on drawn shapes**, an instrument of 9.5
+this page with what can be measured without downloads: **the bundled model on drawn shapes**, an instrument of 8.1
 million parameters that has never seen a photograph. The paper's figures come from Stable Diffusion on COCO and
 RefCOCO: compare the shape of a curve, not its height. **The column "SD 1.5" is empty because it needs the real
 weights and datasets: it is not measured here.** Run the same sweep with `dataset.root=DIR` and without
 `model=bundled`, then `python -m attrbind_exp.results outputs FILE`: your tables stand below ours.
 
-What there is to see: noun chunk replacement as the paper has it (the bare chunk is encoded) destroys this model's
-maps; with the prefix kept before the chunk it changes nothing, and averaging with the empty prompt costs below
-alpha = 1 and gains a little above. Whether Stable Diffusion behaves so is not measured here.
+What there is to see: noun chunk replacement as the paper has it (the bare chunk is encoded) costs this model 17 points;
+with the prefix kept before the chunk it changes next to nothing, and averaging with the empty prompt costs below
+alpha = 1 and gains nothing above (docs/binding-study.md says why). Whether Stable Diffusion behaves so is not measured
+here.
 
 at 0.50: mIoU in percent at that threshold. oracle: at the best threshold of the grid 0.30, 0.35 .. 0.75 on the same
 data, as the paper reports it. held out: at the threshold that was best on val. difference: to the first row of the
