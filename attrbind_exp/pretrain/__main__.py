@@ -66,7 +66,7 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
 
         facts: dict[str, float] = {}
         if name == "clip":
-            last, facts = train_clip(plan, scenes, pictures, device, folder, log)
+            last, facts = train_clip(plan, s.jumbled, scenes, pictures, device, folder, log)
         elif name == "vae":
             last = stages.train_vae(plan, pictures, device, folder, log)
         else:

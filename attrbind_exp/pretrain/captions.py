@@ -73,6 +73,11 @@ def training_caption(rng: Rng, scene: Scene) -> str:
     return PREFIX + caption if rng.random() < 0.6 else caption
 
 
+def jumble(rng: Rng, caption: str) -> str:
+    """The caption's words in any order, as keywords are in many of the alternative texts that CLIP was trained on."""
+    return " ".join(rng.permutation(caption.replace(",", "").split()))
+
+
 def plural(shape: str) -> str:
     """The plural of a shape's name."""
     return shape + ("es" if shape.endswith("s") else "s")

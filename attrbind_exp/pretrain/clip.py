@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp.pretrain import architecture
-from attrbind_exp.pretrain.captions import PREFIX, training_caption
+from attrbind_exp.pretrain.captions import PREFIX, jumble, training_caption
 from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
 from attrbind_exp.pretrain.pictures import as_tensor, draw_pictures
 from attrbind_exp.pretrain.scenes import COLOURS, SHAPES, SPLITS, Scene, place, scene_rng, training_scene
@@ -83,9 +83,13 @@ def load_clip(seed: int, folder: Path) -> tuple[CLIPTokenizer, Clip]:
 
 
 def train_clip(
-    plan: Plan, scenes: Sequence[Scene], pictures: Tensor, device: torch.device, folder: Path, log: Log
+    plan: Plan, jumbled: float, scenes: Sequence[Scene], pictures: Tensor, device: torch.device, folder: Path, log: Log
 ) -> tuple[float, dict[str, float]]:
-    """Returns the mean loss at the end and what `tell_apart` finds. `pictures`: (scenes, 3, 64, 64) uint8."""
+    """Returns the mean loss at the end and what `tell_apart` finds.
+
+    `jumbled`: share of the captions whose words come in any order. Only then is what CLIP learns from them hardly more
+    than a bag of words, as in CLIP itself (docs/negative-results.md). `pictures`: (scenes, 3, 64, 64) uint8.
+    """
     tokenizer, clip = build_clip(plan.seed)
     clip.to(device)
     if device.type == "cpu":
@@ -94,7 +98,8 @@ def train_clip(
     def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, 2, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
-        ids = tokenize(tokenizer, [training_caption(rng, scenes[i]) for i in chosen])
+        captions = [training_caption(rng, scenes[i]) for i in chosen]
+        ids = tokenize(tokenizer, [jumble(rng, c) if rng.random() < jumbled else c for c in captions])
         ids = cut_padding(ids, tokenizer.eos_token_id)
         return ids.to(device), as_tensor(pictures[chosen]).to(device)
 
