@@ -33,6 +33,15 @@ def model():
     return load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
 
 
+@pytest.fixture(scope="session")
+def exact_model():
+    """The bundled model in float64, where rounding hides nothing."""
+    model = load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
+    for part in (model.unet, model.vae, model.text_encoder):
+        part.double()
+    return model
+
+
 @pytest.fixture
 def segmenter(model):
     return make_segmenter(model)

@@ -62,7 +62,7 @@ def reference_heat_map(unet, noisy, timestep, embedding, uncond, columns, weight
         elif level == 0:
             self_full.append(conditional)
 
-    score = torch.zeros(h, w)
+    score = torch.zeros(h, w, dtype=noisy.dtype)
     for level, layers in cross.items():
         grid_h, grid_w = h, w
         for _ in range(level):

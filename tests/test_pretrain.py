@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from attrbind_exp.pretrain.benchmark import (
     chosen_references,
     parse_rows,
 )
-from attrbind_exp.pretrain.clip import build_clip, cut_padding, tokenize
+from attrbind_exp.pretrain.clip import TWO_PHRASES, build_clip, cut_padding, noun_variance, tokenize
 from attrbind_exp.pretrain.loop import Plan, differentiate, train
 from attrbind_exp.pretrain.stages import Diet
 from attrbind_exp.scoring.binding import swaps
@@ -140,6 +141,31 @@ def test_usual_colours_go_without_saying():
     usual, rare = (scenes.Object("heart", c, 0, 0, 1, 0) for c in ("red", "green"))
     said = [np.mean([captions.says_colour(rng, obj) for _ in range(2000)]) for obj in (usual, rare)]
     assert said == [pytest.approx(0.4, abs=0.05), pytest.approx(0.65, abs=0.05)]
+
+
+def test_jumbled_captions_keep_their_words():
+    rng = np.random.default_rng(0)
+    caption = "above a red moon, the star and a heart"
+    found = {captions.jumble(rng, caption) for _ in range(20)}
+    assert len(found) > 15 and all(sorted(x.split()) == sorted(caption.replace(",", "").split()) for x in found)
+
+
+def test_what_a_noun_knows_is_told_by_what_its_state_varies_with(model):
+    """Two encoders by hand: one state holds its own word alone, the other all words so far."""
+    vectors = torch.randn(len(model.tokenizer), 64, generator=torch.Generator().manual_seed(0))
+
+    def words_alone(ids):
+        return SimpleNamespace(last_hidden_state=vectors[ids])
+
+    def bag(ids):
+        return SimpleNamespace(last_hidden_state=vectors[ids].cumsum(1))
+
+    alone = noun_variance(model.tokenizer, words_alone, TWO_PHRASES, count=1000)
+    assert alone["shape"] == pytest.approx(100) and max(v for k, v in alone.items() if k != "shape") < 3
+    known = noun_variance(model.tokenizer, bag, TWO_PHRASES, count=1000)
+    assert known["colour"] == pytest.approx(known["other colour"], abs=5) and 15 < known["colour"] < 35
+    one = noun_variance(model.tokenizer, bag, "a {colour} {shape}", count=1000)
+    assert one["colour"] > 35 and max(one["other colour"], one["other shape"]) < 3
 
 
 def test_expressions_fit_one_object_only():

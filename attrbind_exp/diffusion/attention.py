@@ -147,6 +147,11 @@ class _ByImage(nn.Module):
         return _assemble([self.module(states[x.taken], embedding[x.taken]) for x in self.images], self.images)
 
 
+def widen(values: Tensor) -> Tensor:
+    """Half precision to float32, as sums and differences of probabilities need; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def _heads(attn: Attention, states: Tensor) -> Tensor:
     return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, n, heads * d) -> (B, heads, n, d)
 
@@ -172,7 +177,7 @@ class _CrossReader:
         # Queries and keys get zeros to be as wide as the values: their products stay the same.
         query, key = F.pad(query, (0, SPARE)), F.pad(key, (0, SPARE))
         states = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
-        self.recording.cross[self.layer] = states[..., -SPARE].float().mean(1)  # (B, n)
+        self.recording.cross[self.layer] = widen(states[..., -SPARE]).mean(1)  # (B, n)
         self.recording.reached(self.layer)
         return _output(attn, states[..., :-SPARE])
 

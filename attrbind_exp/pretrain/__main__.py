@@ -73,7 +73,7 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
             vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device).eval()
             diet = stages.Diet(s.empty, s.words_only, s.object_weight, tuple(s.focus), s.focus_share)
             last = stages.train_unet(plan, diet, scenes, kept_latents(vae, pictures, folder), device, folder, log)
-        told = "".join(f"; true caption preferred to one with {k}: {v:.1f} %" for k, v in facts.items())
+        told = "".join(f"; {k}: {v:.1f} %" for k, v in facts.items())
         print(f"{name}: loss {last:.4f}{told}")
 
 

@@ -22,6 +22,7 @@ from attrbind_exp.pretrain.scenes import COLOURS, SHAPES, SPLITS, Scene, place, 
 
 LOWEST = 1 / 100  # temperature, CLIP's own bound
 TOKENIZER_TEXTS = 4000
+TWO_PHRASES = PREFIX + "a {other_colour} {other_shape} and a {colour} {shape}"
 
 
 class Clip(nn.Module):
@@ -85,7 +86,7 @@ def load_clip(seed: int, folder: Path) -> tuple[CLIPTokenizer, Clip]:
 def train_clip(
     plan: Plan, jumbled: float, scenes: Sequence[Scene], pictures: Tensor, device: torch.device, folder: Path, log: Log
 ) -> tuple[float, dict[str, float]]:
-    """Returns the mean loss at the end and what `tell_apart` finds.
+    """Returns the mean loss at the end and, in percent, what `tell_apart` and `noun_variance` find.
 
     `jumbled`: share of the captions whose words come in any order. Only then is what CLIP learns from them hardly more
     than a bag of words, as in CLIP itself (docs/negative-results.md). `pictures`: (scenes, 3, 64, 64) uint8.
@@ -104,7 +105,9 @@ def train_clip(
         return ids.to(device), as_tensor(pictures[chosen]).to(device)
 
     last = train(clip, sample, clip, plan, folder, log)
-    return last, tell_apart(tokenizer, clip.cpu())
+    preferred, known = tell_apart(tokenizer, clip.cpu()), noun_variance(tokenizer, clip.text_encoder, TWO_PHRASES)
+    facts = {f"true caption preferred to one with {k}": v for k, v in preferred.items()}
+    return last, facts | {f"variance of the second noun by {k}": v for k, v in known.items()}
 
 
 @torch.no_grad()
@@ -124,3 +127,31 @@ def tell_apart(tokenizer: CLIPTokenizer, clip: Clip, count: int = 500) -> dict[s
     scores = (texts @ images[..., None])[..., 0]
     right = 100 * (scores[:, :1] > scores[:, 1:]).float().mean(0)
     return dict(zip(("wrong colour", "wrong shape", "swapped colours"), right.tolist(), strict=True))
+
+
+@torch.no_grad()
+def noun_variance(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, caption: str, count: int = 3000
+) -> dict[str, float]:
+    """What the state of a caption's last noun knows, in percent of its variance over random words: "shape" and
+    "colour" are its own, "other shape" and "other colour" the other phrase's; interactions make up the rest.
+
+    `caption`: holds {colour} and {shape} last, and may hold {other_colour} and {other_shape}.
+    """
+    rng = np.random.default_rng(0)
+    drawn = {
+        "shape": rng.choice(SHAPES, count), "colour": rng.choice(list(COLOURS), count),
+        "other shape": rng.choice(SHAPES, count), "other colour": rng.choice(list(COLOURS), count),
+    }  # fmt: skip
+    names = [name.replace(" ", "_") for name in drawn]
+    texts = [caption.format(**dict(zip(names, words, strict=True))) for words in zip(*drawn.values(), strict=True)]
+    ids = tokenize(tokenizer, texts)
+    last = (ids == tokenizer.eos_token_id).int().argmax(-1) - 1
+    states = text_encoder(ids).last_hidden_state[torch.arange(count), last].float()  # (count, D)
+    total = states.var(0, correction=0).sum()
+    shares = {}
+    for name, words in drawn.items():
+        by_word = {word: states[torch.from_numpy(words == word)].mean(0) for word in np.unique(words)}
+        means = torch.stack([by_word[word] for word in words])  # (count, D)
+        shares[name] = float(100 * means.var(0, correction=0).sum() / total)
+    return shares

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attrbind_exp.diffusion.attention import SelfAttention
+from attrbind_exp.diffusion.attention import SelfAttention, widen
 from attrbind_exp.text.binding import consecutive
 
 
@@ -31,14 +31,14 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
 
 def resolution_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
     """Protocol 3.4 for one resolution: mean over layers (B, n), resized to the latent grid, min-max. (B, h, w)."""
-    mean = torch.stack([m.float() for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
+    mean = torch.stack([widen(m) for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
     return min_max(resize(mean, latent))
 
 
 def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
     """Protocol 3.5 for every column: S @ c with S the mean over heads and layers of full-resolution self-attention.
 
-    `columns`: maps (B, C, h, w). Returns the like, float32.
+    `columns`: maps (B, C, h, w). Returns the like, float32 at least.
     """
     if not full:
         return columns
@@ -70,7 +70,7 @@ def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
         value = F.pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).contiguous().to(layer.key.dtype)
         value = value[:, None].expand(-1, heads, -1, -1)  # (b, heads, N, width)
         states = F.scaled_dot_product_attention(layer.query, layer.key, value, scale=layer.scale)
-        found.append(states[..., : part.shape[1]].float().mean(1).transpose(1, 2))
+        found.append(widen(states[..., : part.shape[1]]).mean(1).transpose(1, 2))
     return torch.cat(found, 1)
 
 
