@@ -1,4 +1,7 @@
-"""python -m attrbind_exp.study OUTPUTS FILE: the binding study as a page, from what its sweeps left below OUTPUTS."""
+"""python -m attrbind_exp.study OUTPUTS FILE: the binding study as a page, from what its sweeps left below OUTPUTS.
+
+What stands in FILE above its first section is written by hand and stays; everything below is made anew.
+"""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -15,38 +18,11 @@ from attrbind_exp.runs.tables import bounded, figure, interval, markdown
 from attrbind_exp.scoring.binding import estimate
 from attrbind_exp.types import UserError
 
-INTRO = """# Does editing the text embedding mend mis-binding?
+HEAD = """# Does editing the text embedding mend mis-binding?
 
-One command makes this page: `make study` (about a quarter of an hour on 2 CPU cores). The model is the bundled one, a
-tiny Stable Diffusion; the data are its benchmark's 320 test scenes. How both were made, and what the model's text
-encoder is, stands on its [card](../attrbind_exp/assets/README.md). Neither was ever changed for what the edits do on
-test. Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap
-over scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are
-leads, not results. One training seed.
-
-Words: *peak* is the highest point of the heat map; a *distractor* is another object of the target's shape; a *rare*
-pair makes up 1 % of a shape's training objects, its *usual* colour 35 %. `noun_chunk` encodes the bare chunk (the
-paper), `_prefixed` keeps "a photograph of" before it. In "next to a red heart, the white heart" the target is the
-second noun.
-
-What there is to see:
-
-- **A colour word binds.** Swapping it moves the heat in 94 of 100 pairs; of 80 rare targets named by colour beside
-  their shape's usual colour none is missed for the other. Mis-binding occurs where the colour is not said: of "the
-  heart on the left" the peak lies on another heart in 36 % (30 of 32 where the other one has the usual colour), for
-  places come after the noun, whose state in a causal encoder cannot know them. The other fault is shapes: where
-  another object has the target's colour, the peak is on a wrong shape in 37 %.
-- **Noun chunk replacement with the bare chunk (the paper) costs 17 points and makes mis-binding**: peaks on the
-  distractor rise from 6 to 29 %. The bare chunk's noun no longer says its colour: of the energy of its state, over
-  all shapes and colours, 31 % varies with the colour in "a photograph of the green heart", 1 % in "the green heart",
-  45 % in "green heart". The encoder has read bare chunks too; where in the text a noun stands matters to it all the
-  same.
-- **With the prefix kept, it changes nothing**: exactly nothing for the first noun of an expression (a causal
-  encoder), 0.3 points less for the second, where the baseline is at its best (61.7 mIoU). An earlier model, whose
-  encoder was trained together with the UNet and never read "next to a red heart, the white heart", gained 33 points
-  there: an unknown sentence was mended.
-- **Averaging costs below alpha = 1** (-0.1 at 0.9, -2.3 at 0.5) **and gains nothing above.** Which rows are U hardly
-  matters.
+Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap over
+scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are leads,
+not results.
 """
 
 PARTLY = (
@@ -106,21 +82,29 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
     return markdown(pd.DataFrame(lines))
 
 
-def page(outputs: Path, images: Path) -> str:
-    """The whole page; pictures are written to `images`."""
-    val, test = main_runs(outputs / "binding_study")
+def head(file: Path) -> str:
+    """What stands above the first section of a page."""
+    return file.read_text(encoding="utf-8").partition("\n## ")[0] if file.exists() else HEAD
+
+
+def page(outputs: Path, of: str, file: Path) -> str:
+    """The whole page, from the runs of all three sweeps on `of`, DATA_MODEL; its pictures are written to images/ beside
+    `file`."""
+    images = file.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    val, test = main_runs(outputs / "binding_study" / of)
     rows = read_rows(test, val)
     base = rows[rows.label == test.summary["variants"][0]["label"]]
-    figures.gain_curves(gains(rows), images / "binding_alpha.png")
+    figures.gain_curves(gains(rows), images / f"{file.stem}_alpha.png")
     for name in ("improved", "harmed"):
         # A quarter of the size in 256 colours; the page is kept in git.
         sheet = Image.open(test.folder / f"{name}.png").convert("RGB")
         small = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-        small.save(images / f"binding_{name}.png", optimize=True)
+        small.save(images / f"{file.stem}_{name}.png", optimize=True)
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
     ours = test.summary["variants"][-1]["text_processor"]
     parts = [
-        INTRO,
+        head(file),
         "## Does mis-binding occur, and where?",
         f"The baseline (threshold on val: {thresholds}), {len(base)} expressions:",
         markdown(slice_table(base)),
@@ -132,18 +116,18 @@ def page(outputs: Path, images: Path) -> str:
         'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',
         swap_table(test),
         "mIoU less the baseline's over alpha (band: 95 %):",
-        "![alpha](images/binding_alpha.png)",
+        f"![alpha](images/{file.stem}_alpha.png)",
         "## Which layers?",
         PARTLY,
-        settings_table(read_runs(outputs / "binding_layers"), "attention_layers"),
+        settings_table(read_runs(outputs / "binding_layers" / of), "attention_layers"),
         "## Which U, and how much is noise?",
         "The same; three noise seeds, U taken at the target's own positions, at the end, or as the mean over all.",
-        settings_table(read_runs(outputs / "binding_uncond"), "text_processor.uncond"),
+        settings_table(read_runs(outputs / "binding_uncond" / of), "text_processor.uncond"),
         "## Pictures",
         f"Most improved by {ours} (alpha 0.9), baseline beside it:",
-        "![improved](images/binding_improved.png)",
+        f"![improved](images/{file.stem}_improved.png)",
         "Most harmed:",
-        "![harmed](images/binding_harmed.png)",
+        f"![harmed](images/{file.stem}_harmed.png)",
     ]
     return "\n\n".join(p.strip() for p in parts) + "\n"
 
@@ -156,14 +140,13 @@ def difference(part: pd.DataFrame) -> tuple[float, float | None, float | None]:
 
 def main() -> None:
     """Write FILE and its pictures into images/ beside it."""
-    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.study", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.study", description=__doc__.splitlines()[0])
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
-    parser.add_argument("file", type=Path, help="the Markdown page to write")
+    parser.add_argument("file", type=Path, help="the Markdown page to write; its words above the first section stay")
+    parser.add_argument("--of", default="shapes_bundled", help="DATA_MODEL, as the sweeps' folders are called")
     given = parser.parse_args()
-    images = given.file.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
     try:
-        write_text(given.file, page(given.outputs, images))
+        write_text(given.file, page(given.outputs, given.of, given.file))
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
     print(given.file)

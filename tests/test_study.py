@@ -66,8 +66,8 @@ def rows():
 
 
 def runs(folder):
-    val = write_run(folder / "binding_study" / "v", "val")
-    return val, write_run(folder / "binding_study" / "t", "test", rows=rows())
+    sweep = folder / "binding_study" / "shapes_bundled"
+    return write_run(sweep / "v", "val"), write_run(sweep / "t", "test", rows=rows())
 
 
 def test_rows_stand_at_the_thresholds_that_val_chose(tmp_path):
@@ -92,17 +92,27 @@ def test_rows_stand_at_the_thresholds_that_val_chose(tmp_path):
 
 def test_the_page_is_made_by_one_command(tmp_path, monkeypatch, capsys):
     runs(tmp_path / "outputs")
-    write_run(tmp_path / "outputs" / "binding_layers" / "h", "test", ["attention_layers=half"])
-    write_run(tmp_path / "outputs" / "binding_uncond" / "e", "test", ["text_processor.uncond=eos"], mIoU_spread=0.25)
+    write_run(tmp_path / "outputs" / "binding_layers" / "shapes_bundled" / "h", "test", ["attention_layers=half"])
+    write_run(
+        tmp_path / "outputs" / "binding_uncond" / "shapes_bundled" / "e",
+        "test",
+        ["text_processor.uncond=eos"],
+        mIoU_spread=0.25,
+    )
     page = tmp_path / "docs" / "study.md"
     monkeypatch.setattr(sys, "argv", ["study", str(tmp_path / "outputs"), str(page)])
     study.main()
     text = page.read_text()
     assert "| half" in text and "| eos" in text and "0.25" in text and "+16.0 [" in text
     assert sorted(f.name for f in (tmp_path / "docs" / "images").iterdir()) == [
-        "binding_alpha.png", "binding_harmed.png", "binding_improved.png"
+        "study_alpha.png", "study_harmed.png", "study_improved.png"
     ]  # fmt: skip
-    (tmp_path / "outputs" / "binding_study" / "v" / "summary.json").unlink()
+    assert text.startswith(study.HEAD.strip())
+    page.write_text("# What we found\n\nWords.\n\n## Does\n\nold tables\n")
+    study.main()
+    assert page.read_text().startswith("# What we found\n\nWords.\n\n## Does mis-binding occur, and where?\n")
+    assert page.read_text().partition("\n## ")[2] == text.partition("\n## ")[2]
+    (tmp_path / "outputs" / "binding_study" / "shapes_bundled" / "v" / "summary.json").unlink()
     with pytest.raises(SystemExit):
         study.main()
     assert "no finished run of split val" in capsys.readouterr().err

@@ -88,8 +88,8 @@ def train_clip(
 ) -> tuple[float, dict[str, float]]:
     """Returns the mean loss at the end and, in percent, what `tell_apart` and `noun_variance` find.
 
-    `jumbled`: share of the captions whose words come in any order. Only then is what CLIP learns from them hardly more
-    than a bag of words, as in CLIP itself (docs/negative-results.md). `pictures`: (scenes, 3, 64, 64) uint8.
+    `jumbled`: share of the captions whose words come in any order, as keywords do in the alternative texts that CLIP
+    read; the larger, the more is what it learns a bag of words. `pictures`: (scenes, 3, 64, 64) uint8.
     """
     tokenizer, clip = build_clip(plan.seed)
     clip.to(device)
