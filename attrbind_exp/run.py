@@ -75,6 +75,7 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         summary["captioner"] = choices.runtime.choices["captioner"]
         summary["overrides"] = list(choices.overrides.task)
         summary |= facts(cfg, dataset)
+        summary["note"] = "; ".join(filter(None, (summary["note"], segmenter.flat_note()))) or None
         write_figures(summary, store)
         write_report(store.folder)
     finally:

@@ -143,6 +143,17 @@ def test_noise_is_a_function_of_its_key_only():
         assert not torch.equal(one, draw_noise((4, 8, 8), *other))
 
 
+def test_flat_maps_are_counted_and_named(model, monkeypatch):
+    segmenter = make_segmenter(model)
+    segmenter([picture(64, 64)], ["the star"])
+    assert segmenter.flat_note() is None
+    monkeypatch.setattr("attrbind_exp.segmentation.score_map.is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)
+    bound = [row[0] for row in segmenter.text.bind(segmenter.text.prepare(["a heart", "the star"]), [OURS])]
+    segmenter.complete(segmenter.model.encode_images([picture(64, 64)]), ["x"], bound, batch_size=8, images=[0, 0])
+    assert segmenter.flat.tolist() == [2, 2, 2, 2]  # rows that fill up the batch are not counted
+    assert "2 at 1/1 of the latents' resolution, 2 at 1/2" in segmenter.flat_note()
+
+
 def test_the_unet_is_as_before_after_a_failure(segmenter):
     before = segmenter.model.unet.attn_processors
     bound = segmenter.text.bind(segmenter.text.prepare(["the star"]), [Variant("baseline")])[0]

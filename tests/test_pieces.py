@@ -131,10 +131,17 @@ def test_completion_equals_the_matrix_in_the_open(count, shared):
 
 def test_map_of_one_resolution_by_hand():
     fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
-    found = score_map.resolution_map([fine, fine * 3], 1, (2, 2))
+    found = score_map.min_max(score_map.mean_map([fine, fine * 3], 1, (2, 2)))
     torch.testing.assert_close(found, torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
     coarse = torch.tensor([[5.0]])  # one cell: constant, so it adds nothing
-    assert score_map.resolution_map([coarse], 2, (2, 2)).tolist() == [[[0, 0], [0, 0]]]
+    assert score_map.min_max(score_map.mean_map([coarse], 2, (2, 2))).tolist() == [[[0, 0], [0, 0]]]
+
+
+def test_a_map_that_is_flat_but_for_rounding_is_told_from_a_constant_one():
+    rise = torch.tensor([0, 2e-7, 1e-4, 0.5])[:, None, None] * torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    maps = 0.5 + rise  # constant, rounding, a little, a lot
+    assert score_map.is_flat(maps, torch.float32).tolist() == [False, True, False, False]
+    assert score_map.is_flat(maps, torch.bfloat16).tolist() == [False, True, True, False]
 
 
 def test_columns_add_up_by_their_weights():

@@ -29,10 +29,17 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
     return -(-latent[0] // ratio), -(-latent[1] // ratio)
 
 
-def resolution_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
-    """Protocol 3.4 for one resolution: mean over layers (B, n), resized to the latent grid, min-max. (B, h, w)."""
+def mean_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
+    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n), on the latent grid. (B, h, w)."""
     mean = torch.stack([widen(m) for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
-    return min_max(resize(mean, latent))
+    return resize(mean, latent)
+
+
+def is_flat(maps: Tensor, precision: torch.dtype) -> Tensor:
+    """Which of the maps (B, h, w) made in `precision` rise by less than ten units of its rounding, (B,) bool: min-max
+    would stretch an error to a tenth of the scale or more. A constant map is none of them, it becomes zeros."""
+    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+    return (high > low) & (high - low < 10 * torch.finfo(precision).eps * high.abs())
 
 
 def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:

@@ -25,7 +25,8 @@ BASELINE = Variant("baseline")
 class Segmenter:
     """A model, a text processor and map settings, ready to segment.
 
-    `columns`: what `complete` makes for every prompt. Raises UserError when settings name a timestep, ratio or block
+    `columns`: what `complete` makes for every prompt; `flat`: how many of each column's maps were flat (`flat_note`).
+    Raises UserError when settings name a timestep, ratio or block
     that the model does not have.
     """
 
@@ -38,6 +39,7 @@ class Segmenter:
         # A map of weight 0 need not be made, nor its layers read, unless all maps are to be kept.
         weights = [pair for found in self.choices.values() for pair in found.items()]
         self.columns = list(dict.fromkeys(column for column, weight in weights if weight or settings.keep))
+        self.flat = torch.zeros(len(self.columns), dtype=torch.int64, device=model.device)
         read = {(column.ratio, block) for column in self.columns for block in column.blocks}
         self.layers = [x for x in layers if ((x.ratio, x.block) in read if x.cross else x.ratio == 1)]
         last = model.scheduler.config.num_train_timesteps - 1
@@ -93,16 +95,32 @@ class Segmenter:
             noisy = self.model.add_noise(latents, image_ids, timestep, draw, seed)
             with record(self.model.unet, self.layers, weights, alike) as attention:
                 self.model.denoise(noisy[to_device(owner, device)], timestep, embeddings)
-            total = total + score_map.complete(self._maps(attention, tuple(latents.shape[-2:])), attention.full)
+            means = self._means(attention, tuple(latents.shape[-2:]))
+            self.flat += torch.stack([score_map.is_flat(m[: len(bound)], self.model.dtype).sum() for m in means])
+            maps = torch.stack([score_map.min_max(m) for m in means], 1)
+            total = total + score_map.complete(maps, attention.full)
         return total[: len(bound)] / len(passes)
 
-    def _maps(self, attention: Recording, grid: tuple[int, ...]) -> Tensor:
-        """The map of every column before completion, (B, C, h, w)."""
-        maps = []
-        for column in self.columns:
-            layers = [m for x, m in attention.cross.items() if x.ratio == column.ratio and x.block in column.blocks]
-            maps.append(score_map.resolution_map(layers, column.ratio, (grid[0], grid[1])))
-        return torch.stack(maps, 1)
+    def _means(self, attention: Recording, grid: tuple[int, ...]) -> list[Tensor]:
+        """Every column's map (B, h, w) as attention has it."""
+        return [
+            score_map.mean_map(
+                [m for x, m in attention.cross.items() if x.ratio == column.ratio and x.block in column.blocks],
+                column.ratio,
+                (grid[0], grid[1]),
+            )
+            for column in self.columns
+        ]
+
+    def flat_note(self) -> str | None:
+        """What to know of maps that were flat but for rounding; None where there were none. Waits for the device."""
+        counts = dict(zip(self.columns, self.flat.tolist(), strict=True))
+        found = ", ".join(f"{n} at 1/{column.ratio} of the latents' resolution" for column, n in counts.items() if n)
+        if not found:
+            return None
+        return (
+            f"maps flat but for rounding, which min-max stretches to noise: {found}; leave them out (attention_layers)"
+        )
 
     def start_heat_maps(
         self, completed: Tensor, size: tuple[int, int], layers: Sequence[str | None]
