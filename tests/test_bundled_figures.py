@@ -9,6 +9,7 @@ import pytest
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.pretrain.clip import TWO_PHRASES, noun_variance
 from attrbind_exp.pretrain.scenes import RARE, SHAPES, USUAL, pair_weights
 from attrbind_exp.runs.tables import ablation
 from tests.test_command import command
@@ -57,12 +58,28 @@ def test_the_figures_in_the_model_card(summary):
     assert 100 * np.mean(ones) == pytest.approx(shown["mIoU of an all-ones mask"], abs=0.06)
     rival = slices["rivalry"]["rare_beside_usual"]
     for name, value in {
+        "mIoU where another object has the target's shape": slices["same_shape"]["distractor"]["mIoU"],
+        "mIoU where another object has the target's colour": slices["same_colour"]["distractor"]["mIoU"],
+        "peak on another shape, where an object has the target's colour": slices["same_colour"]["distractor"][
+            "peak_other"
+        ],
         "peak on target": binding["peak"]["target"]["mean"],
         "peak on distractor, where there is one": binding["peak_rivals"]["distractor"]["mean"],
         "peak on distractor, rare target beside its usual colour": rival["peak_distractor"],
         "swapped word moves the heat": binding["swap"]["mean"],
     }.items():
         assert value == pytest.approx(shown[name], abs=2 * TOLERANCE), name
+
+
+def test_what_the_card_says_that_a_noun_knows(model):
+    """The study's why: little of its own colour, some of the other phrase's."""
+    known = noun_variance(model.tokenizer, model.text_encoder, TWO_PHRASES)
+    shown = re.search(
+        r"([\d.]+) % of the\s+variance is its own shape, ([\d.]+) % its own colour, ([\d.]+) % the other", CARD
+    )
+    assert [known[k] for k in ("shape", "colour", "other colour")] == pytest.approx(
+        list(map(float, shown.groups())), abs=0.5
+    )
 
 
 def test_the_co_occurrence_in_the_model_card():
