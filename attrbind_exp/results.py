@@ -16,9 +16,9 @@ weights and datasets: it is not measured here.** Run the same sweep with `datase
 `model=bundled`, then `python -m attrbind_exp.results outputs FILE`: your tables stand below ours.
 
 What there is to see: noun chunk replacement with the prefix kept before the chunk gains a point, all of it where the
-target is the second noun; as the paper has it (the bare chunk is encoded) it loses more than a point. Averaging with the
-empty prompt costs a little below alpha = 1 (docs/binding-study.md says why). Whether Stable Diffusion behaves so is not
-measured here.
+target is the second noun; as the paper has it (the bare chunk is encoded) it loses more than a point. Averaging with
+the empty prompt costs a little below alpha = 1 (docs/binding-study.md says why). Whether Stable Diffusion behaves so is
+not measured here.
 
 at 0.50: mIoU in percent at that threshold. oracle: at the best threshold of the grid 0.30, 0.35 .. 0.75 on the same
 data, as the paper reports it. held out: at the threshold that was best on val. difference: to the first row of the
