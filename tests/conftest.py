@@ -47,7 +47,10 @@ def segmenter(model):
     return make_segmenter(model)
 
 
-ALL_RESOLUTIONS = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}  # DiffSegmenter's
+DIFFSEGMENTER = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
+# All resolutions, but little of the coarse ones: they span a few values, and min-max stretches fp32's rounding there to
+# 2e-5. Tests in float64 have DiffSegmenter's own.
+ALL_RESOLUTIONS = {8: 0.05, 4: 0.1, 2: 0.45, 1: 0.4}
 
 
 def make_segmenter(model, **settings):

@@ -7,7 +7,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp.diffusion.model import DiffusionModel, draw_noise
 from attrbind_exp.types import UserError, Variant
-from tests.conftest import make_segmenter, picture, shared
+from tests.conftest import DIFFSEGMENTER, make_segmenter, picture, shared
 from tests.oracle import reference_heat_map, sharpen
 
 NCR = Variant("noun_chunk", replace=True)
@@ -51,7 +51,7 @@ def test_bundled_model_equals_oracle(model, variant, batch):
 @pytest.mark.parametrize("variant", [Variant("baseline"), NCR, OURS], ids=lambda v: v.name)
 def test_in_double_precision_only_rounding_is_left(exact_model, variant):
     """1e-8, from weights and noise that stay in fp32; whatever else differed from the oracle would show."""
-    segmenter = make_segmenter(exact_model)
+    segmenter = make_segmenter(exact_model, weights=DIFFSEGMENTER)
     images = [picture(40 + 10 * i, 90 - 5 * i, i) for i in range(3)]
     plain = oracle_maps(segmenter, images, EXPRESSIONS[:3], variant)
     for ours, expected in zip(segmenter(images, EXPRESSIONS[:3], variant), plain, strict=True):
@@ -80,7 +80,7 @@ def test_a_noun_of_several_pieces_is_pooled_over_all_of_them(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 8])
 def test_sd15_architecture_equals_oracle(batch):
-    segmenter = make_segmenter(random_sd15())
+    segmenter = make_segmenter(random_sd15(), weights=DIFFSEGMENTER)
     images = [picture(120 + i, 200, i) for i in range(batch)]
     expressions = ["white dog playing with two black dogs", "skateboarder in a red jacket", *EXPRESSIONS][:batch]
     ours = segmenter(images, expressions, OURS)

@@ -27,7 +27,7 @@ from attrbind_exp.diffusion.model import DiffusionModel, load_model, overflowed
 from attrbind_exp.diffusion.weights import CHOICES, READ, find_model
 from attrbind_exp.hub import fetch_command
 from attrbind_exp.types import SampleError, UserError, Variant
-from tests.conftest import make_segmenter, picture
+from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
 from tests.oracle import sharpen
 from tests.test_core import EXPRESSIONS, NCR, OURS, oracle_maps
 
@@ -81,7 +81,7 @@ def test_an_encoder_without_its_last_layer_gives_the_penultimate_one_normed(sd2)
 @pytest.mark.parametrize("variant", [NCR, OURS], ids=lambda v: v.name)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_sd2_structure_equals_oracle(sd2, variant, batch):
-    segmenter = make_segmenter(DiffusionModel(sd2), weights={8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1})
+    segmenter = make_segmenter(DiffusionModel(sd2), weights=DIFFSEGMENTER)
     assert {x.ratio for x in segmenter.layers if x.cross} == {1, 2, 4, 8}
     images = [picture(50 + 10 * i, 90 - 5 * i, i) for i in range(batch)]
     ours = segmenter(images, EXPRESSIONS[:batch], variant)
