@@ -303,5 +303,8 @@ def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
     model = load_model(f"{tmp_path}/model", device="cpu")
     assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
     assert "swapped colours" in out
+    for folder in (tmp_path / "model", ASSETS / "bundled"):
+        for file in folder.rglob("*.json"):
+            assert not any('"_name_or_path": "/' in line for line in file.read_text().splitlines()), file
     code, _, err = command("stage=clop", *given, module="pretrain")
     assert code == 2 and "choose from clip, vae, unet, export, benchmark, all" in err

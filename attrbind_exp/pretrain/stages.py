@@ -142,9 +142,14 @@ def export(seed: int, folder: Path, out: Path) -> int:
     )
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
     # transformers would load the text encoder in its stored precision, diffusers the rest in fp32; let them agree.
-    settings = json.loads((out / "text_encoder" / "config.json").read_text())
-    (out / "text_encoder" / "config.json").write_text(json.dumps(settings | {"dtype": "float32"}, indent=2) + "\n")
+    _amend(out / "text_encoder" / "config.json", {"dtype": "float32"})
+    _amend(out / "vae" / "config.json", {"_name_or_path": "vae"})  # diffusers writes where it was trained
     return sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+
+
+def _amend(file: Path, changes: dict[str, str]) -> None:
+    """Change some settings of a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2) + "\n")
 
 
 PROMPTS = (
