@@ -75,11 +75,12 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         summary["captioner"] = choices.runtime.choices["captioner"]
         summary["overrides"] = list(choices.overrides.task)
         summary |= facts(cfg, dataset)
-        summary["note"] = "; ".join(filter(None, (summary["note"], segmenter.flat_note()))) or None
         write_figures(summary, store)
         write_report(store.folder)
     finally:
         upload = tracker.close()
+    if flat := segmenter.flat_note():  # not in the summary: a run that was taken up again has seen a part only
+        print(f"WARNING: {flat}", file=sys.stderr)
     show(summary, markdown(ablation(summary)), upload, store.folder)
     return summary
 

@@ -26,8 +26,7 @@ class Segmenter:
     """A model, a text processor and map settings, ready to segment.
 
     `columns`: what `complete` makes for every prompt; `flat`: how many of each column's maps were flat (`flat_note`).
-    Raises UserError when settings name a timestep, ratio or block
-    that the model does not have.
+    Raises UserError when settings name a timestep, ratio or block that the model does not have.
     """
 
     def __init__(self, model: DiffusionModel, text: TextProcessor, settings: MapSettings = MapSettings()):
