@@ -5,7 +5,6 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from attrbind_exp.scoring import binding, classes, metrics
 from attrbind_exp.scoring.summary import ClassScores, Reading, Scores
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.caption import Captioner
-from attrbind_exp.types import Failure, Prompt, RunSettings, Sample, SampleError, Variant
+from attrbind_exp.types import Failure, Other, Prompt, RunSettings, Sample, SampleError, Variant
 
 Row = Mapping[str, Any]
+Decoded = dict[str, np.ndarray | None]  # masks (H, W) of an image's objects by id, None = not usable
 
 
 def score(
@@ -97,10 +97,11 @@ def score_image(image: Segmented, dataset: Dataset, settings: RunSettings) -> tu
     if not dataset.classes:
         made: list[list[Row]] = []
         failed = list(image.failures)
+        decoded: Decoded = {}
         for item, heats in image.items:
             try:
                 check_finite(heats)
-                made.append(expression_rows(item, heats, settings, dataset.described))
+                made.append(expression_rows(item, heats, settings, dataset.described, decoded))
             except SampleError as error:
                 failed.append(Failure(item.sample.sample_id, error.reason, str(error)))
         return made, failed
@@ -115,13 +116,15 @@ def score_image(image: Segmented, dataset: Dataset, settings: RunSettings) -> tu
     return [image_rows(image, truth, dataset.classes, settings)], []
 
 
-def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described: bool) -> list[Row]:
-    """One row a variant and seed, in this order. `described`: the sample's own slices stand alone. Without a ground
-    truth the counts are None."""
+def expression_rows(
+    item: Loaded, heats: Heats, settings: RunSettings, described: bool, decoded: Decoded | None = None
+) -> list[Row]:
+    """One row a variant and seed, in this order. `described`: the sample's own slices stand alone; `decoded`: see
+    `object_masks`. Without a ground truth the counts are None."""
     sample, parse = item.sample, item.prompt.parse
     slices = dict(sample.slices) if described else {**sample.slices, "modifier": list(parse.modifiers)}
     maps = {id(heat): heat for row in heats for heat in row}  # variants may share a map
-    masks = object_masks(sample, item.truth)
+    masks = object_masks(sample, item.truth, decoded)
     counted = {k: count(heat.values, sample, masks) for k, heat in maps.items()}
     rows: list[Row] = []
     for variant, of_variant in zip(settings.variants, heats, strict=True):
@@ -138,18 +141,31 @@ def expression_rows(item: Loaded, heats: Heats, settings: RunSettings, described
     return rows
 
 
-def object_masks(sample: Sample, truth: np.ndarray | None) -> dict[str, np.ndarray] | None:
+def object_masks(
+    sample: Sample, truth: np.ndarray | None, decoded: Decoded | None = None
+) -> dict[str, np.ndarray] | None:
     """Masks (H, W) bool of all objects of a sample's image by their ids, its own among them; None without ground truth.
 
     Another object whose mask cannot be used counts as not annotated: it takes nothing from this sample's IoU.
+    `decoded`: what the other expressions of the image have decoded; it grows.
     """
     if truth is None:
         return None
+    decoded = {} if decoded is None else decoded
     masks = {sample.object_id: truth}
     for other in sample.others or ():
-        with suppress(SampleError):
-            masks[other.object_id] = decode_mask(other.segmentation, sample.size)
+        if other.object_id not in decoded:
+            decoded[other.object_id] = _usable_mask(other, sample.size)
+        if (mask := decoded[other.object_id]) is not None:
+            masks[other.object_id] = mask
     return masks
+
+
+def _usable_mask(other: Other, size: tuple[int, int]) -> np.ndarray | None:
+    try:
+        return decode_mask(other.segmentation, size)
+    except SampleError:
+        return None
 
 
 def count(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None) -> dict[str, Any]:

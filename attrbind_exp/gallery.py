@@ -1,6 +1,6 @@
 """What the numbers look like: samples spread over the run, the most improved and the most harmed expressions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,15 +54,15 @@ class Artist:
     ) -> Pictures:
         """Image | ground truth | heat map of each variant, one picture an expression under its title."""
         pictures: Pictures = {}
-        for number, (sample, title) in enumerate(chosen):
-            (item,), (heats,) = self._segment([sample], variants)
-            image = np.asarray(item.image)
+        titles = {sample.sample_id: title for sample, title in chosen}
+        for number, (item, heats) in enumerate(self._segment([sample for sample, _ in chosen], variants)):
+            image, title, sample_id = np.asarray(item.image), titles[item.sample.sample_id], item.sample.sample_id
             panels = {"image": image}
             if item.truth is not None:
                 panels["ground truth"] = figures.outline(image, item.truth)
             panels |= {v.label: figures.overlay(image, row[0].values) for v, row in zip(variants, heats, strict=True)}
-            path = figures.panels(panels, title, self.store.gallery_path(name, number), sample.sample_id)
-            pictures[f"{sample.sample_id} {title}"] = path
+            path = figures.panels(panels, title, self.store.gallery_path(name, number), sample_id)
+            pictures[f"{sample_id} {title}"] = path
         return pictures
 
     def draw_scenes(self, scores: ClassScores, summary: dict[str, Any]) -> Pictures:
@@ -70,27 +70,28 @@ class Artist:
         variants = shown_variants(self.settings)
         thresholds = {e["label"]: e["threshold"] for e in summary["variants"]}
         pictures: Pictures = {}
-        for number, image_id in enumerate(spread_out(scores.images, self.settings.gallery)):
-            samples = [s for s in self.dataset.samples if s.image_id == image_id]
-            if not samples:
+        picks = spread_out(scores.images, self.settings.gallery)
+        made = self._segment([s for s in self.dataset.samples if s.image_id in picks], variants)
+        for number, image_id in enumerate(picks):
+            mine = [(item, heats) for item, heats in made if item.sample.image_id == image_id]
+            if not mine:
                 continue  # no class was looked for: there is no picture to show
-            loaded, heats = self._segment(samples, variants)
-            image, truth = np.asarray(loaded[0].image), label_scene(self.dataset.scenes[image_id])
+            image, truth = np.asarray(mine[0][0].image), label_scene(self.dataset.scenes[image_id])
             panels = {"image": image, "ground truth": figures.paint(image, truth)}
             for v, variant in enumerate(variants):
                 threshold = thresholds.get(variant.label, summary["threshold"])
-                labels = predicted(loaded, [h[v][0].values for h in heats], threshold, self.dataset.classes)
-                panels[variant.label] = figures.paint(image, labels)
-            words = ", ".join(sample.text for sample in samples)
+                maps = {item.sample.category or "": heats[v][0].values for item, heats in mine}
+                panels[variant.label] = figures.paint(image, predicted(maps, threshold, self.dataset.classes))
+            words = ", ".join(item.sample.text for item, _ in mine)
             path = figures.panels(panels, words, self.store.gallery_path("gallery", number), image_id)
             pictures[f"{image_id} {words}"] = path
         return pictures
 
-    def _segment(self, samples: Sequence[Sample], variants: Sequence[Variant]) -> tuple[list[Loaded], list[Heats]]:
-        """Heat maps of samples that were scored before, under the first noise seed."""
+    def _segment(self, samples: Sequence[Sample], variants: Sequence[Variant]) -> list[tuple[Loaded, Heats]]:
+        """Heat maps of samples that were scored before, all in shared batches, under the first noise seed."""
         loaded, _ = load_batch(samples, self.segmenter, self.captioner)
         drawing = replace(self.settings, variants=variants, seeds=self.settings.seeds[:1])
-        return loaded, segment_batch(loaded, self.segmenter, drawing)
+        return list(zip(loaded, segment_batch(loaded, self.segmenter, drawing), strict=True))
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:
@@ -126,10 +127,9 @@ def most_changed(scores: Scores, summary: dict[str, Any], settings: RunSettings)
     }
 
 
-def predicted(
-    loaded: Sequence[Loaded], heats: Sequence[np.ndarray], threshold: float, names: Sequence[str]
-) -> np.ndarray:
-    """Label map (H, W) of one image: the class of the highest heat where that reaches the threshold, else 0."""
-    maps = {names.index(item.sample.category or ""): heat for item, heat in zip(loaded, heats, strict=True)}
-    best, value = classes.predict(maps, heats[0].shape)  # type: ignore[arg-type]
+def predicted(maps: Mapping[str, np.ndarray], threshold: float, names: Sequence[str]) -> np.ndarray:
+    """Label map (H, W) of one image from heat maps by class: the class of the highest heat where that reaches the
+    threshold, else 0."""
+    size = next(iter(maps.values())).shape
+    best, value = classes.predict({names.index(name): heat for name, heat in maps.items()}, size)  # type: ignore[arg-type]
     return np.where(value >= np.float32(threshold), best, 0).astype(np.uint8)

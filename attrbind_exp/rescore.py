@@ -24,7 +24,7 @@ from attrbind_exp.batch import by_image
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
-from attrbind_exp.evaluation import Row, count, fail, object_masks, take, variant_columns
+from attrbind_exp.evaluation import Decoded, Row, count, fail, object_masks, take, variant_columns
 from attrbind_exp.merge import read_config
 from attrbind_exp.report.write import write_report
 from attrbind_exp.run import facts, show, write_figures
@@ -120,10 +120,11 @@ def _rescore_image(
 
     if not dataset.classes:
         parts = []
+        decoded: Decoded = {}
         for name in dict.fromkeys(r["sample_id"] for r in rows):
             sample = samples[name]
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            masks = object_masks(sample, truth)
+            masks = object_masks(sample, truth, decoded)
             parts.append([describe(name, v, seed) | count(heat(sample, v, s), sample, masks) for v, s, seed in cells])
         return parts
     image = rows[0]["image_id"]

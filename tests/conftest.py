@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 os.environ["WANDB_MODE"] = "offline"
@@ -39,6 +40,7 @@ def exact_model():
     model = load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
     for part in (model.unet, model.vae, model.text_encoder):
         part.double()
+    model.dtype = torch.float64
     return model
 
 

@@ -33,7 +33,7 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
             rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
         else:
             rle = segmentation
-        mask = np.zeros(size, bool) if rle is None else coco_mask.decode(rle).astype(bool)
+        mask = np.zeros(size, bool) if rle is None else coco_mask.decode(rle).astype(bool, order="C")
     except (TypeError, KeyError, ValueError, IndexError) as error:
         raise SampleError("mask_malformed", f"segmentation cannot be read: {error}") from error
     if mask.shape != size:

@@ -60,6 +60,8 @@ class DiffusionModel:
         if self.unet.device.type == "cuda":  # tensor cores convolve channels last; a CPU's kernels do not gain by it
             self.unet.to(memory_format=torch.channels_last)
             self.vae.to(memory_format=torch.channels_last)
+        # Noted once: diffusers looks through all modules whenever it is asked, more than a millisecond each time.
+        self.device, self.dtype = self.unet.device, self.unet.dtype
         self.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.vae_scale = pipeline.vae_scale_factor
         side = self.unet.config.sample_size * self.vae_scale
@@ -76,14 +78,6 @@ class DiffusionModel:
         for module in self.unet.modules():
             if isinstance(module, ResnetBlock2D | FeedForward):
                 module.compile(dynamic=False)
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
 
     @torch.no_grad()
     def encode_text(self, texts: list[str]) -> Tensor:
