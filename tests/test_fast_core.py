@@ -175,7 +175,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(model, scenes, monkeyp
 def test_batch_size_follows_free_memory(model, monkeypatch):
     segmenter = make_segmenter(model)
     assert batch_size.fit_batch_size(segmenter, 5) == 5  # a CPU
-    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
     monkeypatch.setattr(batch_size, "measure_peak", lambda _, rows: 1000 + 100 * rows)
     for name, value in {"memory_reserved": 700, "memory_allocated": 500}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
