@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from attrbind_exp import evaluation
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import object_masks, score
 from attrbind_exp.runs.store import RunStore
@@ -58,6 +60,18 @@ def test_another_object_with_a_broken_mask_costs_the_sample_nothing():
     masks = object_masks(one, MASKS["a"])
     assert set(masks) == {"a", "c"} and object_masks(one, None) is None
     assert locate(heat_at(0, 3), one, masks) == Sighting("background", {"a": 0.1, "c": 0.1})
+
+
+def test_the_masks_of_an_image_are_decoded_once_for_all_its_expressions(monkeypatch):
+    calls = []
+    monkeypatch.setattr(evaluation, "decode_mask", lambda found, size: calls.append(found) or decode_mask(found, size))
+    broken = Other("b", "star", {"counts": "nonsense", "size": [9, 9]})
+    good = Other("c", "moon", [[0, 2, 2, 2, 2, 4, 0, 4]])
+    samples = [Sample(f"7:{i}", "7", None, "the star", "star", None, (4, 4), {}, "a", (broken, good)) for i in range(3)]
+    decoded = {}
+    found = [object_masks(one, MASKS["a"], decoded) for one in samples]
+    assert len(calls) == 2 and all(set(masks) == {"a", "c"} for masks in found)
+    assert all(np.array_equal(masks["c"], object_masks(samples[0], MASKS["a"])["c"]) for masks in found)
 
 
 def test_swaps_are_pairs_that_differ_in_one_word_about_two_objects_of_a_category():

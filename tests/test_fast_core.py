@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from attrbind_exp import config
 from attrbind_exp.batch import by_image, segment_images
@@ -13,7 +14,7 @@ from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.diffusion.attention import find_layers, record
-from attrbind_exp.diffusion.model import DiffusionModel
+from attrbind_exp.diffusion.model import DiffusionModel, load_model
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
 from attrbind_exp.segmentation import batch_size
@@ -199,9 +200,19 @@ def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scen
         np.testing.assert_allclose(np.array(found)[:, i], np.array(plain)[:, 0], atol=1e-5)
 
 
+def test_nothing_asks_diffusers_what_takes_a_walk_through_all_modules(scenes, tmp_path, monkeypatch):
+    model = load_model(str(PACKAGE / "assets" / "bundled"), "cpu", cache=Cache(tmp_path))
+    segmenter = make_segmenter(model)
+    for name in ("device", "dtype", "attn_processors"):
+        monkeypatch.setattr(UNet2DConditionModel, name, property(lambda _: pytest.fail("a walk")))
+    monkeypatch.setattr(UNet2DConditionModel, "set_attn_processor", lambda *_: pytest.fail("a walk"))
+    assert len(heats(scenes, segmenter, RunSettings([BASELINE], batch_size=4))) == 14
+
+
 def test_levels_are_those_of_a_search():
-    values = np.concatenate([metrics.THRESHOLDS, np.linspace(0, 1, 9999), np.nextafter(metrics.THRESHOLDS[1:], 0)])
-    values = values.astype(np.float32)
+    below, above = np.nextafter(metrics.THRESHOLDS[1:], 0), np.nextafter(metrics.THRESHOLDS[:-1], 1)
+    drawn = np.random.default_rng(0).random(10**6, np.float32)
+    values = np.concatenate([metrics.THRESHOLDS, below, above, drawn]).astype(np.float32)
     assert np.array_equal(metrics.find_level(values), np.searchsorted(metrics.THRESHOLDS, values, side="right") - 1)
 
 
