@@ -112,19 +112,6 @@ def open_items(
     return items
 
 
-def load_batch(
-    samples: Sequence[Sample], segmenter: Segmenter, captioner: Captioner | None = None
-) -> tuple[list[Loaded], list[tuple[Sample, Failure]]]:
-    """Pictures, their latents, captions, prompts and ground truths; what cannot be used comes back as a failure."""
-    return start_loading(read_samples(samples, segmenter), segmenter, captioner)()
-
-
-def segment_batch(loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings) -> list[Heats]:
-    """Heat maps of each item, in order."""
-    opened = Opened("", open_items(loaded, segmenter, settings), [])
-    return [heats for image in segment([opened], segmenter, settings) for _, heats in image.items]
-
-
 def segment(images: Iterable[Opened], segmenter: Segmenter, settings: RunSettings) -> Iterator[Segmented]:
     """Heat maps of every image, in order. Passes wait until they fill a batch, whichever images they are of.
 

@@ -1,13 +1,14 @@
 """What the numbers look like: samples spread over the run, the most improved and the most harmed expressions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from attrbind_exp.batch import Heats, load_batch, segment_batch
+from attrbind_exp.batch import Heats, segment_images
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.loading import Loaded
@@ -53,17 +54,18 @@ class Artist:
         self, name: str, chosen: Sequence[tuple[Sample, str]], variants: Sequence[Variant]
     ) -> Pictures:
         """Image | ground truth | heat map of each variant, one picture an expression under its title."""
-        pictures: Pictures = {}
-        titles = {sample.sample_id: title for sample, title in chosen}
-        for number, (item, heats) in enumerate(self._segment([sample for sample, _ in chosen], variants)):
-            image, title, sample_id = np.asarray(item.image), titles[item.sample.sample_id], item.sample.sample_id
+        rank = {sample.sample_id: number for number, (sample, _) in enumerate(chosen)}
+        drawn: dict[int, tuple[str, Path]] = {}
+        for item, heats in chain.from_iterable(self._segment([sample for sample, _ in chosen], variants)):
+            image, number = np.asarray(item.image), rank[item.sample.sample_id]
             panels = {"image": image}
             if item.truth is not None:
                 panels["ground truth"] = figures.outline(image, item.truth)
             panels |= {v.label: figures.overlay(image, row[0].values) for v, row in zip(variants, heats, strict=True)}
-            path = figures.panels(panels, title, self.store.gallery_path(name, number), sample_id)
-            pictures[f"{sample_id} {title}"] = path
-        return pictures
+            sample, title = chosen[number]
+            path = figures.panels(panels, title, self.store.gallery_path(name, number), sample.sample_id)
+            drawn[number] = f"{sample.sample_id} {title}", path
+        return dict(drawn[number] for number in sorted(drawn))
 
     def draw_scenes(self, scores: ClassScores, summary: dict[str, Any]) -> Pictures:
         """Image | label map | prediction of each variant at its own threshold, one picture an image."""
@@ -71,27 +73,29 @@ class Artist:
         thresholds = {e["label"]: e["threshold"] for e in summary["variants"]}
         pictures: Pictures = {}
         picks = spread_out(scores.images, self.settings.gallery)
-        made = self._segment([s for s in self.dataset.samples if s.image_id in picks], variants)
-        for number, image_id in enumerate(picks):
-            mine = [(item, heats) for item, heats in made if item.sample.image_id == image_id]
-            if not mine:
-                continue  # no class was looked for: there is no picture to show
-            image, truth = np.asarray(mine[0][0].image), label_scene(self.dataset.scenes[image_id])
+        for items in self._segment([s for s in self.dataset.samples if s.image_id in picks], variants):
+            image_id = items[0][0].sample.image_id
+            image, truth = np.asarray(items[0][0].image), label_scene(self.dataset.scenes[image_id])
             panels = {"image": image, "ground truth": figures.paint(image, truth)}
             for v, variant in enumerate(variants):
                 threshold = thresholds.get(variant.label, summary["threshold"])
-                maps = {item.sample.category or "": heats[v][0].values for item, heats in mine}
+                maps = {item.sample.category or "": heats[v][0].values for item, heats in items}
                 panels[variant.label] = figures.paint(image, predicted(maps, threshold, self.dataset.classes))
-            words = ", ".join(item.sample.text for item, _ in mine)
-            path = figures.panels(panels, words, self.store.gallery_path("gallery", number), image_id)
+            words = ", ".join(item.sample.text for item, _ in items)
+            path = figures.panels(panels, words, self.store.gallery_path("gallery", picks.index(image_id)), image_id)
             pictures[f"{image_id} {words}"] = path
         return pictures
 
-    def _segment(self, samples: Sequence[Sample], variants: Sequence[Variant]) -> list[tuple[Loaded, Heats]]:
-        """Heat maps of samples that were scored before, all in shared batches, under the first noise seed."""
-        loaded, _ = load_batch(samples, self.segmenter, self.captioner)
-        drawing = replace(self.settings, variants=variants, seeds=self.settings.seeds[:1])
-        return list(zip(loaded, segment_batch(loaded, self.segmenter, drawing), strict=True))
+    def _segment(
+        self, samples: Sequence[Sample], variants: Sequence[Variant]
+    ) -> Iterator[Sequence[tuple[Loaded, Heats]]]:
+        """Heat maps of samples that were scored before, image by image, under the first noise seed."""
+        images: dict[str, list[Sample]] = {}
+        for sample in samples:
+            images.setdefault(sample.image_id, []).append(sample)
+        drawing = replace(self.settings, variants=variants, seeds=self.settings.seeds[:1], keep_maps=False)
+        made = segment_images(images, self.segmenter, drawing, self.captioner)
+        return (image.items for image in made if image.items)
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:

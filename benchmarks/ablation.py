@@ -20,11 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attrbind_exp.batch import by_image, load_batch, segment_images
+from attrbind_exp.batch import by_image, segment_images
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import expression_rows
+from attrbind_exp.loading import read_samples, start_loading
 from attrbind_exp.segmentation.segmenter import Segmenter
 from attrbind_exp.text.processor import TextProcessor
 from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, Variant
@@ -62,7 +63,7 @@ def run_reference(dataset: Dataset, segmenter: Segmenter, count: int) -> None:
     """The published recipe on the first `count` expressions under one variant and one choice of layers."""
     model = segmenter.model
     for sample in dataset.samples[:count]:
-        item = load_batch([sample], segmenter)[0][0]
+        (item,), _ = start_loading(read_samples([sample], segmenter), segmenter)()
         bound = segmenter.text.bind([item.prompt], [EDITS[-1]])[0][0]
         noisy = model.add_noise(item.latents[None], [sample.image_id], TIMESTEP, 0, 0)
         uncond = model.encode_text([""])[0]
