@@ -31,7 +31,7 @@ def count_overlap(heat: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 def find_level(heat: np.ndarray) -> np.ndarray:
     """The last row of THRESHOLDS that each value (n,) float32 of [0, 1] reaches, (n,) int.
 
-    searchsorted(THRESHOLDS, heat, "right") - 1, many times as fast: a hundredth is guessed and set right by its
+    searchsorted(THRESHOLDS, heat, "right") - 1, by arithmetic alone: a hundredth is guessed and set right by its
     neighbours, since float32 rounds either way. Row k of THRESHOLDS is k / 100 in float32, to the last bit.
     """
     hundred = np.float32(100)
