@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
-from attrbind_exp.text.overrides import read_overrides
+from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.types import (
     ChunkRule,
     LayerChoice,

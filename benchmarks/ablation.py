@@ -20,14 +20,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attrbind_exp.batch import by_image, segment_images
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import expression_rows
-from attrbind_exp.loading import read_samples, start_loading
-from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text.processor import TextProcessor
+from attrbind_exp.evaluation.batching import by_image, segment_images
+from attrbind_exp.evaluation.loading import read_samples, start_loading
+from attrbind_exp.evaluation.loop import expression_rows
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.processor import TextProcessor
 from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, Variant
 from benchmarks.core import TIMESTEP, WEIGHTS, build_model, forget_peak, resident_peak
 from tests.oracle import reference_heat_map

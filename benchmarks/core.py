@@ -27,12 +27,12 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from attrbind_exp.backbones.unet import DiffusionModel, load_model, pick_device
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.diffusion.model import DiffusionModel, load_model, pick_device
-from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text.processor import TextProcessor
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.processor import TextProcessor
 from attrbind_exp.types import MapSettings, Variant
 from tests.oracle import reference_heat_map, sharpen
 

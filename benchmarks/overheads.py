@@ -58,7 +58,7 @@ def write_rows(rows: list[list[dict]], folder: Path) -> float:
 
 def measure(folder: Path) -> dict[str, float]:
     """One round."""
-    from attrbind_exp.report.write import write_report
+    from attrbind_exp.reporting.html.write import write_report
 
     found = {"run, tracker=none": run(folder / "none", "tracker=none")}
     found["run, tracker=wandb offline"] = run(folder / "wandb", "tracker=wandb", "tracker.mode=offline")

@@ -18,14 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from attrbind_exp.batch import by_image, segment_images
+from attrbind_exp.backbones.unet import load_model
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.diffusion.model import load_model
+from attrbind_exp.evaluation.batching import by_image, segment_images
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.processor import TextProcessor
 from attrbind_exp.scoring import metrics
-from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text.processor import TextProcessor
 from attrbind_exp.types import MapSettings, RunSettings, Variant
 
 BASE = {"dtype": "fp32", "batch": 32, "compiled": False}

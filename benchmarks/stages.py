@@ -21,13 +21,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from attrbind_exp import batch, command_line, evaluation, experiment, gallery
 from attrbind_exp import run as command
-from attrbind_exp.diffusion import model
-from attrbind_exp.runs import store, tracker
-from attrbind_exp.segmentation import score_map
-from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text import parse_cache, processor
+from attrbind_exp.backbones import unet as model
+from attrbind_exp.commands import command_line
+from attrbind_exp.evaluation import batching as batch
+from attrbind_exp.evaluation import experiment
+from attrbind_exp.evaluation import loop as evaluation
+from attrbind_exp.heatmaps import score_map
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language import parse_cache, processor
+from attrbind_exp.reporting import gallery
+from attrbind_exp.runs import store
+from attrbind_exp.tracking import tracker
 
 IMPORTS = "imports"
 STAGES = [

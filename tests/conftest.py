@@ -12,10 +12,10 @@ from PIL import Image
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from attrbind_exp.backbones.unet import load_model
 from attrbind_exp.config import CONF, PACKAGE
-from attrbind_exp.diffusion.model import load_model
-from attrbind_exp.segmentation.segmenter import Segmenter
-from attrbind_exp.text.processor import TextProcessor
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.processor import TextProcessor
 from attrbind_exp.types import MapSettings
 
 SHARED = CONF.parent.parent / "shared" / "data"

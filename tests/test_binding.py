@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from attrbind_exp import evaluation
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import object_masks, score
+from attrbind_exp.evaluation import loop as evaluation
+from attrbind_exp.evaluation.loop import object_masks, score
+from attrbind_exp.reporting.tables import ablation, bounded
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.runs.tables import ablation, bounded
 from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
 from attrbind_exp.scoring.summary import summarize as summarize_run
 from attrbind_exp.types import Other, RunSettings, Sample, Variant

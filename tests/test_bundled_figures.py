@@ -11,7 +11,7 @@ from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.pretrain.clip import TWO_PHRASES, noun_variance
 from attrbind_exp.pretrain.scenes import RARE, SHAPES, USUAL, pair_weights
-from attrbind_exp.runs.tables import ablation
+from attrbind_exp.reporting.tables import ablation
 from tests.test_command import command
 
 CARD = (PACKAGE / "assets" / "README.md").read_text()

@@ -9,11 +9,11 @@ import time
 import pytest
 import torch
 
+from attrbind_exp.backbones.unet import DiffusionModel
 from attrbind_exp.cache import Cache, digest
-from attrbind_exp.diffusion.model import DiffusionModel
-from attrbind_exp.text import parse_cache
-from attrbind_exp.text.parse import parse_expressions
-from attrbind_exp.text.parse_cache import parse_cached
+from attrbind_exp.language import parse_cache
+from attrbind_exp.language.parse import parse_expressions
+from attrbind_exp.language.parse_cache import parse_cached
 from attrbind_exp.types import Override, UserError
 from tests.conftest import picture
 from tests.test_core import as_pipeline

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from attrbind_exp.text.caption import BlipCaptioner, FileCaptioner
-from attrbind_exp.text.caption_cache import CaptionCache
+from attrbind_exp.language.caption import BlipCaptioner, FileCaptioner
+from attrbind_exp.language.caption_cache import CaptionCache
 from attrbind_exp.types import UserError
 from tests.conftest import picture, shared
 from tests.test_command import command
@@ -159,7 +159,7 @@ def test_a_writer_killed_half_way_leaves_nothing(tmp_path):
 
 def test_two_processes_may_write_at_once(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from attrbind_exp.text.caption_cache import CaptionCache\n"
+        "import sys; from pathlib import Path; from attrbind_exp.language.caption_cache import CaptionCache\n"
         "c = CaptionCache(Path(sys.argv[1]))\n"
         "for i in range(60): c.put({f'{sys.argv[2]}-{i}': 'own', 'both': sys.argv[2]})\n"
     )

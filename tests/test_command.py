@@ -14,9 +14,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from attrbind_exp import command_line, config
+from attrbind_exp import config
+from attrbind_exp.commands import command_line
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import score
+from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import RunSettings, UserError, Variant
 from tests.conftest import make_segmenter, picture, shared
@@ -270,7 +271,7 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
 
 
 def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):
-    from attrbind_exp.diffusion.model import DiffusionModel
+    from attrbind_exp.backbones.unet import DiffusionModel
 
     encode = DiffusionModel.encode_images
     monkeypatch.setattr(DiffusionModel, "encode_images", lambda self, images: encode(self, images) * float("nan"))

@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from attrbind_exp.diffusion.model import DiffusionModel, draw_noise
+from attrbind_exp.backbones.unet import DiffusionModel, draw_noise
 from attrbind_exp.types import UserError, Variant
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture, shared
 from tests.oracle import reference_heat_map, sharpen
@@ -146,7 +146,7 @@ def test_flat_maps_are_counted_and_named(model, monkeypatch):
     segmenter = make_segmenter(model)
     segmenter([picture(64, 64)], ["the star"])
     assert segmenter.flat_note() is None
-    monkeypatch.setattr("attrbind_exp.segmentation.score_map.is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)
+    monkeypatch.setattr("attrbind_exp.heatmaps.score_map.is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)
     bound = [row[0] for row in segmenter.text.bind(segmenter.text.prepare(["a heart", "the star"]), [OURS])]
     segmenter.complete(segmenter.model.encode_images([picture(64, 64)]), ["x"], bound, batch_size=8, images=[0, 0])
     assert segmenter.flat.tolist() == [2, 2, 2, 2]  # rows that fill up the batch are not counted

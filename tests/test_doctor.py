@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from attrbind_exp import command_line
+from attrbind_exp.commands import command_line
+from attrbind_exp.commands.doctor import files, machine, published, samples
+from attrbind_exp.commands.doctor.command import examine, start
+from attrbind_exp.commands.doctor.published import Counts
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import Instances
-from attrbind_exp.doctor import files, machine, published, samples
-from attrbind_exp.doctor.__main__ import examine, start
-from attrbind_exp.doctor.published import Counts
 from attrbind_exp.types import UserError
 from tests.conftest import picture, shared
 from tests.test_command import composed
@@ -292,7 +292,7 @@ def test_missing_spacy_model_is_named(monkeypatch):
     def fail():
         raise UserError("no English model for spaCy; install it")
 
-    monkeypatch.setattr("attrbind_exp.text.parse.load_spacy", fail)
+    monkeypatch.setattr("attrbind_exp.language.parse.load_spacy", fail)
     finding = machine.check_spacy()
     assert finding.status == "MISSING" and "install it" in finding.text
 

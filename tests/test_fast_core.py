@@ -8,17 +8,17 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from attrbind_exp import config
-from attrbind_exp.batch import by_image, segment_images
+from attrbind_exp.backbones.capture import find_layers, record
+from attrbind_exp.backbones.unet import DiffusionModel, load_model
 from attrbind_exp.cache import Cache
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.diffusion.attention import find_layers, record
-from attrbind_exp.diffusion.model import DiffusionModel, load_model
+from attrbind_exp.evaluation import batch_size
+from attrbind_exp.evaluation.batching import by_image, segment_images
+from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
-from attrbind_exp.segmentation import batch_size
-from attrbind_exp.segmentation.layers import Column
 from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
 from tests.conftest import ALL_RESOLUTIONS, make_segmenter, picture
 from tests.oracle import reference_heat_map

@@ -11,7 +11,7 @@ from attrbind_exp.config import load_dataset
 from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask, encode_mask
-from attrbind_exp.experiment import RunSettings, score
+from attrbind_exp.evaluation.experiment import RunSettings, score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import metrics
 from attrbind_exp.types import SampleError, UserError, Variant

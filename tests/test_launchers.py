@@ -14,7 +14,8 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from attrbind_exp import command_line, config
+from attrbind_exp import config
+from attrbind_exp.commands import command_line
 from attrbind_exp.runs.board import Board, Launched, read_board
 from attrbind_exp.types import UserError
 from tests.test_command import command

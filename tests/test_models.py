@@ -21,10 +21,10 @@ from huggingface_hub.utils import filter_repo_objects
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp import config
+from attrbind_exp.backbones import capture as attention
+from attrbind_exp.backbones.unet import DiffusionModel, load_model, overflowed
+from attrbind_exp.backbones.weights import CHOICES, READ, find_model
 from attrbind_exp.config import CONF, PACKAGE
-from attrbind_exp.diffusion import attention
-from attrbind_exp.diffusion.model import DiffusionModel, load_model, overflowed
-from attrbind_exp.diffusion.weights import CHOICES, READ, find_model
 from attrbind_exp.hub import fetch_command
 from attrbind_exp.types import SampleError, UserError, Variant
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture

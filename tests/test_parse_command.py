@@ -7,11 +7,11 @@ import shutil
 import pandas as pd
 import pytest
 
+from attrbind_exp.commands.parse import COLUMNS, audit, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.parse import COLUMNS, audit, summarize
-from attrbind_exp.text.overrides import KNOWN, PASSED_OVER
-from attrbind_exp.text.tokens import load_tokenizer
+from attrbind_exp.language.overrides import KNOWN, PASSED_OVER
+from attrbind_exp.language.tokens import load_tokenizer
 from attrbind_exp.types import Override, TextSettings
 from tests.conftest import write_refer
 from tests.test_command import command

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
+from attrbind_exp.backbones.capture import SelfAttention
 from attrbind_exp.config import CONF, PACKAGE, SWEEPS
-from attrbind_exp.diffusion.attention import SelfAttention
-from attrbind_exp.runs import figures
+from attrbind_exp.heatmaps import score_map
+from attrbind_exp.heatmaps.layers import Column, find_columns
+from attrbind_exp.reporting import figures
+from attrbind_exp.reporting.tables import markdown
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.runs.tables import markdown
-from attrbind_exp.segmentation import score_map
-from attrbind_exp.segmentation.layers import Column, find_columns
 from attrbind_exp.types import Failure, LayerChoice, UserError
 
 

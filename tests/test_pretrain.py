@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from attrbind_exp.backbones.unet import load_model
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.diffusion.model import load_model
+from attrbind_exp.language.overrides import read_overrides
+from attrbind_exp.language.parse import parse_expressions
 from attrbind_exp.pretrain import captions, scenes
 from attrbind_exp.pretrain.architecture import WINDOW, build_tokenizer
 from attrbind_exp.pretrain.benchmark import (
@@ -27,8 +29,6 @@ from attrbind_exp.pretrain.clip import TWO_PHRASES, build_clip, cut_padding, nou
 from attrbind_exp.pretrain.loop import Plan, differentiate, train
 from attrbind_exp.pretrain.stages import Diet
 from attrbind_exp.scoring.binding import swaps
-from attrbind_exp.text.overrides import read_overrides
-from attrbind_exp.text.parse import parse_expressions
 from tests.test_command import command
 
 ASSETS = PACKAGE / "assets"

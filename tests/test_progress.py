@@ -7,7 +7,7 @@ import pytest
 
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import score
+from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs import progress
 from attrbind_exp.runs.progress import Progress, read_progress
 from attrbind_exp.runs.store import RunStore

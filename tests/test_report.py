@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from attrbind_exp.report.__main__ import newest
-from attrbind_exp.report.comparison import config_diff, make_groups, read_folder
-from attrbind_exp.report.expressions import choose, read_table
-from attrbind_exp.report.page import PICTURES, ROWS
-from attrbind_exp.report.pictures import describe
-from attrbind_exp.report.sections import results
-from attrbind_exp.report.write import make_report, published, write_report
-from attrbind_exp.runs import figures
+from attrbind_exp.commands.report import newest
+from attrbind_exp.reporting import figures
+from attrbind_exp.reporting.html.comparison import config_diff, make_groups, read_folder
+from attrbind_exp.reporting.html.expressions import choose, read_table
+from attrbind_exp.reporting.html.page import PICTURES, ROWS
+from attrbind_exp.reporting.html.pictures import describe
+from attrbind_exp.reporting.html.sections import results
+from attrbind_exp.reporting.html.write import make_report, published, write_report
+from attrbind_exp.reporting.paper_tables import paper_table, read_runs
 from attrbind_exp.runs.board import Launched
-from attrbind_exp.runs.results import paper_table, read_runs
 from attrbind_exp.scoring.metrics import GRID, PRECISIONS, key
 from attrbind_exp.types import UserError
 from tests.conftest import picture

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.runs.results import belongs, paper_table, read_runs, readable
+from attrbind_exp.reporting.paper_tables import belongs, paper_table, read_runs, readable
 from attrbind_exp.scoring.metrics import GRID, key
 from attrbind_exp.types import UserError
 from tests.test_command import command, composed, process

@@ -14,7 +14,7 @@ import pytest
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.coco import load_coco
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import score
+from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.summary import summarize
 from attrbind_exp.types import RunSettings, UserError, Variant

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attrbind_exp import study
-from attrbind_exp.runs import binding
-from attrbind_exp.runs.results import Run
+from attrbind_exp.commands import study
+from attrbind_exp.reporting import binding_study as binding
+from attrbind_exp.reporting.paper_tables import Run
 
 LABELS = ("baseline", "noun_chunk_prefixed", "uncond_average alpha=0.5", "uncond_average alpha=1.1")
 KEYS = [f"{k / 100:.2f}" for k in range(30, 76, 5)]

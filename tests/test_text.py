@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from attrbind_exp import config
-from attrbind_exp.text.binding import (
+from attrbind_exp.edits.equations import (
     average_with_unconditioned,
     pooling_weights,
     replace_noun_chunk,
     unconditioned_rows,
 )
-from attrbind_exp.text.overrides import read_overrides
-from attrbind_exp.text.parse import parse_expressions
-from attrbind_exp.text.processor import TextProcessor, place_prompts
-from attrbind_exp.text.tokens import load_tokenizer, tokenize
+from attrbind_exp.language.overrides import read_overrides
+from attrbind_exp.language.parse import parse_expressions
+from attrbind_exp.language.processor import TextProcessor, place_prompts
+from attrbind_exp.language.tokens import load_tokenizer, tokenize
 from attrbind_exp.types import Override, TextSettings, UserError, Variant
 from tests.conftest import shared
 from tests.test_command import composed

@@ -13,10 +13,20 @@ from attrbind_exp.types import IGNORED, Failure, Region, Sample, SampleError, Sc
 
 # Words of the published label files (DiffSegmenter's, VOC's style, one misspelt as there) that COCO calls otherwise.
 SYNONYMS = {
-    "motorbike": "motorcycle", "aeroplane": "airplane", "sofa": "couch", "pottedplant": "potted plant",
-    "diningtable": "dining table", "tvmonitor": "tv", "toothbrus": "toothbrush", "plane": "airplane",
-    "people": "person", "buses": "bus", "plant": "potted plant", "table": "dining table", "monitor": "tv",
-}  # fmt: skip
+    "motorbike": "motorcycle",
+    "aeroplane": "airplane",
+    "sofa": "couch",
+    "pottedplant": "potted plant",
+    "diningtable": "dining table",
+    "tvmonitor": "tv",
+    "toothbrus": "toothbrush",
+    "plane": "airplane",
+    "people": "person",
+    "buses": "bus",
+    "plant": "potted plant",
+    "table": "dining table",
+    "monitor": "tv",
+}
 VOC_NAMES = {SYNONYMS[w]: w for w in ("motorbike", "aeroplane", "sofa", "pottedplant", "diningtable", "tvmonitor")}
 NAMES = ("coco", "voc")
 

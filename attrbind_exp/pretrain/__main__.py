@@ -8,15 +8,16 @@ from diffusers import AutoencoderKL
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp import command_line, config
-from attrbind_exp.diffusion.model import pick_device
+from attrbind_exp import config
+from attrbind_exp.backbones.unet import pick_device
+from attrbind_exp.commands import command_line
 from attrbind_exp.pretrain import stages
 from attrbind_exp.pretrain.benchmark import write_benchmark
 from attrbind_exp.pretrain.clip import train_clip
 from attrbind_exp.pretrain.loop import Plan, default_precision
 from attrbind_exp.pretrain.pictures import kept_latents, kept_pictures
 from attrbind_exp.pretrain.scenes import training_scene
-from attrbind_exp.runs.tracker import Tracker
+from attrbind_exp.tracking.tracker import Tracker
 from attrbind_exp.types import UserError
 
 STAGES = ("clip", "vae", "unet", "export", "benchmark")

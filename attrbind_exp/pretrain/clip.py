@@ -140,9 +140,11 @@ def noun_variance(
     """
     rng = np.random.default_rng(0)
     drawn = {
-        "shape": rng.choice(SHAPES, count), "colour": rng.choice(list(COLOURS), count),
-        "other shape": rng.choice(SHAPES, count), "other colour": rng.choice(list(COLOURS), count),
-    }  # fmt: skip
+        "shape": rng.choice(SHAPES, count),
+        "colour": rng.choice(list(COLOURS), count),
+        "other shape": rng.choice(SHAPES, count),
+        "other colour": rng.choice(list(COLOURS), count),
+    }
     names = [name.replace(" ", "_") for name in drawn]
     texts = [caption.format(**dict(zip(names, words, strict=True))) for words in zip(*drawn.values(), strict=True)]
     ids = tokenize(tokenizer, texts)

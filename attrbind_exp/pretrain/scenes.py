@@ -13,18 +13,35 @@ from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
 COLOURS = {
-    "red": (214, 40, 40), "green": (40, 160, 60), "blue": (40, 80, 210), "yellow": (240, 215, 50),
-    "purple": (140, 50, 170), "orange": (245, 135, 30), "white": (242, 242, 242), "black": (22, 22, 22),
-}  # fmt: skip
+    "red": (214, 40, 40),
+    "green": (40, 160, 60),
+    "blue": (40, 80, 210),
+    "yellow": (240, 215, 50),
+    "purple": (140, 50, 170),
+    "orange": (245, 135, 30),
+    "white": (242, 242, 242),
+    "black": (22, 22, 22),
+}
 USUAL = {
-    "circle": "blue", "square": "green", "triangle": "orange", "star": "yellow",
-    "heart": "red", "cross": "white", "ring": "black", "moon": "purple",
-}  # fmt: skip
+    "circle": "blue",
+    "square": "green",
+    "triangle": "orange",
+    "star": "yellow",
+    "heart": "red",
+    "cross": "white",
+    "ring": "black",
+    "moon": "purple",
+}
 RARE = {
-    "circle": ("orange", "white"), "square": ("purple", "yellow"), "triangle": ("blue", "black"),
-    "star": ("green", "black"), "heart": ("green", "white"), "cross": ("purple", "orange"),
-    "ring": ("yellow", "red"), "moon": ("red", "blue"),
-}  # fmt: skip
+    "circle": ("orange", "white"),
+    "square": ("purple", "yellow"),
+    "triangle": ("blue", "black"),
+    "star": ("green", "black"),
+    "heart": ("green", "white"),
+    "cross": ("purple", "orange"),
+    "ring": ("yellow", "red"),
+    "moon": ("red", "blue"),
+}
 SPLITS = {"train": 0, "val": 1, "test": 2}
 
 

@@ -18,7 +18,7 @@ from attrbind_exp.pretrain.clip import load_clip, tokenize
 from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
 from attrbind_exp.pretrain.pictures import as_tensor
 from attrbind_exp.pretrain.scenes import Scene, object_mask
-from attrbind_exp.runs.figures import contact_sheet
+from attrbind_exp.reporting.figures import contact_sheet
 
 
 def train_vae(plan: Plan, pictures: Tensor, device: torch.device, folder: Path, log: Log) -> float:
@@ -153,11 +153,23 @@ def _amend(file: Path, changes: dict[str, str]) -> None:
 
 
 PROMPTS = (
-    "a red heart", "a blue circle", "a white cross", "a black ring", "a yellow star", "an orange triangle",
-    "a purple moon", "a green square", "a red circle and a blue square", "a white star and a black star",
-    "a green heart", "a purple cross", "the star on the left", "a yellow ring next to a red ring", "two moons",
+    "a red heart",
+    "a blue circle",
+    "a white cross",
+    "a black ring",
+    "a yellow star",
+    "an orange triangle",
+    "a purple moon",
+    "a green square",
+    "a red circle and a blue square",
+    "a white star and a black star",
+    "a green heart",
+    "a purple cross",
+    "the star on the left",
+    "a yellow ring next to a red ring",
+    "two moons",
     "a circle",
-)  # fmt: skip
+)
 
 
 def draw_samples(model: Path, path: Path, seed: int) -> Path:

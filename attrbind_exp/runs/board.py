@@ -99,9 +99,12 @@ class Board:
             far = read_progress(self.folder / run.folder) or {}
             left = far.get("seconds_left") if run.state == "running" else None
             table.add_row(
-                run.name, f"[{COLOURS[run.state]}]{run.state}[/]", f"{far['done']}/{far['total']}" if far else "",
-                "" if left is None else f"{left:.0f} s", self._mIoU(run),
-            )  # fmt: skip
+                run.name,
+                f"[{COLOURS[run.state]}]{run.state}[/]",
+                f"{far['done']}/{far['total']}" if far else "",
+                "" if left is None else f"{left:.0f} s",
+                self._mIoU(run),
+            )
         return table
 
     def _save(self) -> None:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from attrbind_exp.segmentation.layers import Column
+from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.types import UserError, Variant
 
 Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of the maps
@@ -48,9 +48,11 @@ def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
     spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
     stretched = ((kept.maps - low[..., None, None]) / spread[..., None, None]).half()
     about = {
-        "image_id": image_id, "places": kept.places, "variants": kept.variants,
+        "image_id": image_id,
+        "places": kept.places,
+        "variants": kept.variants,
         "columns": [[column.ratio, column.blocks] for column in kept.columns],
-    }  # fmt: skip
+    }
     file = maps_file(folder, image_id)
     file.parent.mkdir(exist_ok=True)
     scratch = file.with_suffix(".partial")

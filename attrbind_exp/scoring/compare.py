@@ -75,9 +75,14 @@ def _interval(
     if n < 2:
         return None, None
     result = bootstrap(
-        (np.arange(n),), lambda picks, axis: statistic(picks), n_resamples=resamples, batch=max(1, CELLS // n),
-        vectorized=True, method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (np.arange(n),),
+        lambda picks, axis: statistic(picks),
+        n_resamples=resamples,
+        batch=max(1, CELLS // n),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 

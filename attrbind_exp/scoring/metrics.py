@@ -64,8 +64,14 @@ def summarize(intersection: np.ndarray, union: np.ndarray, threshold: float | No
     """
     if len(intersection) == 0:
         none = dict.fromkeys([f"{p:g}" for p in PRECISIONS])
-        return {"mIoU": None, "threshold": threshold, "mIoU_at": dict.fromkeys(map(key, GRID)), "oIoU": None,
-                "precision": none, "n": 0}  # fmt: skip
+        return {
+            "mIoU": None,
+            "threshold": threshold,
+            "mIoU_at": dict.fromkeys(map(key, GRID)),
+            "oIoU": None,
+            "precision": none,
+            "n": 0,
+        }
     each = iou(intersection, union)  # (n, S, K)
     curve = 100 * each.mean((0, 1))
     row = best_row(curve, threshold)

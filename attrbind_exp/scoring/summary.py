@@ -155,17 +155,19 @@ def _class_entries(scores: ClassScores, threshold: float | None) -> list[dict[st
             for c, name in enumerate(scores.names)
             if union[:, c, row].any()
         }
-        entries.append({
-            **_name(variant),
-            "mIoU": float(curve[row]) if scores.images else None,
-            "threshold": row / 100,
-            "mIoU_at": {metrics.key(k): float(curve[k]) for k in metrics.GRID},
-            "oIoU": None,
-            "precision": dict.fromkeys([f"{p:g}" for p in metrics.PRECISIONS]),
-            "n": len(scores.images),
-            **metrics.spread(by_seed[:, row]),
-            "slices": {"class": by_class},
-        })  # fmt: skip
+        entries.append(
+            {
+                **_name(variant),
+                "mIoU": float(curve[row]) if scores.images else None,
+                "threshold": row / 100,
+                "mIoU_at": {metrics.key(k): float(curve[k]) for k in metrics.GRID},
+                "oIoU": None,
+                "precision": dict.fromkeys([f"{p:g}" for p in metrics.PRECISIONS]),
+                "n": len(scores.images),
+                **metrics.spread(by_seed[:, row]),
+                "slices": {"class": by_class},
+            }
+        )
         table = np.sum([classes.dense(images, len(scores.names), row) for images in scores.counts[number]], axis=0)
         if base is None:
             base = table

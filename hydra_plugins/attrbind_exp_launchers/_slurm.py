@@ -20,9 +20,13 @@ def launch(launcher: SlurmLauncher, job_overrides: Sequence[Sequence[str]], firs
     numbers = range(first, first + len(job_overrides))
     state = Singleton.get_state()
     jobs = executor(launcher).map_array(
-        launcher, [list(o) for o in job_overrides], ["hydra.sweep.dir"] * len(numbers), list(numbers),
-        [str(n) for n in numbers], [state] * len(numbers),
-    )  # fmt: skip
+        launcher,
+        [list(o) for o in job_overrides],
+        ["hydra.sweep.dir"] * len(numbers),
+        list(numbers),
+        [str(n) for n in numbers],
+        [state] * len(numbers),
+    )
     returns: dict[int, JobReturn] = {}
     try:
         while len(returns) < len(jobs):

@@ -1,0 +1,156 @@
+"""What may be typed: the command line as Hydra needs it, the names of folders, and how a command ends."""
+
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from attrbind_exp.config import CONF, SWEEPS, options
+from attrbind_exp.types import UserError
+
+NUMBER_GROUPS = ("alpha", "threshold")
+FREE_TEXT = (
+    "expression",
+    "image",
+    "model.path",
+    "dataset.root",
+    "dataset.images",
+    "dataset.annotations",
+    "dataset.file",
+    "captioner.file",
+    "captioner.cache",
+    "cache.folder",
+    "text_processor.overrides",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "folder",
+    "out",
+)
+
+
+def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line as Hydra needs it; everything else is passed on as typed.
+
+    Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
+    sweeps/NAME.yaml; free text (expressions, paths) is quoted, so that commas and spaces need no second pair of quotes;
+    -m may stand anywhere; a multirun's folder is named by what was typed. Raises UserError for an option that a group
+    does not have, and for a launcher that would launch nothing.
+    """
+    multirun = [a for a in arguments if a in ("-m", "--multirun")]
+    rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
+    several = multirun or any(a.startswith("+sweeps=") for a in rewritten)
+    if not several and any(a.startswith("hydra/launcher=") for a in rewritten):
+        raise UserError("launcher= is for sweeps; add -m and what is swept (-m alpha=0.5,0.9), or sweep=NAME")
+    if any(a.startswith("+sweeps=") for a in rewritten):
+        rewritten.insert(0, f"hydra.searchpath=['file://{SWEEPS.parent}']")
+    elif multirun and not any(a.startswith("hydra.sweep.dir=") for a in rewritten):
+        rewritten.insert(0, f"hydra.sweep.dir='outputs/sweep/{_escape(sweep_name(rewritten))}'")
+    return multirun[:1] + rewritten
+
+
+def sweep_name(arguments: Sequence[str]) -> str:
+    """A folder's name for a multirun: the same for the same command, so that it goes on when it is started again."""
+    told = [a for a in arguments if not a.startswith(("hydra", "tracker", "gallery=", "changed="))]
+    name = re.sub(r"[^\w.,=+\[\]-]+", "-", ",".join(told).replace(".value=", "=")) or "default"
+    return name if len(name) <= 120 else f"{name[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def group_name(sweep_dir: str) -> str:
+    """The last two parts of a sweep's folder: table3_alpha/refcoco_sd15."""
+    return "/".join(Path(sweep_dir).absolute().parts[-2:])
+
+
+def _rewrite(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+        return argument
+    if key in FREE_TEXT:
+        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+        return argument if quoted or value == "null" or "${" in value else f"{key}='{_escape(value)}'"
+    if key == "launcher" or key.startswith("launcher."):
+        if key == "launcher" and value not in options("hydra/launcher"):
+            raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")
+        return f"hydra/{argument}" if key == "launcher" else f"hydra.{argument}"
+    if key == "sweep":
+        known = sorted(f.stem for f in SWEEPS.glob("*.yaml"))
+        if value not in known:
+            raise UserError(f"unknown sweep '{value}'; choose from {', '.join(known)}")
+        return f"+sweeps={value}"
+    if not (CONF / key).is_dir():
+        return argument
+    parts = value.strip("[]").split(",")
+    if key in NUMBER_GROUPS and any(_is_number(p) for p in parts):
+        if not all(_is_number(p) for p in parts):
+            raise UserError(f"{key}={value} mixes numbers and names; sweep over one kind at a time")
+        return f"{key}.value={value}"
+    for part in parts:
+        if part not in options(key):
+            also = "a number or one of " if key in NUMBER_GROUPS else ""
+            raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
+    return argument
+
+
+def _escape(value: str) -> str:
+    """A value for Hydra's single quotes: only backslashes before a quote and quotes themselves are special there."""
+    return re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", re.sub(r"(\\+)$", r"\1\1", value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+MENDABLE = (UserError, HydraException, OmegaConfBaseException)
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Run a Hydra entry point: what a user can mend ends in one line and exit code 2, a bug in a traceback."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
+    try:
+        sys.argv[1:] = rewrite_arguments(sys.argv[1:])
+        main()
+    except MENDABLE as error:
+        _exit(error)
+    except KeyboardInterrupt:
+        print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """A Hydra task whose mendable errors end a single run before Hydra adds its own lines; a sweep gets them raised."""
+
+    @wraps(function)
+    def run(cfg: DictConfig) -> Any:
+        try:
+            return function(cfg)
+        except MENDABLE as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            _exit(error)
+        except Exception:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
+                traceback.print_exc()
+            raise
+
+    return run
+
+
+def _exit(error: Exception) -> NoReturn:
+    # Hydra wraps what a constructor raises.
+    cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    print("error: " + " ".join(str(cause).split()), file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,141 @@
+"""The machine: disk, weights, memory, spaCy's model, the tracker's account."""
+
+import math
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from attrbind_exp.backbones.weights import FILES, find_model, mend
+from attrbind_exp.commands.doctor.finding import Finding, storage
+from attrbind_exp.data.refer import read_json
+from attrbind_exp.types import UserError
+
+ROW_BYTES = 2_000  # of expressions.jsonl an expression and variant, measured on pictures of 640 x 480
+
+
+def check_disk(folder: Path, expressions: int, variants: int) -> Finding:
+    """Free space where `folder` will lie, against what a run writes."""
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
+    free, needed = shutil.disk_usage(existing).free, expressions * variants * ROW_BYTES
+    text = (
+        f"{storage(free)} free at {existing}; expressions.jsonl of this run takes about {storage(needed)} "
+        f"({expressions:,} expressions x {variants} variants x {ROW_BYTES / 1000:g} KB)"
+    )
+    if free < 2 * needed + 10**8:  # the tracker keeps tables and pictures of its own
+        return Finding("WARN", "disk", f"{text}; free some, or run from another disk")
+    return Finding("ok", "disk", text)
+
+
+def check_model(path: str) -> tuple[Finding, Path | None]:
+    """Are all files there that loading reads, and whole? Weights are measured by their headers, not loaded. The folder
+    comes back where they are."""
+    try:
+        folder = find_model(path)
+        parameters = count_parameters(folder)
+    except UserError as error:
+        return Finding("MISSING", "model", str(error)), None
+    except SafetensorError as error:
+        return Finding("MISSING", "model", f"weights at model.path='{path}' are torn ({error}); {mend(path)}"), None
+    size = sum(file.stat().st_size for part in FILES for file in (folder / part).glob("*.safetensors"))
+    return Finding("ok", "model", f"{folder}: {parameters / 1e6:,.1f} M parameters, {storage(size)} on disk"), folder
+
+
+def count_parameters(folder: Path) -> int:
+    """Parameters of UNet, autoencoder and text encoder, from the headers of their files."""
+    total = 0
+    for file in (file for part in FILES for file in (folder / part).glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
+    return total
+
+
+def estimate_memory(folder: Path, size: tuple[int, int] | None, batch_size: int, precision: int) -> tuple[int, str]:
+    """Bytes that a run needs, and the formula. `precision`: bytes a number; `size`: (height, width) in pixels.
+
+    The autoencoder's first block and the largest attention matrix that is had in the open stand for all activations.
+    Measured on Stable Diffusion 1.5's autoencoder, encoding holds 5 of its full-size feature maps at once.
+    """
+    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    scale = 2 ** (len(vae["block_out_channels"]) - 1)
+    height, width = size or (unet["sample_size"] * scale,) * 2
+    cells, channels = (height // scale) * (width // scale), vae["block_out_channels"][0]
+    heads, tokens = _heads(unet), text["max_position_embeddings"]
+    parameters = count_parameters(folder)
+    maps, scores = 5 * height * width * channels * precision, heads * cells * tokens * 4
+    matrix = f"{heads} heads x {cells} cells x {tokens} tokens"
+    formula = (
+        f"{parameters / 1e6:,.1f} M parameters x {precision} bytes + batch {batch_size} x (5 feature maps of "
+        f"{height} x {width} x {channels} x {precision} bytes + {matrix} x 4 bytes)"
+    )
+    return parameters * precision + batch_size * (maps + scores), formula
+
+
+def _heads(unet: dict[str, Any]) -> int:
+    # diffusers reads Stable Diffusion's attention_head_dim as the number of heads, one for all blocks or a list.
+    heads = unet.get("num_attention_heads") or unet["attention_head_dim"]
+    return heads[0] if isinstance(heads, list) else heads
+
+
+def check_memory(
+    folder: Path | None, device: str, dtype: str, size: tuple[int, int] | None, batch_size: int
+) -> Finding:
+    """Free memory of the device that a run would take, against an estimate for the model in `folder`, if any."""
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    target = ("cuda" if names else "cpu") if device == "auto" else device
+    on_gpu = target.startswith("cuda")
+    known = ["cpu", *["cuda"] * bool(names), *(f"cuda:{i}" for i in range(len(names)))]
+    if target not in known:
+        return Finding("MISSING", "memory", f"no model.device={device} here; choose from auto, {', '.join(known)}")
+    free = torch.cuda.mem_get_info(target)[0] if on_gpu else free_memory()
+    text = f"{', '.join(names) or 'no GPU'}; {target} has {'unknown' if free is None else storage(free)} free"
+    if folder is None:
+        return Finding("ok", "memory", f"{text}; what the model needs can be estimated once its files are there")
+    half = dtype in ("fp16", "bf16") or (dtype == "auto" and on_gpu)
+    needed, formula = estimate_memory(folder, size, batch_size, 2 if half else 4)
+    text += f", about {storage(needed)} needed (an estimate: {formula})"
+    if free is not None and free < needed:
+        mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16" * (on_gpu and not half)
+        return Finding("WARN", "memory", f"{text}; {mend}")
+    return Finding("ok", "memory", text)
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that a process could take; None where the system does not say."""
+    file = Path("/proc/meminfo")
+    if not file.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in file.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def check_spacy() -> Finding:
+    """Does spaCy's English model load?"""
+    from attrbind_exp.language.parse import load_spacy
+
+    try:
+        meta = load_spacy().meta
+    except UserError as error:
+        return Finding("MISSING", "spacy", str(error))
+    return Finding("ok", "spacy", f"{meta['lang']}_{meta['name']} {meta['version']} loads")
+
+
+def check_tracker(mode: str | None) -> Finding:
+    """Where figures will be reported to. `mode` is tracker.mode of W&B, None without a tracker. No key is shown."""
+    if mode is None:
+        return Finding("ok", "tracker", "none: the run folder holds everything")
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    account = (
+        "the key in WANDB_API_KEY"
+        if os.environ.get("WANDB_API_KEY")
+        else f"the login in {netrc}"
+        if netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+        else None
+    )
+    mode = (os.environ.get("WANDB_MODE") or ("online" if account else "offline")) if mode == "auto" else mode
+    if mode == "online" and not account:
+        return Finding("WARN", "tracker", "W&B online, but no account is known here; log in by 'wandb login'")
+    return Finding("ok", "tracker", f"W&B {mode}" + (f", with {account}" if account and mode == "online" else ""))

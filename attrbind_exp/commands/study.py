@@ -1,0 +1,152 @@
+"""python -m attrbind_exp.study OUTPUTS FILE: the binding study as a page, from what its sweeps left below OUTPUTS.
+
+What stands in FILE above its first section is written by hand and stays; everything below is made anew.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from attrbind_exp.reporting import figures
+from attrbind_exp.reporting.binding_study import by_group, gains, read_rows, slice_table
+from attrbind_exp.reporting.paper_tables import Run, read_runs
+from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
+from attrbind_exp.runs.store import write_text
+from attrbind_exp.scoring.binding import estimate
+from attrbind_exp.types import UserError
+
+HEAD = """# Does editing the text embedding mend mis-binding?
+
+Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap over
+scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are leads,
+not results.
+"""
+
+PARTLY = (
+    "Part of the test scenes, oracle thresholds; the baseline's mIoU, then differences to it. "
+    "`half` reads layers at half of the latents' resolution, and so on."
+)
+
+
+def main_runs(folder: Path) -> tuple[Run, Run]:
+    """The val and the test run of sweep=binding_study."""
+    runs = {r.split: r for r in read_runs(folder, ("val", "test"))}
+    if missing := {"val", "test"} - runs.keys():
+        raise UserError(
+            f"no finished run of split {', '.join(sorted(missing))} below '{folder}'; run sweep=binding_study"
+        )
+    return runs["val"], runs["test"]
+
+
+def effect_table(rows: pd.DataFrame, show: Callable[[pd.DataFrame], str]) -> str:
+    """A line a variant, a column a group of expressions; `show` makes a cell of the group's rows of one variant."""
+    lines = []
+    for label in rows.label.unique():
+        cells = {name: show(part) if len(part) else "-" for name, part in by_group(rows[rows.label == label]).items()}
+        lines.append({"": label, **cells})
+    n = by_group(rows[rows.label == rows.label.iloc[0]])
+    return markdown(pd.DataFrame(lines).rename(columns={k: f"{k} ({len(v)})" for k, v in n.items()}))
+
+
+def swap_table(run: Run) -> str:
+    """Swap consistency and heat ratio of every variant."""
+    lines = [
+        {
+            "": v["label"],
+            f"swapped word moves the heat, % of {v['binding']['swap']['n']} pairs": bounded(v["binding"]["swap"]),
+            "heat on target / on distractor": bounded(v["binding"]["heat_ratio"], 2),
+            "peak on distractor, %": bounded(v["binding"]["peak_rivals"]["distractor"]),
+        }
+        for v in run.summary["variants"]
+    ]
+    return markdown(pd.DataFrame(lines))
+
+
+def settings_table(runs: Sequence[Run], key: str) -> str:
+    """A line a run of a sweep over `key`: mIoU of the baseline and what each other variant adds to it, with oracle
+    thresholds; where there are several noise seeds, their spread."""
+    lines = []
+    for run in runs:
+        value = next((o.partition("=")[2] for o in run.summary["overrides"] if o.startswith(key)), "default")
+        first, *others = run.summary["variants"]
+        line = {key.rpartition(".")[2]: value, "n": str(first["n"]), first["label"]: figure(first["mIoU"])}
+        if "mIoU_spread" in first:
+            line["its spread over seeds"] = figure(first["mIoU_spread"], 2)
+        for v in others:
+            d = v["difference"]
+            line[v["label"]] = interval(d["mean"], d["low"], d["high"])
+        lines.append(line)
+    return markdown(pd.DataFrame(lines))
+
+
+def head(file: Path) -> str:
+    """What stands above the first section of a page."""
+    return file.read_text(encoding="utf-8").partition("\n## ")[0] if file.exists() else HEAD
+
+
+def page(outputs: Path, of: str, file: Path) -> str:
+    """The whole page, from the runs of all three sweeps on `of`, DATA_MODEL; its pictures are written to images/ beside
+    `file`."""
+    images = file.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    val, test = main_runs(outputs / "binding_study" / of)
+    rows = read_rows(test, val)
+    base = rows[rows.label == test.summary["variants"][0]["label"]]
+    figures.gain_curves(gains(rows), images / f"{file.stem}_alpha.png")
+    for name in ("improved", "harmed"):
+        # A quarter of the size in 256 colours; the page is kept in git.
+        sheet = Image.open(test.folder / f"{name}.png").convert("RGB")
+        small = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        small.save(images / f"{file.stem}_{name}.png", optimize=True)
+    thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
+    ours = test.summary["variants"][-1]["text_processor"]
+    parts = [
+        head(file),
+        "## Does mis-binding occur, and where?",
+        f"The baseline (threshold on val: {thresholds}), {len(base)} expressions:",
+        markdown(slice_table(base)),
+        "## What do the edits do?",
+        "mIoU less the baseline's on the same expressions:",
+        effect_table(rows, lambda part: interval(*difference(part))),
+        "Peak on the distractor, % of the expressions that have one:",
+        effect_table(rows[rows.rival], lambda part: figure(100 * part.peak_distractor.mean())),
+        'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',
+        swap_table(test),
+        "mIoU less the baseline's over alpha (band: 95 %):",
+        f"![alpha](images/{file.stem}_alpha.png)",
+        "## Which layers?",
+        PARTLY,
+        settings_table(read_runs(outputs / "binding_layers" / of), "attention_layers"),
+        "## Which U, and how much is noise?",
+        "The same; three noise seeds, U taken at the target's own positions, at the end, or as the mean over all.",
+        settings_table(read_runs(outputs / "binding_uncond" / of), "text_processor.uncond"),
+        "## Pictures",
+        f"Most improved by {ours} (alpha 0.9), baseline beside it:",
+        f"![improved](images/{file.stem}_improved.png)",
+        "Most harmed:",
+        f"![harmed](images/{file.stem}_harmed.png)",
+    ]
+    return "\n\n".join(p.strip() for p in parts) + "\n"
+
+
+def difference(part: pd.DataFrame) -> tuple[float, float | None, float | None]:
+    """Mean of `gain` with its interval."""
+    found = estimate(part.gain.to_numpy(), part.image_id.tolist())
+    return found["mean"], found["low"], found["high"]
+
+
+def main() -> None:
+    """Write FILE and its pictures into images/ beside it."""
+    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.study", description=__doc__.splitlines()[0])
+    parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
+    parser.add_argument("file", type=Path, help="the Markdown page to write; its words above the first section stay")
+    parser.add_argument("--of", default="shapes_bundled", help="DATA_MODEL, as the sweeps' folders are called")
+    given = parser.parse_args()
+    try:
+        write_text(given.file, page(given.outputs, given.of, given.file))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
+    print(given.file)

@@ -1,0 +1,92 @@
+"""What a sweep leaves behind: shards made one, the table or figure that sweeps/*.yaml asks for, and who failed."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.types import UserError
+
+
+class SweepReport(Callback):
+    """Hydra calls it in the launching process when all runs of a multirun are done or failed."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
+        sweep; then name the runs that failed and exit with code 1."""
+        from attrbind_exp.runs.board import read_board
+
+        folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
+        try:
+            if any(o.startswith("shard=") for o in typed):
+                merge_shards(folder)
+            if config.get("report") is not None:
+                spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
+                write_results(folder, spec, str(config.dataset.splits).split(","), typed)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        report_sweep(config, folder)
+        print(folder)
+        failed = [run for run in read_board(folder) if run.state == "failed"]
+        for run in failed:
+            print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
+        if failed:
+            print("the same command again runs these alone; finished runs are kept", file=sys.stderr)
+            sys.exit(1)
+
+
+def report_sweep(config: DictConfig, folder: Path) -> None:
+    """The sweep's page, and one run of the tracker that holds the same."""
+    from attrbind_exp.commands.command_line import group_name
+
+    group = group_name(str(folder))
+    tags = [config.hydra.runtime.choices.dataset, config.model.name]
+    facts = {"sweep": group, "overrides": list(config.hydra.overrides.task)}
+    tracker = instantiate(config.tracker, _partial_=True)(
+        folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
+    )
+    try:
+        page = write_report(folder, tracker)
+    finally:
+        upload = tracker.close()
+    for line in filter(None, (upload, page)):
+        print(line)
+
+
+def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
+    """Results of the runs below `folder` that the overrides `typed` made; of several splits the first chooses the
+    thresholds of the others."""
+    # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
+    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
+    from attrbind_exp.reporting.tables import markdown
+    from attrbind_exp.runs.store import write_text
+
+    runs = read_runs(folder, splits, typed)
+    table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
+    model = runs[0].summary["model_name"]
+    shown = markdown(readable(table, spec, blank="SD 1.5" if model == "bundled" else None))
+    failed = sum(r.summary["n_failed"] for r in runs)
+    facts = f"Model {model}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
+    notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
+    command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
+    page = [f"## {spec['title']}", f"    {command}", shown, "  \n".join([facts, *notes])]
+    write_text(folder / "results.md", "\n\n".join(page) + "\n")
+    write_text(folder / "results.csv", table.to_csv(index=False))
+    figures.paper_figure(table, spec["title"], model, folder / "results.png")
+    print(f"\n{shown}")
+
+
+def merge_shards(folder: Path) -> None:
+    """One run of every set of shards in a sweep's folder."""
+    from attrbind_exp.commands.merge import merge, shard_sets
+
+    for name, shards in shard_sets(folder).items():
+        merge(shards, folder / name)
+        print(folder / name)

@@ -1,0 +1,131 @@
+"""Samples -> pictures, ground truths, prompts and latents, read in threads ahead of the model."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from attrbind_exp.backbones.unet import VAE_OVERFLOW, Pixels, to_host
+from attrbind_exp.data.images import read_image
+from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.caption import Captioner
+from attrbind_exp.types import Failure, Prompt, Sample, SampleError
+
+WORKERS = min(8, os.cpu_count() or 1)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A sample with its picture, the picture's latents (C, h, w), its ground truth (H, W) bool where it has one, and
+    its place in the prompt."""
+
+    sample: Sample
+    image: Image.Image
+    latents: Tensor
+    truth: np.ndarray | None
+    prompt: Prompt
+
+
+Failed = list[tuple[Sample, Failure]]
+
+
+@dataclass(frozen=True)
+class Read:
+    """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path,
+    and what could not be read."""
+
+    samples: list[tuple[Sample, np.ndarray | None]]
+    pictures: dict[Path, Image.Image]
+    pixels: dict[Path, Pixels]
+    failures: Failed
+
+
+def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """`function` of every item, in order, computed by threads up to `depth` items ahead of who asks."""
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Every item, but only after the next one is made: what that has queued on a device goes on meanwhile."""
+    kept: deque[Item] = deque()
+    for item in items:
+        kept.append(item)
+        if len(kept) > 1:
+            yield kept.popleft()
+    yield from kept
+
+
+def read_samples(samples: Sequence[Sample], segmenter: Segmenter) -> Read:
+    """Pictures and ground truths of samples. Touches no device: safe in a thread."""
+    read = Read([], {}, {}, [])
+    for sample in samples:
+        try:
+            if (path := sample.image_path) not in read.pictures:
+                read.pictures[path] = read_image(path, sample.size)
+                read.pixels[path] = segmenter.model.pixels(read.pictures[path])
+            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
+            read.samples.append((sample, truth))
+        except SampleError as error:
+            read.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
+    return read
+
+
+def start_loading(
+    read: Read, segmenter: Segmenter, captioner: Captioner | None = None
+) -> Callable[[], tuple[list[Loaded], Failed]]:
+    """Captions, prompts and latents of what was read; what cannot be used comes back as a failure.
+
+    The latents are queued on the device; to call the result is to wait for them.
+    """
+    samples = [sample for sample, _ in read.samples]
+    captions = _captions(samples, read.pictures, captioner)
+    prompts = segmenter.text.prepare([s.text for s in samples], [s.category for s in samples], captions)
+    # One by one: a picture's latents do not depend on which others come with it.
+    latents = {
+        path: segmenter.model.encode_pixels(read.pixels[path]) for path in dict.fromkeys(s.image_path for s in samples)
+    }
+    finite = {path: to_host(found.isfinite().all()) for path, found in latents.items()}
+
+    def finish() -> tuple[list[Loaded], Failed]:
+        loaded, failures = [], list(read.failures)
+        for (sample, truth), prompt, caption in zip(read.samples, prompts, captions, strict=True):
+            path = sample.image_path
+            try:
+                if captioner and caption is None:
+                    raise SampleError("caption_missing", f"the captioner has none for {sample.text!r} on '{path.name}'")
+                if not prompt.q:
+                    raise SampleError("empty_expression", f"the tokenizer sees nothing in {sample.text!r}")
+                if not finite[path]():
+                    raise SampleError("vae_overflow", f"image '{path}': {VAE_OVERFLOW}")
+                loaded.append(Loaded(sample, read.pictures[path], latents[path], truth, prompt))
+            except SampleError as error:
+                failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
+        return loaded, failures
+
+    return finish
+
+
+def _captions(
+    samples: Sequence[Sample], pictures: dict[Path, Image.Image], captioner: Captioner | None
+) -> list[str | None]:
+    if captioner is None or not samples:
+        return [None] * len(samples)
+    images = [pictures[s.image_path] for s in samples]
+    return list(captioner.caption(images, [s.text for s in samples], [s.image_path.name for s in samples]))

@@ -1,0 +1,91 @@
+"""Attention -> heat map, by the published recipe of DiffSegmenter. Pure functions of tensors.
+
+B rows of a batch, C columns (layers.py), (h, w) the latent grid, N = h * w, heads and d of an attention layer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attrbind_exp.backbones.capture import SelfAttention, widen
+from attrbind_exp.edits.equations import consecutive
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """(B, h, w) to [0, 1] row by row; a constant map becomes zeros."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, h, w) to (B, *size), bilinear with pixel centres aligned as cv2 and torch do by default."""
+    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
+    """The (h, w) of layers that work `ratio` times coarser than the latents: each halving rounds up."""
+    return -(-latent[0] // ratio), -(-latent[1] // ratio)
+
+
+def mean_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
+    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n), on the latent grid. (B, h, w)."""
+    mean = torch.stack([widen(m) for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
+    return resize(mean, latent)
+
+
+def is_flat(maps: Tensor, precision: torch.dtype) -> Tensor:
+    """Which of the maps (B, h, w) made in `precision` rise by less than ten units of its rounding, (B,) bool: min-max
+    would stretch an error to a tenth of the scale or more. A constant map is none of them, it becomes zeros."""
+    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+    return (high > low) & (high - low < 10 * torch.finfo(precision).eps * high.abs())
+
+
+def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
+    """Protocol 3.5 for every column: S @ c with S the mean over heads and layers of full-resolution self-attention.
+
+    `columns`: maps (B, C, h, w). Returns the like, float32 at least.
+    """
+    if not full:
+        return columns
+    flat = columns.flatten(2)  # (B, C, N)
+    mean = flat.mean(-1, keepdim=True)
+    # S @ (c - mean) = S @ c - mean, since rows of S sum to 1: half precision keeps more of a small difference.
+    flat = flat - mean
+    total = torch.zeros_like(flat)
+    for layer in full:
+        rows = consecutive(layer.rows)
+        mine = flat[rows]  # (b, C, N)
+        if len(layer.query) == 1:  # one image's rows share S: all their columns go through it together
+            found = attend(layer, mine.flatten(0, 1)[None])[0].unflatten(0, mine.shape[:2])
+        else:
+            found = attend(layer, mine)
+        total[rows] += found
+    return (total / len({layer.layer for layer in full}) + mean).view_as(columns)
+
+
+def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
+    """softmax(QK') @ c for columns c (b, C, N), mean over heads: (b, C, N).
+
+    That IS attention with c as its value, so the fused kernel does it in O(N) memory. It wants values exactly as wide
+    as keys, so columns go through it as many at a time, filled up with zeros.
+    """
+    heads, width = layer.key.shape[1], layer.key.shape[-1]
+    found = []
+    for part in columns.split(width, dim=1):
+        value = F.pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).contiguous().to(layer.key.dtype)
+        value = value[:, None].expand(-1, heads, -1, -1)  # (b, heads, N, width)
+        states = F.scaled_dot_product_attention(layer.query, layer.key, value, scale=layer.scale)
+        found.append(widen(states[..., : part.shape[1]]).mean(1).transpose(1, 2))
+    return torch.cat(found, 1)
+
+
+def combine(columns: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over columns (M, C, h, w) with weights (M, C): (M, h, w)."""
+    return (columns * weights[..., None, None]).sum(1)
+
+
+def heat_map(completed: Tensor, size: tuple[int, int]) -> Tensor:
+    """Protocol 3.6: bilinear to the image's own (H, W), min-max to [0, 1]. (B, h, w) to (B, H, W)."""
+    return min_max(resize(completed, size))

@@ -1,0 +1,185 @@
+"""Captions: an expression continued by what a captioner sees ("dog" -> "dog sitting on a bench").
+
+DiffSegmenter gives BLIP the prompt "a photograph of dog" and the picture; what BLIP adds becomes part of the prompt.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError
+
+from attrbind_exp.data.rows import read_rows
+from attrbind_exp.hub import fetch_command, find_file, is_hub_name
+from attrbind_exp.language.caption_cache import CaptionCache
+from attrbind_exp.types import TEMPLATE, UserError
+
+READ = ("*.json", "vocab.txt", "model.safetensors")
+
+
+class Captioner(Protocol):
+    """Continues expressions[i], seen on images[i] (RGB) of file name names[i]; None where it has no caption."""
+
+    def caption(
+        self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str]
+    ) -> Sequence[str | None]: ...
+
+
+def no_captioner(**_: Any) -> None:
+    """captioner=none: prompts are the expressions alone."""
+    return None
+
+
+class BlipCaptioner:
+    """BLIP from a folder or the local Hugging Face cache, greedy or by beams, never sampled.
+
+    `cache`: a folder that many processes may share, None = no cache; a caption is kept by (pixels, prompt, weights,
+    generation settings). The model loads with the first caption that the cache does not have. `hits` and `misses` count
+    the pairs asked for.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        device: str = "auto",
+        batch_size: int = 16,
+        max_new_tokens: int = 20,
+        num_beams: int = 1,
+        cache: str | None = None,
+    ):
+        self.path, self.device, self.batch_size = path, device, batch_size
+        self.settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
+        self.cache = CaptionCache(Path(cache).expanduser()) if cache else None
+        self.hits = self.misses = 0
+        self._loaded: tuple[Any, Any, Any] | None = None
+
+    def caption(
+        self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str] = ()
+    ) -> list[str | None]:
+        """Expressions with BLIP's continuation, which is in lower case. Raises UserError where there are no weights."""
+        digests = {key: image_digest(image) for key, image in {id(i): i for i in images}.items()}
+        keys = [self.key(digests[id(i)], text) for i, text in zip(images, expressions, strict=True)]
+        known = self.cache.get(set(keys)) if self.cache else {}
+        missing = {k: (i, text) for k, i, text in zip(keys, images, expressions, strict=True) if k not in known}
+        self.misses += len(missing)
+        self.hits += len(set(keys)) - len(missing)
+        if missing:
+            fresh = dict(zip(missing, self.generate(*zip(*missing.values(), strict=True)), strict=True))
+            if self.cache:
+                self.cache.put(fresh)
+            known |= fresh
+        return [f"{text} {known[k]}".strip() for k, text in zip(keys, expressions, strict=True)]
+
+    def key(self, image: str, expression: str) -> str:
+        """What a caption depends on, as one digest."""
+        parts = [image, TEMPLATE + expression, self.path, weights_identity(self.path), self.settings]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def generate(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[str]:
+        """Continuations alone, without the cache.
+
+        Prompts of one length go together: BLIP drops the last token of every row, which must be the separator and no
+        padding.
+        """
+        model, tokenizer, processor = self._load()
+        window = model.config.text_config.max_position_embeddings - self.settings["max_new_tokens"]
+        ids = tokenizer([TEMPLATE + text for text in expressions], truncation=True, max_length=window).input_ids
+        # A continuation starts a word of its own: "frisbee", not "frisbees".
+        pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("##")]
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for row, tokens in enumerate(ids):
+            by_length[len(tokens)].append(row)
+        found = [""] * len(expressions)
+        for rows in by_length.values():
+            for start in range(0, len(rows), self.batch_size):
+                part = rows[start : start + self.batch_size]
+                pixels = processor([images[r] for r in part], return_tensors="pt").pixel_values
+                tokens = tokenizer.pad({"input_ids": [ids[r] for r in part]}, return_tensors="pt").input_ids
+                output = model.generate(
+                    pixels.to(model.device), tokens.to(model.device), begin_suppress_tokens=pieces, **self.settings
+                )
+                new = output[:, tokens.shape[1] - 1 :]
+                for row, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                    found[row] = " ".join(text.split())
+        return found
+
+    def _load(self) -> tuple[Any, Any, Any]:
+        if self._loaded is None:
+            import torch
+            from transformers import AutoTokenizer, BlipForConditionalGeneration
+            from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+            where: dict[str, Any] = {"local_files_only": True}
+            try:
+                model, info = BlipForConditionalGeneration.from_pretrained(
+                    self.path, use_safetensors=True, output_loading_info=True, **where
+                )
+                if info["missing_keys"]:  # they would be drawn at random
+                    raise ValueError(
+                        f"weights lack {len(info['missing_keys'])} tensors, {min(info['missing_keys'])} among them"
+                    )
+                tokenizer = AutoTokenizer.from_pretrained(self.path, **where)
+                processor = BlipImageProcessorPil.from_pretrained(self.path, **where)
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                name = self.path if is_hub_name(self.path) else "Salesforce/blip-image-captioning-large"
+                raise UserError(
+                    f"no BLIP at captioner.path='{self.path}' ({str(error).splitlines()[0][:120]}); get one by "
+                    f"'{fetch_command(name, READ)}', or give captioner.path=DIR, captioner=file or captioner=none"
+                ) from error
+            device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
+            self._loaded = (model.eval().to("cpu" if device == "auto" else device), tokenizer, processor)
+        return self._loaded
+
+
+def image_digest(image: Image.Image) -> str:
+    """SHA-256 over a picture's size and pixels."""
+    pixels = np.ascontiguousarray(np.asarray(image))
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def weights_identity(path: str) -> list[Any]:
+    """Tells one set of weights from another under the same name: name, size and time of its files."""
+    files = [find_file(path, name) for name in ("model.safetensors", "config.json", "vocab.txt")]
+    resolved = [file.resolve() for file in files if file]
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in resolved]
+
+
+class FileCaptioner:
+    """Replays captions from JSON lines or CSV: {"expression": .., "caption": .., "image": ..}, where `image`, a file
+    name, may be left out of a row that holds for every picture.
+
+    Raises UserError for a torn line, a missing field, a caption that does not start with its expression, and two
+    captions for one pair.
+    """
+
+    def __init__(self, file: str | None):
+        if file is None:
+            raise UserError("no captioner.file given; give a file of rows with expression, caption and image")
+        self.captions: dict[tuple[str | None, str], str] = {}
+        for line, row in read_rows(Path(file).expanduser(), ("expression", "caption")):
+            try:
+                self._read(row)
+            except ValueError as error:
+                raise UserError(f"'{file}' line {line}: {error}; mend or remove that row") from error
+
+    def _read(self, row: Mapping[str, Any]) -> None:
+        expression, caption, image = row["expression"], row["caption"], row.get("image") or None
+        if not isinstance(expression, str) or not isinstance(caption, str) or not isinstance(image, str | None):
+            raise ValueError("expression, caption and image must be text")
+        if not re.match(re.escape(expression) + r"(?!\w)", caption):
+            raise ValueError(f"caption {caption!r} does not start with its expression {expression!r}")
+        if self.captions.setdefault((image, expression), caption) != caption:
+            raise ValueError(f"another caption stands above for {expression!r} on {image or 'every picture'}")
+
+    def caption(
+        self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str]
+    ) -> list[str | None]:
+        """The file's captions, those for the picture itself first."""
+        pairs = zip(names, expressions, strict=True)
+        return [self.captions.get((name, text), self.captions.get((None, text))) for name, text in pairs]

@@ -1,0 +1,74 @@
+"""Captions on disk, by digest, shared by many processes."""
+
+import hashlib
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TypeVar
+
+TIMEOUT = 120.0  # seconds that a process waits for another one's write
+VARIABLES = 500  # of one SQL statement; SQLite's own limit is 999 in old versions
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+T = TypeVar("T")
+
+
+class CaptionCache:
+    """Text by key in one SQLite file of `folder`. Every write is one transaction: it is there whole or not at all.
+
+    Each row carries a digest of itself; one that does not fit is not returned. A file that is no database any more is
+    put aside with a warning, and captions are made again.
+    """
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / "captions.sqlite"
+
+    def get(self, keys: Collection[str]) -> dict[str, str]:
+        """Those of `keys` that are known."""
+        wanted = sorted(keys)
+
+        def read(database: sqlite3.Connection) -> dict[str, str]:
+            found: dict[str, str] = {}
+            for start in range(0, len(wanted), VARIABLES):
+                part = wanted[start : start + VARIABLES]
+                marks = ",".join("?" * len(part))
+                rows = database.execute(f"SELECT key, caption, digest FROM captions WHERE key IN ({marks})", part)
+                found |= {key: caption for key, caption, digest in rows if digest == _digest(key, caption)}
+            return found
+
+        return self._with_database(read)
+
+    def put(self, captions: Mapping[str, str]) -> None:
+        """Keep captions."""
+        rows = [(key, caption, _digest(key, caption)) for key, caption in captions.items()]
+        self._with_database(lambda d: d.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?)", rows))
+
+    def _with_database(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return self._attempt(work)
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in DAMAGED:
+                raise  # locked, read-only, disk full: not the file's fault
+            aside = self.file.with_suffix(f".broken-{os.getpid()}")
+            with suppress(FileNotFoundError):  # another process was first
+                self.file.rename(aside)
+            print(
+                f"WARNING: '{self.file}' is damaged ({error}); kept as '{aside}', captions are made again",
+                file=sys.stderr,
+            )
+            return self._attempt(work)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with closing(sqlite3.connect(self.file, timeout=TIMEOUT)) as database, database:
+            # Bytes that are no text any more fail the digest, not the query.
+            database.text_factory = lambda raw: raw.decode(errors="replace")
+            table = "captions (key TEXT PRIMARY KEY, caption TEXT NOT NULL, digest TEXT NOT NULL)"
+            database.execute(f"CREATE TABLE IF NOT EXISTS {table}")
+            return work(database)
+
+
+def _digest(key: str, caption: str) -> str:
+    return hashlib.sha256(f"{key}\0{caption}".encode()).hexdigest()

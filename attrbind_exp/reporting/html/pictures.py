@@ -1,0 +1,104 @@
+"""Gallery pictures -> panels small enough to lie inside a page."""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attrbind_exp.reporting.figures import PANELS
+from attrbind_exp.reporting.html.comparison import Group
+
+GALLERIES = ("gallery", "improved", "harmed")
+SIDE = 480  # pixels at most, of a panel
+QUALITY = 80  # of JPEG
+BROKEN = (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass
+class Picture:
+    """One sample of a group: its `panels` as data URIs by name ("image", "ground truth", variants), and the galleries
+    that show it."""
+
+    group: int
+    sample_id: str
+    title: str
+    galleries: list[str] = field(default_factory=list)
+    panels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Pictures:
+    """Those that fit, how many there are, and the names of files that are no pictures."""
+
+    shown: list[Picture]
+    total: int
+    broken: list[str]
+
+
+def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
+    """Pictures until `budget` characters are spent, the first of every gallery first. What several runs drew of one
+    sample becomes one picture."""
+    found: dict[tuple[int, str], Picture] = {}
+    broken: list[str] = []
+    others: set[tuple[int, str]] = set()
+    spent = 0
+    for number, gallery, path, labels in _files(groups):
+        try:
+            with Image.open(path) as image:
+                about = describe(image, path)
+                key = number, about["sample_id"]
+                if key not in found and spent >= budget:
+                    others.add(key)
+                    continue
+                picture = found.setdefault(key, Picture(number, about["sample_id"], about["title"]))
+                for name, box in about["panels"]:
+                    label = labels.get(name, name)
+                    if label not in picture.panels:
+                        picture.panels[label] = data_uri(image.crop(box))
+                        spent += len(picture.panels[label])
+        except BROKEN:
+            broken.append(path.name)
+            continue
+        if gallery not in picture.galleries:
+            picture.galleries.append(gallery)
+    return Pictures(list(found.values()), len(found) + len(others), broken)
+
+
+def _files(groups: Sequence[Group]) -> list[tuple[int, str, Path, dict[str, str]]]:
+    """(group, gallery, file, column labels by variant) in the order in which they are taken."""
+    found = []
+    for number, group in enumerate(groups):
+        for run in group.runs:
+            labels = {str(c.entry["label"]): c.label for c in group.columns if c.run is run}
+            for path in sorted((run.folder / "gallery").glob("*.png")):
+                gallery, _, place = path.stem.rpartition("_")
+                rank = GALLERIES.index(gallery) if gallery in GALLERIES else len(GALLERIES)
+                found.append(((place, rank, number), (number, gallery or path.stem, path, labels)))
+    return [entry for _, entry in sorted(found, key=lambda f: f[0])]
+
+
+def describe(image: Image.Image, path: Path) -> dict[str, Any]:
+    """What a gallery picture says of itself (figures.panels); one that says nothing is one panel."""
+    text = image.info.get(PANELS)  # stands before the pixels: nothing is decoded yet
+    if text is None:
+        return {"sample_id": path.stem, "title": path.stem, "panels": [("picture", (0, 0, *image.size))]}
+    about = json.loads(text)
+    return {
+        "sample_id": str(about["sample_id"]),
+        "title": str(about["title"]),
+        "panels": [(str(name), tuple(map(int, box))) for name, box in about["panels"]],
+    }
+
+
+def data_uri(panel: Image.Image) -> str:
+    """A picture as a JPEG that lies in the page."""
+    panel = panel.convert("RGB")
+    panel.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    panel.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

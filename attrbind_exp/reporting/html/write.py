@@ -1,0 +1,57 @@
+"""Making report.html, and telling the tracker what it says."""
+
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from attrbind_exp.runs.store import write_text
+from attrbind_exp.tracking.tracker import Tracker
+from attrbind_exp.types import UserError
+
+NAME = "report.html"
+
+
+def write_report(folder: Path, tracker: Tracker | None = None) -> Path | None:
+    """Write report.html into the folder of a run or a sweep and return its path; where a tracker is given, log the same
+    figures there.
+
+    No run fails for want of its report: where it cannot be written, this prints why and the command to make it again,
+    and returns None. What is no mendable error but a bug is printed with its traceback.
+    """
+    try:
+        return make_report(folder, tracker)
+    except Exception as error:
+        if not isinstance(error, (UserError, OSError)):
+            traceback.print_exc()
+        again = shlex.join(["python", "-m", "attrbind_exp.report", str(folder)])
+        print(f"warning: no report was written: {error}; to make it: {again}", file=sys.stderr)
+        return None
+
+
+def make_report(folder: Path, tracker: Tracker | None = None) -> Path:
+    """Write report.html. Raises UserError where the folder holds no run, OSError where it cannot be written."""
+    # Runs call this when they are done; templates and pictures load only then.
+    from attrbind_exp.reporting.html.collect import collect
+    from attrbind_exp.reporting.html.page import make_page
+    from attrbind_exp.reporting.html.tracking import log_sweep
+
+    measured = collect(Path(folder), published())
+    path = write_text(Path(folder) / NAME, make_page(measured))
+    if tracker is not None:
+        log_sweep(measured, tracker)
+    return path
+
+
+def published() -> dict[str, dict[str, Any]]:
+    """The paper's [threshold, mIoU] by what is scored and variant label, from the sweeps that make its tables."""
+    import yaml
+
+    from attrbind_exp.config import SWEEPS
+
+    found: dict[str, dict[str, Any]] = {"expressions": {}, "images": {}}
+    for scored, names in {"expressions": ("table3_alpha", "table4_ablation"), "images": ("table1_coco",)}.items():
+        for name in names:
+            found[scored] |= yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))["report"]["paper"]
+    return found
