@@ -92,6 +92,7 @@ class Variant:
     (eq. 4), None = no averaging; `chunk_prefix`: what stands before the chunk where this variant encodes it, None = as
     TextSettings say; `layers`: which of MapSettings.grid makes its map, None = the settings' own choice. `name` and
     `alpha` tell variants apart and are what tables and summaries show; the name of a variant with layers ends in them.
+    `heatmap`: the heat-map method that reads it where a run compares several, else None.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Variant:
     alpha: float | None = None
     chunk_prefix: PrefixRule | None = None
     layers: str | None = None
+    heatmap: str | None = None
 
     @property
     def label(self) -> str:

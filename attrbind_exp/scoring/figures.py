@@ -1,0 +1,83 @@
+"""The figures of a variant, as tables, pages and summary.json show them. In percent where nothing else is said."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` expressions with its 95 % interval, resampled by image. `mean` is None where n is 0; `low` and
+    `high` are None where there is a single image to resample."""
+
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much a second variant scores above a first one, in the unit of the scores, with its 95 % interval; and how
+    many expressions (or images) got better, worse, and stayed the same. `low` and `high` are None where there is a
+    single image to resample."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    better: int
+    worse: int
+    same: int
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Where the heat lies among the annotated objects of an image.
+
+    `peak`: share of expressions whose highest heat lies on "target", "distractor", "other", "background"; `peak_rivals`:
+    the same where there is a distractor, which is another object of the target's category; `heat_ratio`: mean heat on
+    the target over mean heat on the hottest distractor (geometric mean, no percentage); `swap`: the share of pairs such
+    as "the white star", "the black star" in which each expression heats its own object more.
+    """
+
+    peak: Mapping[str, Estimate]
+    peak_rivals: Mapping[str, Estimate]
+    heat_ratio: Estimate
+    swap: Estimate
+
+
+@dataclass(frozen=True)
+class SliceFigures:
+    """The expressions of one slice value (or one class): mIoU, how many they are, and the share of peaks on each place
+    (see Binding) where that is known."""
+
+    mIoU: float
+    n: int
+    peak: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class VariantFigures:
+    """All figures of one variant.
+
+    `text_processor`, `alpha` and `label` name it; `mIoU` at `threshold`; `mIoU_at`: by threshold of the paper's grid
+    ("0.30"); `oIoU`: pooled intersection over pooled union, None class-wise; `precision`: share of expressions with an
+    IoU of at least "0.5" .. "0.9"; `n`: expressions or images; `slices`: by slice name and value; `mIoU_by_seed` and
+    `mIoU_spread` (standard deviation) where there are several noise seeds; `binding` where the other objects of the
+    images are known; `difference` to the run's first variant; `metrics`: the figures of metrics that the user added.
+    """
+
+    text_processor: str
+    alpha: float | None
+    label: str
+    mIoU: float | None
+    threshold: float | None
+    mIoU_at: Mapping[str, float | None]
+    oIoU: float | None
+    precision: Mapping[str, float | None]
+    n: int
+    slices: Mapping[str, Mapping[str, SliceFigures]] = field(default_factory=dict)
+    mIoU_by_seed: Sequence[float] | None = None
+    mIoU_spread: float | None = None
+    binding: Binding | None = None
+    difference: Difference | None = None
+    metrics: Mapping[str, Estimate] = field(default_factory=dict)
