@@ -7,34 +7,31 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__, config
 from attrbind_exp.commands import command_line
+from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.reporting.html.write import write_report
 from attrbind_exp.reporting.tables import ablation, markdown
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.types import RunSettings, UserError
 
-BUNDLED = str(config.PACKAGE / "assets" / "bundled")
-
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 @command_line.task
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
-    config.check(cfg)
-    config.text_settings(cfg)
-    folder, key = Path(HydraConfig.get().runtime.output_dir), config.config_hash(cfg)
-    if (done := finished(folder, key)) is not None:
+    settings = config.read_settings(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if (done := finished(folder, settings.key)) is not None:
         show(done, markdown(ablation(done)), "this run was finished before: nothing to do", folder)
         return done["mIoU"]
-    dataset = config.load_dataset(cfg)
-    captioner = instantiate(cfg.captioner)
-    with RunStore(folder, key) as store:
-        summary = evaluate(cfg, dataset, captioner, store)
+    dataset = settings.load_dataset()
+    captioner = settings.make_captioner()
+    with RunStore(folder, settings.key) as store:
+        summary = evaluate(cfg, settings, dataset, captioner, store)
     if summary["n_failed"] and summary["n_scored"] + summary["n_unscored"] == 0:
         raise UserError(
             f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
@@ -42,49 +39,29 @@ def main(cfg: DictConfig) -> float | None:
     return summary["mIoU"]
 
 
-def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
+def evaluate(cfg: DictConfig, settings: Settings, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
     """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
     # Heavy libraries load only once configuration and data are known to be good.
-    from attrbind_exp.backbones.unet import load_model
-    from attrbind_exp.cache import Cache
+    from dataclasses import replace
+
+    from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.evaluation.batch_size import fit_batch_size
     from attrbind_exp.evaluation.experiment import run_experiment
-    from attrbind_exp.heatmaps.segmenter import Segmenter
-    from attrbind_exp.language.processor import TextProcessor
 
-    cache = None if cfg.cache.folder is None else Cache(cfg.cache.folder, cfg.cache.gigabytes)
-    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg), cache)
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg), cache)
-    if cfg.model.compile:
-        model.compile()
-    segmenter = Segmenter(model, text, config.map_settings(cfg))
-    batch_size = fit_batch_size(segmenter, cfg.model.batch_size) if cfg.batch_size == "auto" else cfg.batch_size
-    found, headline = config.variants(cfg)
-    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    settings = RunSettings(
-        found,
-        headline,
-        cfg.threshold.value,
-        batch_size,
-        cfg.gallery,
-        cfg.changed,
-        tuple(seeds),
-        config.shard(cfg),
-        cfg.keep_maps,
-    )
-    store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    tracker = instantiate(cfg.tracker, _partial_=True)(
-        folder=store.folder,
-        run_config=tracked_config(cfg, settings),
-        group=sweep_group(),
-        tags=[dataset.name, cfg.model.name, *([str(cfg.dataset.split)] if "split" in cfg.dataset else [])],
+    segmenter = build_segmenter(settings.segmenter)
+    batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
+    run = replace(settings.run, batch_size=batch_size)
+    store.write_text("config.yaml", settings.yaml)
+    tracker = settings.make_tracker(
+        folder=store.folder, run_config=tracked_config(cfg, run), group=sweep_group(),
+        tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )
     try:
-        summary = run_experiment(dataset, segmenter, settings, store, tracker, captioner)
+        summary = run_experiment(dataset, segmenter, run, store, tracker, captioner)
         choices = HydraConfig.get()
         summary["captioner"] = choices.runtime.choices["captioner"]
         summary["overrides"] = list(choices.overrides.task)
-        summary |= facts(cfg, dataset)
+        summary |= facts(settings, dataset)
         write_figures(summary, store)
         write_report(store.folder)
     finally:
@@ -100,7 +77,8 @@ def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
     variant's; 1 where nothing is averaged, which comes to the same embedding."""
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     alpha = settings.variants[settings.headline].alpha
-    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": config.alphas(cfg)}
+    alphas = [v.alpha for v in settings.variants if v.alpha is not None]
+    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": list(dict.fromkeys(alphas))}
 
 
 def sweep_group() -> str | None:
@@ -109,15 +87,15 @@ def sweep_group() -> str | None:
     return command_line.group_name(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
 
 
-def facts(cfg: DictConfig, dataset: Dataset) -> dict[str, Any]:
+def facts(settings: Settings, dataset: Dataset) -> dict[str, Any]:
     """What a summary says of the run's making."""
     return {
         "dataset": dataset.name,
-        "split": cfg.dataset.get("split"),
-        "model": cfg.model.path,
-        "model_name": cfg.model.name,
-        "note": note(cfg, dataset.note),
-        "config_hash": config.config_hash(cfg),
+        "split": settings.split,
+        "model": settings.segmenter.model.path,
+        "model_name": settings.segmenter.model.name,
+        "note": "; ".join(filter(None, [dataset.note, settings.warning])) or None,
+        "config_hash": settings.key,
         "version": __version__,
     }
 
@@ -128,14 +106,6 @@ def write_figures(summary: dict[str, Any], store: RunStore) -> None:
     store.write_text("ablation.csv", table.to_csv(index=False))
     store.write_text("ablation.md", markdown(table) + "\n")
     store.write_summary(summary)
-
-
-def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
-    """What a reader must know before believing the figures."""
-    notes = [dataset_note] if dataset_note else []
-    if cfg.model.path == BUNDLED and not str(cfg.dataset.root).startswith(str(config.PACKAGE)):
-        notes.append("the bundled model knows only shapes: its figures on other data mean nothing")
-    return "; ".join(notes) or None
 
 
 def show(summary: dict[str, Any], table: str, upload: str | None, folder: Path) -> None:
