@@ -1,5 +1,4 @@
 """Where the heat lies among the objects of an image, against answers made by hand."""
-
 import json
 
 import numpy as np
@@ -15,6 +14,7 @@ from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
 from attrbind_exp.scoring.summary import summarize as summarize_run
 from attrbind_exp.types import Other, RunSettings, Sample, Variant
+from tests.conftest import make_variant
 
 
 def sample(text, own, others, image="7", category="star"):
@@ -129,7 +129,7 @@ def test_intervals_are_clustered_by_image():
 
 def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=12)
-    settings = RunSettings([Variant("baseline"), Variant("ncr", replace=True, chunk_prefix="template")], batch_size=12)
+    settings = RunSettings([Variant("baseline"), make_variant("ncr", replace=True, chunk_prefix="template")], batch_size=12)
     store = RunStore(tmp_path, "key")
     scores = score(dataset, segmenter, settings, store)
     store.close()

@@ -20,7 +20,7 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import RunSettings, UserError, Variant
-from tests.conftest import make_segmenter, picture, shared
+from tests.conftest import make_segmenter, make_variant, picture, shared
 
 
 def composed(*overrides, name="run"):
@@ -146,7 +146,7 @@ def test_refcoco_and_coco_choose_sd15_unless_told_otherwise():
 
 
 def test_variants_and_their_headline():
-    assert config.variants(composed("alpha=0.5")) == ([Variant("attribute_binding", True, 0.5)], 0)
+    assert config.variants(composed("alpha=0.5")) == ([make_variant("attribute_binding", True, 0.5)], 0)
     grid, head = config.variants(composed("alpha=grid"))
     assert [v.alpha for v in grid] == [0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0] and grid[head].alpha == 0.9
     table, head = config.variants(composed("text_processor=ablation"))
@@ -271,10 +271,10 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
 
 
 def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):
-    from attrbind_exp.backbones.unet import DiffusionModel
+    from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 
-    encode = DiffusionModel.encode_images
-    monkeypatch.setattr(DiffusionModel, "encode_images", lambda self, images: encode(self, images) * float("nan"))
+    encode = StableDiffusion.encode_images
+    monkeypatch.setattr(StableDiffusion, "encode_images", lambda self, images: encode(self, images) * float("nan"))
     picture(90, 150).save(tmp_path / "photo.png")
     code, _, err = command(
         f"image={tmp_path}/photo.png", "expression=dog", f"hydra.run.dir={tmp_path}/out", module="segment"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from attrbind_exp.backbones.unet import load_model
+from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
@@ -300,7 +300,7 @@ def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
     code, out, err = command(*given, module="pretrain")
     assert code == 0, err
     assert out.splitlines()[-1] == f"{tmp_path}/model" and (tmp_path / "work" / "samples.png").is_file()
-    model = load_model(f"{tmp_path}/model", device="cpu")
+    model = load_stable_diffusion(f"{tmp_path}/model", device="cpu")
     assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
     assert "swapped colours" in out
     for folder in (tmp_path / "model", ASSETS / "bundled"):

@@ -22,6 +22,8 @@ def min_max(maps: Tensor) -> Tensor:
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """(B, h, w) to (B, *size), bilinear or bicubic, with pixel centres aligned as cv2 and torch do by default."""
+    if maps.shape[-2:] == size:
+        return maps
     return F.interpolate(maps[:, None], size, mode=mode, align_corners=False)[:, 0]
 
 
