@@ -217,7 +217,9 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     methods: Any = OmegaConf.to_container(cfg.text_processor.methods, resolve=True)
     for method in methods:
         if not {"name"} <= set(method) <= {"name", "edits"}:
-            raise UserError(f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else")
+            raise UserError(
+                f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
+            )
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
     found = [
         Variant(method["name"], instantiate(edits, _convert_="all"), alpha, heatmap, layers)
@@ -234,7 +236,9 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
     if not candidates:
-        raise UserError(f"text_processor.report='{head}' is no method; choose from {', '.join(m['name'] for m in methods)}")
+        raise UserError(
+            f"text_processor.report='{head}' is no method; choose from {', '.join(m['name'] for m in methods)}"
+        )
     wanted = OmegaConf.select(cfg, "alpha.report")
     return found, next((i for i in candidates if found[i].alpha == wanted), candidates[-1])
 

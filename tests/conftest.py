@@ -55,7 +55,9 @@ DIFFSEGMENTER = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
 ALL_RESOLUTIONS = {8: 0.05, 4: 0.1, 2: 0.45, 1: 0.4}
 
 
-def make_segmenter(model, *, ratios=None, blocks=None, weights=ALL_RESOLUTIONS, text=TextSettings(), methods=None, **settings):
+def make_segmenter(
+    model, *, ratios=None, blocks=None, weights=ALL_RESOLUTIONS, text=TextSettings(), methods=None, **settings
+):
     """A segmenter at DiffSegmenter's timestep, its layers given one by one."""
     maps = MapSettings(**{"timesteps": (100,), "layers": LayerChoice(ratios, blocks, weights), **settings})
     return Segmenter(model, text, maps, methods)

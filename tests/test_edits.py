@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from attrbind_exp.backbones.backbone import Embedding, EncodedText
+from attrbind_exp.backbones.backbone import Embedding, EncodedText, Request
 from attrbind_exp.edits import Averaging, Edit, NounChunk, Weight
 from attrbind_exp.edits.chain import apply_chain, changing, edit_prompts
 from attrbind_exp.types import Variant
@@ -149,9 +149,10 @@ def test_values_reach_layers_that_are_not_read(model):
     """Where cross-attention is split, layers before the first one that is read must see the values too."""
     segmenter, text = make_segmenter(model), "the white star"
     noisy = model.add_noise(torch.randn(1, 4, 16, 16), ["0"], 100, 0, 0)
-    plain, (_, split) = states_of(model, [f"a photograph of {text}"]), edited(segmenter, text, NounChunk(where="values"))
-    from attrbind_exp.backbones.backbone import Request
-
+    plain, (_, split) = (
+        states_of(model, [f"a photograph of {text}"]),
+        edited(segmenter, text, NounChunk(where="values")),
+    )
     one = model.observe(noisy, 100, Embedding.stack([split]), Request(noise=True)).noise
     assert not torch.equal(one, model.denoise(noisy, 100, Embedding(plain)))
 

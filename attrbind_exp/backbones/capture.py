@@ -166,7 +166,9 @@ class _CrossReader:
         value = _heads(attn, attn.to_v(encoder_hidden_states if self.values is None else self.values))
         spare = 0 if self.pools is None else -(-self.pools.shape[1] // MULTIPLE) * MULTIPLE
         if self.pools is not None:
-            columns = F.pad(self.pools.transpose(1, 2), (0, spare - self.pools.shape[1])).to(value.dtype)  # (B, L, spare)
+            columns = F.pad(self.pools.transpose(1, 2), (0, spare - self.pools.shape[1])).to(
+                value.dtype
+            )  # (B, L, spare)
             value = torch.cat([value, columns[:, None].expand(-1, attn.heads, -1, -1)], -1)
             # Queries and keys get zeros to be as wide as the values: their products stay the same.
             query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))

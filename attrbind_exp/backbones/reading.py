@@ -37,6 +37,6 @@ def read_reading(path: str) -> Reading:
         return Reading(timesteps, {int(ratio): float(weight) for ratio, weight in found["weights"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"'{file}' cannot be read ({error!r}); give {{\"timesteps\": [100], \"weights\": {{\"8\": 0.3, ..}}}}, or "
+            f'\'{file}\' cannot be read ({error!r}); give {{"timesteps": [100], "weights": {{"8": 0.3, ..}}}}, or '
             "remove it"
         ) from error

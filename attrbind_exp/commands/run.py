@@ -53,7 +53,9 @@ def evaluate(cfg: DictConfig, settings: Settings, dataset: Dataset, captioner: A
     run = replace(settings.run, batch_size=batch_size)
     store.write_text("config.yaml", settings.yaml)
     tracker = settings.make_tracker(
-        folder=store.folder, run_config=tracked_config(cfg, run), group=sweep_group(),
+        folder=store.folder,
+        run_config=tracked_config(cfg, run),
+        group=sweep_group(),
         tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )
     try:

@@ -45,7 +45,9 @@ class Weight(Edit):
             return named[self.words]
         words = {word.lower() for word in self.words}
         spans = _word_spans(prompt.text)
-        return sorted({i for span in spans if prompt.text[slice(*span)].lower() in words for i in text.tokens.at(*span)})
+        return sorted(
+            {i for span in spans if prompt.text[slice(*span)].lower() in words for i in text.tokens.at(*span)}
+        )
 
 
 def _word_spans(text: str) -> list[tuple[int, int]]:

@@ -108,9 +108,7 @@ def load_images(
             yield LoadedImage(image, [x for x in items if x.loaded.sample.image_id == image], failures)
 
 
-def edit_loaded(
-    loaded: Sequence[LoadedSample], segmenter: Segmenter, settings: RunSettings
-) -> list[LoadedExpression]:
+def edit_loaded(loaded: Sequence[LoadedSample], segmenter: Segmenter, settings: RunSettings) -> list[LoadedExpression]:
     """The rows that each expression needs. Variants with one embedding share a row."""
     edited = segmenter.edit([item.prompt for item in loaded], settings.variants) if loaded else []
     return [
@@ -185,9 +183,7 @@ class Batcher:
         print(f"WARNING: out of memory: batch_size is {self.size} from here on", file=sys.stderr)
 
 
-def start_heat_maps(
-    image: LoadedImage, segmenter: Segmenter, settings: RunSettings
-) -> Callable[[], SegmentedImage]:
+def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSettings) -> Callable[[], SegmentedImage]:
     """Queue an image's heat maps on the device; calling the result waits for them.
 
     Variants and seeds of one expression are resized together; those of one row and one reading are made once.

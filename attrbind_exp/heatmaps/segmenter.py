@@ -159,7 +159,9 @@ class Segmenter:
         first = self.plan.columns.index((name, columns[0]))
         self.flat[first : first + len(columns)] += torch.stack(flat)
         made = method.complete(raw, seen)
-        return made if made.shape[-2:] == grid else score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
+        return (
+            made if made.shape[-2:] == grid else score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
+        )
 
     def flat_note(self) -> str | None:
         """What to know of maps that were flat but for rounding; None where there were none. Waits for the device."""
