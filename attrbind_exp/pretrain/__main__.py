@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.backbones.unet import pick_device
+from attrbind_exp.backbones.stable_diffusion import pick_device
 from attrbind_exp.commands import command_line
 from attrbind_exp.pretrain import stages
 from attrbind_exp.pretrain.benchmark import write_benchmark
