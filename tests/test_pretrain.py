@@ -27,7 +27,7 @@ from attrbind_exp.pretrain.benchmark import (
 )
 from attrbind_exp.pretrain.clip import TWO_PHRASES, build_clip, cut_padding, noun_variance, tokenize
 from attrbind_exp.pretrain.loop import Plan, differentiate, train
-from attrbind_exp.pretrain.stages import Diet
+from attrbind_exp.pretrain.stages import UnetTraining
 from attrbind_exp.scoring.binding import swaps
 from tests.test_command import command
 
@@ -263,18 +263,18 @@ def test_the_learning_rate_knows_the_end_only_when_it_cools_down():
 
 
 def test_focused_timesteps():
-    diet = Diet(empty=0.1, words_only=0, object_weight=10, focus=(50, 450), focus_share=0.5)
-    t = diet.timesteps(np.random.default_rng(0), 20000, 1000)
+    training = UnetTraining(empty=0.1, words_only=0, object_weight=10, focus=(50, 450), focus_share=0.5)
+    t = training.draw_timesteps(np.random.default_rng(0), 20000, 1000)
     assert t.min() >= 0 and t.max() == 999
     assert np.mean((t >= 50) & (t <= 450)) == pytest.approx(0.5 + 0.5 * 0.401, abs=0.02)
 
 
 def test_end_and_padding_are_hidden_in_the_given_share_of_captions():
     ids = torch.tensor([[7, 1, 2, 9, 9]] * 2000)
-    diet = Diet(empty=0.1, words_only=0.3, object_weight=10, focus=(50, 450), focus_share=0.5)
-    seen = diet.seen(np.random.default_rng(0), ids, end=9)
-    assert seen[:, :3].all() and torch.equal(seen[:, 3], seen[:, 4])
-    assert 1 - seen[:, 3].float().mean() == pytest.approx(0.3, abs=0.03)
+    training = UnetTraining(empty=0.1, words_only=0.3, object_weight=10, focus=(50, 450), focus_share=0.5)
+    visible = training.visible_tokens(np.random.default_rng(0), ids, end=9)
+    assert visible[:, :3].all() and torch.equal(visible[:, 3], visible[:, 4])
+    assert 1 - visible[:, 3].float().mean() == pytest.approx(0.3, abs=0.03)
 
 
 def test_clip_learns_from_the_diagonal_and_padding_can_be_cut():
