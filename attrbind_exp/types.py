@@ -7,10 +7,14 @@ H x W pixels, h x w latent cells, N = h * w.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrbind_exp.scoring.metric import Metric
 
 TEMPLATE = "a photograph of "  # what stands before every expression in the prompt
 IGNORED = 255  # in a label map: pixels that are not scored
@@ -170,8 +174,8 @@ class BoundPrompt:
     """What the UNet gets for one expression: `embedding` (L, D) and `weights` (L,), which sum to 1 over the target's
     tokens and say how the columns of cross-attention are pooled; these on the CPU."""
 
-    embedding: Tensor
-    weights: Tensor
+    embedding: "Tensor"
+    weights: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -254,7 +258,8 @@ class RunSettings:
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder.
+    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the
+    user's own, by name.
     """
 
     variants: Sequence[Variant]
@@ -266,3 +271,4 @@ class RunSettings:
     seeds: Sequence[int] = (0,)
     shard: tuple[int, int] = (0, 1)
     keep_maps: bool = False
+    metrics: "Mapping[str, Metric]" = field(default_factory=dict)

@@ -5,30 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from attrbind_exp.backbones.unet import to_host
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.loading import WORKERS, Loaded, ahead, one_behind, read_samples, start_loading
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.runs.maps import KeptMaps
-from attrbind_exp.types import BoundPrompt, Failure, HeatMap, RunSettings, Sample, SampleError
+from attrbind_exp.tasks.task import Segmented, SegmentedImage
+from attrbind_exp.types import BoundPrompt, Failure, RunSettings, Sample
 
-Heats = list[list[HeatMap]]  # [variant][seed] of one expression
+__all__ = ["by_image", "segment_images"]
 Images = Mapping[str, Sequence[Sample]]  # samples by image id
-
-
-@dataclass(frozen=True)
-class Segmented:
-    """One image: its expressions with their heat maps, what failed in it, and its maps where they are to be kept."""
-
-    image_id: str
-    items: list[tuple[Loaded, Heats]]
-    failures: list[Failure]
-    kept: KeptMaps | None = None
 
 
 @dataclass
@@ -41,25 +31,26 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """One image on its way: the passes of every expression, [variant] each, and what failed so far. Variants with one
+class OpenItem:
+    """One expression on its way: each of its passes once, and which of them every variant reads. Variants with one
     embedding share a pass."""
 
+    item: Loaded
+    passes: list[Pass]
+    index: list[int]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One image on its way: its expressions, and what failed so far."""
+
     image_id: str
-    items: list[tuple[Loaded, list[Pass]]]
+    items: list[OpenItem]
     failures: list[Failure]
 
     def passes(self) -> list[Pass]:
         """Every pass once."""
-        return list({id(p): p for _, passes in self.items for p in passes}.values())
-
-
-def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
-    """The samples of every image. Images of a class-wise dataset without any label are in it, too."""
-    groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
-    for sample in dataset.samples:
-        groups.setdefault(sample.image_id, []).append(sample)
-    return groups
+        return [p for open_item in self.items for p in open_item.passes]
 
 
 def plan(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:
@@ -78,7 +69,7 @@ def plan(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:
 
 def segment_images(
     images: Images, segmenter: Segmenter, settings: RunSettings, captioner: Captioner | None = None, done: int = 0
-) -> Iterator[Segmented]:
+) -> Iterator[SegmentedImage]:
     """Every image in order, the first `done` left out."""
     left = dict(list(images.items())[done:])
     return segment(open_images(left, segmenter, settings, captioner), segmenter, settings)
@@ -97,22 +88,21 @@ def open_images(
         items = open_items(loaded, segmenter, settings)
         for image in group:
             failures = [failure for sample, failure in failed if sample.image_id == image]
-            yield Opened(image, [x for x in items if x[0].sample.image_id == image], failures)
+            yield Opened(image, [x for x in items if x.item.sample.image_id == image], failures)
 
 
-def open_items(
-    loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings
-) -> list[tuple[Loaded, list[Pass]]]:
-    """The passes that each item needs, [variant]."""
+def open_items(loaded: Sequence[Loaded], segmenter: Segmenter, settings: RunSettings) -> list[OpenItem]:
+    """The passes that each item needs."""
     items = []
     bound = segmenter.text.bind([item.prompt for item in loaded], settings.variants) if loaded else []
     for item, edits in zip(loaded, bound, strict=True):
-        passes = {id(edit): Pass(item, edit) for edit in edits}
-        items.append((item, [passes[id(edit)] for edit in edits]))
+        distinct = [edit for i, edit in enumerate(edits) if not any(edit is other for other in edits[:i])]
+        index = [next(i for i, other in enumerate(distinct) if edit is other) for edit in edits]
+        items.append(OpenItem(item, [Pass(item, edit) for edit in distinct], index))
     return items
 
 
-def segment(images: Iterable[Opened], segmenter: Segmenter, settings: RunSettings) -> Iterator[Segmented]:
+def segment(images: Iterable[Opened], segmenter: Segmenter, settings: RunSettings) -> Iterator[SegmentedImage]:
     """Heat maps of every image, in order. Passes wait until they fill a batch, whichever images they are of.
 
     An image's heat maps are queued on the device before the next batch is, and waited for after it, so that who scores
@@ -121,7 +111,7 @@ def segment(images: Iterable[Opened], segmenter: Segmenter, settings: RunSetting
     batcher = Batcher(segmenter, settings)
     waiting: list[Pass] = []
     line: deque[Opened] = deque()  # images whose passes are not all made
-    drawing: list[Callable[[], Segmented]] = []
+    drawing: list[Callable[[], SegmentedImage]] = []
     for image in images:
         line.append(image)
         waiting += image.passes()
@@ -175,7 +165,7 @@ class Batcher:
         print(f"WARNING: out of memory: batch_size is {self.size} from here on", file=sys.stderr)
 
 
-def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], Segmented]:
+def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], SegmentedImage]:
     """Queue an image's heat maps on the device; to call the result is to wait for them.
 
     Variants and seeds of one expression are resized together; those of one pass and one choice of layers are the same
@@ -183,41 +173,35 @@ def draw(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable
     """
     started = []
     keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
-    for item, passes in image.items:
-        wanted = {
-            (id(one), variant.layers, seed): one.maps[seed]
-            for variant, one in zip(settings.variants, passes, strict=True)
-            for seed in settings.seeds
-        }
-        size = (item.image.height, item.image.width)
-        layers = [name for _, name, _ in wanted]
-        started.append((list(wanted), segmenter.start_heat_maps(torch.stack(list(wanted.values())), size, layers)))
+    for one in image.items:
+        wanted = [
+            [(number, variant.layers, seed) for seed in settings.seeds]
+            for variant, number in zip(settings.variants, one.index, strict=True)
+        ]
+        distinct = list(dict.fromkeys(key for row in wanted for key in row))
+        index = [[distinct.index(key) for key in row] for row in wanted]
+        size = (one.item.image.height, one.item.image.width)
+        maps = torch.stack([one.passes[number].maps[seed] for number, _, seed in distinct])
+        started.append((one.item, segmenter.start_heat_maps(maps, size, [name for _, name, _ in distinct]), index))
 
-    def finish() -> Segmented:
-        items = []
-        for (item, passes), (keys, wait) in zip(image.items, started, strict=True):
-            heat = dict(zip(keys, wait(), strict=True))
-            pairs = zip(settings.variants, passes, strict=True)
-            items.append((item, [[heat[id(one), v.layers, seed] for seed in settings.seeds] for v, one in pairs]))
-        return Segmented(image.image_id, items, image.failures, keep() if keep else None)
+    def finish() -> SegmentedImage:
+        items = [
+            Segmented(item.sample, item.image, item.truth, item.prompt, wait(), index) for item, wait, index in started
+        ]
+        return SegmentedImage(image.image_id, items, image.failures, keep() if keep else None)
 
     return finish
 
 
 def start_keeping(image: Opened, segmenter: Segmenter, settings: RunSettings) -> Callable[[], KeptMaps]:
     """Queue the copy of an image's completed maps to the host; to call the result is to wait for it."""
-    passes = image.passes()
-    row = {id(one): i * len(settings.seeds) for i, one in enumerate(passes)}
-    wait = to_host(torch.stack([one.maps[seed] for one in passes for seed in settings.seeds]))
-    places = {
-        item.sample.sample_id: [[row[id(one)] + s for s in range(len(settings.seeds))] for one in of_item]
-        for item, of_item in image.items
-    }
+    wait = to_host(torch.stack([one.maps[seed] for one in image.passes() for seed in settings.seeds]))
+    places: dict[str, list[list[int]]] = {}
+    count = len(settings.seeds)
+    before = 0  # passes of the expressions so far
+    for one in image.items:
+        rows = [(before + number) * count for number in one.index]
+        places[one.item.sample.sample_id] = [[row + s for s in range(count)] for row in rows]
+        before += len(one.passes)
     variants = [v.edit for v in settings.variants]
-    return lambda: KeptMaps(wait(), segmenter.columns, places, variants)
-
-
-def check_finite(heats: Heats) -> None:
-    """Half precision can overflow: raises SampleError "not_finite" rather than let such a map become a mask."""
-    if not all(np.isfinite(heat.values).all() for row in heats for heat in row):
-        raise SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
+    return lambda: KeptMaps(wait().numpy(), segmenter.columns, places, variants)

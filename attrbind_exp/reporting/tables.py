@@ -1,10 +1,11 @@
 """Results as tables, for terminals, Markdown and spreadsheets."""
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
+
+from attrbind_exp.runs.summary import Summary
+from attrbind_exp.scoring.figures import Binding, Estimate, VariantFigures
 
 # Rows of the ablation table: name and place in an entry's "binding".
 BINDING = {
@@ -16,47 +17,47 @@ BINDING = {
 }
 
 
-def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
+def ablation(summary: Summary) -> pd.DataFrame:
     """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures
     where there are any, and the difference to the first variant with its 95 % interval. Cells are text, "-" where there
     is no figure."""
-    variants = summary["variants"]
-    labels = [v["label"] for v in variants]
-    rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
-    for name in variants[0]["slices"]:
-        values = {value: entry["n"] for v in variants for value, entry in v["slices"][name].items()}
+    variants = summary.variants
+    labels = [v.label for v in variants]
+    rows: list[list[str]] = [["all", str(summary.n_scored), *(figure(v.mIoU) for v in variants)]]
+    for name in variants[0].slices:
+        values = {value: entry.n for v in variants for value, entry in v.slices[name].items()}
         for value, n in values.items():
-            cells = [figure(v["slices"][name].get(value, {}).get("mIoU")) for v in variants]
-            rows.append([f"{name} = {value}", str(n), *cells])
-    rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
-    rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
-    rows.append(["precision at IoU 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
-    if all("binding" in v for v in variants):
-        rows += _binding(variants)
-    if any("difference" in v for v in variants):
+            entries = [v.slices[name].get(value) for v in variants]
+            rows.append([f"{name} = {value}", str(n), *(figure(e.mIoU if e else None) for e in entries)])
+    rows.append(["threshold (oracle)", "", *(figure(v.threshold, 2) for v in variants)])
+    rows.append(["oIoU", "", *(figure(v.oIoU) for v in variants)])
+    rows.append(["precision at IoU 0.5", "", *(figure(v.precision["0.5"]) for v in variants)])
+    if all(v.binding for v in variants):
+        rows += _binding([v.binding for v in variants if v.binding])
+    if any(v.difference for v in variants):
         rows.append([f"difference to {labels[0]}", "", *map(_difference, variants)])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
 
 
-def _binding(variants: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _binding(bindings: Sequence[Binding]) -> list[list[str]]:
     """Where the peak lies, heat on target over heat on distractor, swap consistency; each with its interval."""
     rows = []
     for name, path in BINDING.items():
-        found = [reduce(lambda entry, key: entry[key], path, v["binding"]) for v in variants]
+        found = [getattr(b, path[0])[path[1]] if len(path) > 1 else getattr(b, path[0]) for b in bindings]
         digits = 2 if path[0] == "heat_ratio" else 1
-        rows.append([name, str(found[0]["n"]), *(bounded(f, digits) for f in found)])
+        rows.append([name, str(found[0].n), *(bounded(f, digits) for f in found)])
     return rows
 
 
-def bounded(estimate: Mapping[str, Any], digits: int = 1) -> str:
+def bounded(estimate: Estimate, digits: int = 1) -> str:
     """A figure with its 95 % interval: "47.0 [44.1, 50.2]"."""
-    mean, low, high = (estimate[k] for k in ("mean", "low", "high"))
-    return figure(mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+    low, high = estimate.low, estimate.high
+    return figure(estimate.mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def _difference(variant: Mapping[str, Any]) -> str:
-    d = variant.get("difference")
-    return "" if d is None else interval(d["mean"], d["low"], d["high"])
+def _difference(variant: VariantFigures) -> str:
+    d = variant.difference
+    return "" if d is None else interval(d.mean, d.low, d.high)
 
 
 def interval(mean: float, low: float | None, high: float | None) -> str:

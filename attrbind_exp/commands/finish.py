@@ -1,0 +1,79 @@
+"""How every run ends, be it fresh, resumed, merged or rescored: summary, tables, page, and what is printed."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from attrbind_exp import __version__, config
+from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.evaluation.finish import Origin, Scored, summarize
+from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.tables import ablation, markdown
+from attrbind_exp.runs.store import RunStore
+from attrbind_exp.runs.summary import Summary
+
+BUNDLED = str(config.PACKAGE / "assets" / "bundled")
+
+
+def finish(
+    scored: Scored,
+    headline: int,
+    origin: Origin,
+    store: RunStore,
+    draw: Callable[[Summary], None] = lambda summary: None,
+) -> Summary:
+    """Write all that follows from a run's rows, and return its summary.
+
+    1. Figures -> summary. 2. What `draw` makes of it: pictures need a model, which not every run has. 3. The table in
+    two forms, then summary.json: where that is, the run is finished. 4. The page.
+    """
+    summary = summarize(scored, headline, origin)
+    draw(summary)
+    table = ablation(summary)
+    store.write_text("ablation.csv", table.to_csv(index=False))
+    store.write_text("ablation.md", markdown(table) + "\n")
+    store.write_summary(summary)
+    write_report(store.folder)
+    return summary
+
+
+def describe_origin(cfg: DictConfig, dataset: Dataset, captioner: str, overrides: Sequence[str]) -> Origin:
+    """What a summary says of how its run was made; `captioner`: its option, `overrides`: what was typed."""
+    return Origin(
+        dataset=dataset.name,
+        split=cfg.dataset.get("split"),
+        model=cfg.model.path,
+        model_name=cfg.model.name,
+        captioner=captioner,
+        note=note(cfg, dataset.note),
+        overrides=list(overrides),
+        config_hash=config.config_hash(cfg),
+        version=__version__,
+    )
+
+
+def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
+    """What a reader must know before believing the figures."""
+    notes = [dataset_note] if dataset_note else []
+    if cfg.model.path == BUNDLED and not str(cfg.dataset.root).startswith(str(config.PACKAGE)):
+        notes.append("the bundled model knows only shapes: its figures on other data mean nothing")
+    return "; ".join(notes) or None
+
+
+def show(summary: Summary, folder: Path, line: str | None = None) -> None:
+    """Print the table, the counts and a `line` where there is one; the last line is the run folder."""
+    print(markdown(ablation(summary)))
+    rate = summary.n_scored * len(summary.variants) / max(summary.seconds, 1e-9)
+    print(
+        f"\n{summary.n_scored} {summary.scored} scored, {summary.n_failed} failed {dict(summary.failures) or ''}, "
+        f"{summary.n_unscored} without ground truth, {summary.n_bound} prompts with a modifier to bind; fallbacks "
+        f"{dict(summary.n_fallback) or 'none'}; {summary.seconds:.1f} s, {rate:.0f} {summary.scored[:-1]}-variants/s"
+    )
+    if summary.note:
+        print(f"NOTE: {summary.note}")
+    if line:
+        print(line)
+    print(folder)
+    sys.stdout.flush()
