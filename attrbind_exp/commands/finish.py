@@ -10,7 +10,6 @@ from attrbind_exp import __version__, config
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
 from attrbind_exp.reporting.html.write import write_report
-from attrbind_exp.reporting.tables import ablation, markdown
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
 
@@ -29,6 +28,8 @@ def finish(
     1. Figures -> summary. 2. What `draw` makes of it: pictures need a model, which not every run has. 3. The table in
     two forms, then summary.json: where that is, the run is finished. 4. The page.
     """
+    from attrbind_exp.reporting.tables import ablation, markdown  # loads pandas, which --help does without
+
     summary = summarize(scored, headline, origin)
     draw(summary)
     table = ablation(summary)
@@ -64,6 +65,8 @@ def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
 
 def show(summary: Summary, folder: Path, line: str | None = None) -> None:
     """Print the table, the counts and a `line` where there is one; the last line is the run folder."""
+    from attrbind_exp.reporting.tables import ablation, markdown
+
     print(markdown(ablation(summary)))
     rate = summary.n_scored * len(summary.variants) / max(summary.seconds, 1e-9)
     print(

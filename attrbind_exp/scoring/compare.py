@@ -6,7 +6,6 @@ F rows of figures over the same n expressions, m images.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from attrbind_exp.scoring.classes import mean_iou
 from attrbind_exp.scoring.figures import Difference, Estimate
@@ -90,6 +89,7 @@ def _intervals(
     B resamples."""
     if n < 2:
         return [(None, None)] * figures
+    from scipy.stats import bootstrap  # takes a second to load, which --help does without
 
     def count(picks: np.ndarray, axis: int) -> np.ndarray:
         shifted = picks + n * np.arange(len(picks))[:, None]
