@@ -2,9 +2,9 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
@@ -13,6 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp.reporting.html.write import write_report
 from attrbind_exp.types import UserError
 
+if TYPE_CHECKING:
+    from attrbind_exp.reporting.paper_tables import TableSpec
+
 
 class SweepReport(Callback):
     """Hydra calls it in the launching process when all runs of a multirun are done or failed."""
@@ -20,6 +23,7 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
         sweep; then name the runs that failed and exit with code 1."""
+        from attrbind_exp.reporting.paper_tables import read_spec
         from attrbind_exp.runs.board import read_board
 
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
@@ -27,7 +31,7 @@ class SweepReport(Callback):
             if any(o.startswith("shard=") for o in typed):
                 merge_shards(folder)
             if config.get("report") is not None:
-                spec: dict[str, Any] = OmegaConf.to_container(config.report, resolve=True)  # type: ignore[assignment]
+                spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
                 write_results(folder, spec, str(config.dataset.splits).split(","), typed)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -59,27 +63,27 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
         print(line)
 
 
-def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
-    """Results of the runs below `folder` that the overrides `typed` made; of several splits the first chooses the
-    thresholds of the others."""
+def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed: Sequence[str]) -> None:
+    """The table and figure of the sweep's runs; of several splits the first chooses the thresholds of the others.
+    `typed`: the sweep's overrides."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.reporting import figures
     from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
     from attrbind_exp.reporting.tables import markdown
     from attrbind_exp.runs.store import write_text
 
-    runs = read_runs(folder, splits, typed)
+    runs = read_runs(folder, splits)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
-    model = runs[0].summary["model_name"]
+    model, title = runs[0].summary.model_name, spec.title or folder.name
     shown = markdown(readable(table, spec, blank="SD 1.5" if model == "bundled" else None))
-    failed = sum(r.summary["n_failed"] for r in runs)
-    facts = f"Model {model}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
-    notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
+    failed = sum(r.summary.n_failed for r in runs)
+    facts = f"Model {model}; data {', '.join(r.summary.dataset for r in runs)}; {failed} failed."
+    notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
     command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
-    page = [f"## {spec['title']}", f"    {command}", shown, "  \n".join([facts, *notes])]
+    page = [f"## {title}", f"    {command}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
-    figures.paper_figure(table, spec["title"], model, folder / "results.png")
+    figures.paper_figure(table, title, model, folder / "results.png")
     print(f"\n{shown}")
 
 

@@ -10,7 +10,6 @@ from itertools import combinations
 
 import numpy as np
 
-from attrbind_exp.scoring.compare import estimate as estimate
 from attrbind_exp.scoring.compare import estimates
 from attrbind_exp.scoring.figures import Binding, Estimate
 from attrbind_exp.types import Sample
