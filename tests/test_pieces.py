@@ -80,7 +80,11 @@ def test_no_file_is_longer_than_a_reader_can_hold():
 
 @pytest.mark.parametrize(
     "file",
-    ["types.py", "heatmaps/score_map.py", *sorted(f"{r}/{f.name}" for r in ("edits", "scoring") for f in (PACKAGE / r).glob("*.py"))],
+    [
+        "types.py",
+        "heatmaps/score_map.py",
+        *sorted(f"{r}/{f.name}" for r in ("edits", "scoring") for f in (PACKAGE / r).glob("*.py")),
+    ],
 )
 def test_pure_modules_touch_no_files_or_devices(file):
     text = (PACKAGE / file).read_text()

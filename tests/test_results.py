@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.reporting.paper_tables import belongs, paper_table, read_runs, readable
+from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
 from attrbind_exp.scoring.metrics import GRID, key
 from attrbind_exp.types import UserError
 from tests.test_command import command, composed, process
@@ -75,14 +75,6 @@ def test_the_readable_table_shows_the_paper_and_its_rivals(runs):
         "difference [95 %]": "+7.5 [-5.0, +20.0]", "better / worse / same": "2 / 1 / 1",
     }  # fmt: skip
     assert shown.loc["", "ReCo"]["paper"] == "15.7" and shown.loc["", "ReCo"]["oracle"] == ""
-
-
-def test_a_sweep_takes_its_own_runs_only():
-    typed = ["+sweeps=t", "dataset=shapes", "seed=0,1"]
-    assert belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes", "seed=1"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes", "seed=1", "dataset.limit=6"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "seed=1"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes"], typed)
 
 
 def test_a_folder_without_runs_says_so(tmp_path):

@@ -17,6 +17,7 @@ from attrbind_exp.evaluation.batching import by_image
 from attrbind_exp.evaluation.loop import Row, fail, take
 from attrbind_exp.reporting.html.write import write_report
 from attrbind_exp.reporting.tables import ablation, markdown
+from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.summary import ClassScores, Scores, summarize
 from attrbind_exp.types import Failure, UserError
@@ -108,9 +109,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     folder = parser.parse_args().folder
     try:
-        for name, shards in shard_sets(folder).items():
-            summary = merge(shards, folder / name)
-            show(summary, markdown(ablation(summary)), None, folder / name)
+        sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+        for run, shards in sets.items():
+            summary = merge(shards, run)
+            show(summary, markdown(ablation(summary)), None, run)
+        write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -20,7 +20,7 @@ class SweepReport(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
         sweep; then name the runs that failed and exit with code 1."""
-        from attrbind_exp.runs.board import read_board
+        from attrbind_exp.runs.index import read_launched
 
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         try:
@@ -33,7 +33,7 @@ class SweepReport(Callback):
             print(f"error: {error}", file=sys.stderr)
         report_sweep(config, folder)
         print(folder)
-        failed = [run for run in read_board(folder) if run.state == "failed"]
+        failed = [run for run in read_launched(folder) if run.state == "failed"]
         for run in failed:
             print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
         if failed:
@@ -60,7 +60,7 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
 
 
 def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], typed: Sequence[str]) -> None:
-    """Results of the runs below `folder` that the overrides `typed` made; of several splits the first chooses the
+    """Results of the sweep in `folder`, which the overrides `typed` started; of several splits the first chooses the
     thresholds of the others."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.reporting import figures
@@ -68,7 +68,7 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
     from attrbind_exp.reporting.tables import markdown
     from attrbind_exp.runs.store import write_text
 
-    runs = read_runs(folder, splits, typed)
+    runs = read_runs(folder, splits)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
     model = runs[0].summary["model_name"]
     shown = markdown(readable(table, spec, blank="SD 1.5" if model == "bundled" else None))
@@ -84,9 +84,12 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
 
 
 def merge_shards(folder: Path) -> None:
-    """One run of every set of shards in a sweep's folder."""
+    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on."""
     from attrbind_exp.commands.merge import merge, shard_sets
+    from attrbind_exp.runs.index import write_merged
 
-    for name, shards in shard_sets(folder).items():
-        merge(shards, folder / name)
-        print(folder / name)
+    sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+    for run, shards in sets.items():
+        merge(shards, run)
+        print(run)
+    write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from attrbind_exp.reporting.tables import figure, interval
+from attrbind_exp.runs.index import sweep_runs
 from attrbind_exp.scoring.compare import Difference, paired_difference
 from attrbind_exp.types import UserError
 
@@ -31,29 +32,16 @@ class Run:
         return next((v for v in self.summary["variants"] if v["label"] == label), None)
 
 
-def read_runs(folder: Path, splits: Sequence[str] = (), typed: Sequence[str] | None = None) -> list[Run]:
-    """Every finished run below `folder`, in the order of `splits`; where `typed`, the overrides of a sweep, are given,
-    only the runs that it made. Raises UserError where there is none."""
-    files = sorted(folder.glob("**/summary.json"))
-    if not files:
+def read_runs(folder: Path, splits: Sequence[str] = ()) -> list[Run]:
+    """The finished runs of the sweep in `folder`, or all below it where no sweep was launched there; in the order of
+    `splits`. Raises UserError where there is none."""
+    listed = sweep_runs(folder)
+    found = [f.parent for f in folder.glob("**/summary.json")] if listed is None else listed
+    folders = sorted(f for f in found if (f / "summary.json").is_file())
+    if not folders:
         raise UserError(f"no finished run below '{folder}': no summary.json; run the sweep first")
-    runs = [Run(f.parent, json.loads(f.read_text(encoding="utf-8"))) for f in files]
-    runs = [r for r in runs if typed is None or belongs(r.summary["overrides"], typed)]
-    if not runs:
-        raise UserError(f"no run below '{folder}' was finished by this sweep ({' '.join(typed or [])})")
+    runs = [Run(f, json.loads((f / "summary.json").read_text(encoding="utf-8"))) for f in folders]
     return sorted(runs, key=lambda r: splits.index(r.split) if r.split in splits else len(splits))
-
-
-def belongs(overrides: Sequence[str], typed: Sequence[str], swept: Sequence[str] = ("dataset.split",)) -> bool:
-    """Did a sweep with the overrides `typed` make a run with `overrides`? They may differ by what is swept: by the keys
-    `swept`, and by keys that were typed with several values. Of a run in shards, only the merged one belongs."""
-    typed = [o for o in typed if not o.startswith("shard=")]
-    several = {_key(o) for o in typed if o not in overrides}
-    return several <= {_key(o) for o in overrides if o not in typed} <= several | set(swept)
-
-
-def _key(override: str) -> str:
-    return override.partition("=")[0]
 
 
 def expression_scores(run: Run) -> pd.DataFrame:

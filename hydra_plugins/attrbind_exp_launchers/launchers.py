@@ -97,7 +97,7 @@ def open_board(launcher: Launcher, job_overrides: Sequence[Sequence[str]], first
         alone = shlex.join([*typed, "hydra.mode=RUN", f"hydra.run.dir={folder}"])
         name = " ".join(own).replace(".value=", "=")
         runs.append(Launched(name, str(folder), f"python -m attrbind_exp.run {alone}"))
-    return Board(sweep, runs, live)
+    return Board(sweep, runs, live, first)
 
 
 def settle(board: Any, number: int, result: JobReturn) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from attrbind_exp.reporting.paper_tables import Run, read_runs
-from attrbind_exp.runs.board import read_board
+from attrbind_exp.runs.index import read_launched
 from attrbind_exp.types import UserError
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
@@ -72,7 +72,7 @@ def read_folder(folder: Path) -> tuple[list[Run], list[Unfinished]]:
 def _unfinished(folder: Path) -> list[Unfinished]:
     """Folders that a run has begun to fill, and runs that never came so far but stand in the sweep's list."""
     started = {f.parent for name in ("config_hash", "expressions.jsonl") for f in folder.glob(f"**/{name}")}
-    launched = {folder / run.folder: run for run in read_board(folder)}
+    launched = {folder / run.folder: run for run in read_launched(folder)}
     found = []
     for path in sorted(started | set(launched)):
         if (path / "summary.json").is_file():
