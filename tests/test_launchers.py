@@ -31,7 +31,7 @@ ENDLESS = (*SMALL[:3], "batch_size=1")  # minutes
         ("launcher=gpus", "hydra/launcher=gpus"),
         ("launcher.gpus=7", "hydra.launcher.gpus=7"),
         ("launcher=slurm", "hydra/launcher=slurm"),
-        ("launcher.partition=long", "hydra.launcher.partition=long"),
+        ("launcher.partition=long,short", "hydra.launcher.partition='long,short'"),
     ],
 )
 def test_launchers_are_options_like_any_other(typed, given):

@@ -83,7 +83,7 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         summary = run_experiment(dataset, segmenter, settings, store, tracker, captioner)
         choices = HydraConfig.get()
         summary["captioner"] = choices.runtime.choices["captioner"]
-        summary["overrides"] = list(choices.overrides.task)
+        summary["overrides"] = command_line.as_typed(choices.overrides.task)
         summary |= facts(cfg, dataset)
         write_figures(summary, store)
         write_report(store.folder)

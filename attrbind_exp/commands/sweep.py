@@ -1,6 +1,5 @@
 """What a sweep leaves behind: shards made one, the table or figure that sweeps/*.yaml asks for, and who failed."""
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,6 +62,7 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
     """Results of the sweep in `folder`, which the overrides `typed` started; of several splits the first chooses the
     thresholds of the others."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
+    from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import figures
     from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
     from attrbind_exp.reporting.tables import markdown
@@ -75,8 +75,7 @@ def write_results(folder: Path, spec: Mapping[str, Any], splits: Sequence[str], 
     failed = sum(r.summary["n_failed"] for r in runs)
     facts = f"Model {model}; data {', '.join(r.summary['dataset'] for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary['note']}" for r in runs if r.summary["note"]})
-    command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
-    page = [f"## {spec['title']}", f"    {command}", shown, "  \n".join([facts, *notes])]
+    page = [f"## {spec['title']}", f"    {command(typed)}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     figures.paper_figure(table, spec["title"], model, folder / "results.png")

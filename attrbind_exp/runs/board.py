@@ -22,10 +22,11 @@ class Board:
     """The runs of one launch. `live`: a table that is redrawn in a terminal, else a line for every change.
 
     Hydra may launch a long sweep in several parts; `first` is how many runs of it were launched before these.
+    `command` is the sweep's.
     """
 
-    def __init__(self, folder: Path, runs: Sequence[Launched], live: bool = True, first: int = 0):
-        self.folder, self.runs = folder, list(runs)
+    def __init__(self, folder: Path, runs: Sequence[Launched], live: bool = True, first: int = 0, command: str = ""):
+        self.folder, self.runs, self.command = folder, list(runs), command
         self._before = read_launched(folder)[:first]
         self.console = Console()
         self._live = Live(console=self.console, auto_refresh=False) if live and self.console.is_terminal else None
@@ -98,4 +99,4 @@ class Board:
         return table
 
     def _save(self) -> None:
-        write_launched(self.folder, [*self._before, *self.runs])
+        write_launched(self.folder, [*self._before, *self.runs], self.command)
