@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
 SWEEPS = CONF.parent / "sweeps"
+OWN_FOLDER = "ATTRBIND_EXP_CONFIG_DIR"  # names the folder of --config-dir to every process of a command
 UNSEEN = ("tracker", "batch_size", "cache", "gallery", "changed", "report")  # change no figure
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -43,9 +45,24 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)
 
 
+def own_folder() -> Path | None:
+    """The user's own folder of options and Python files, which --config-dir named; None where there is none."""
+    named = os.environ.get(OWN_FOLDER)
+    return Path(named) if named else None
+
+
+def option_files(group: str) -> dict[str, Path]:
+    """The files of a config group by option, "_common" and its like left out: ours, then those of the user's folder.
+    Of two with the same name ours is taken, as Hydra does."""
+    own = own_folder()
+    ours = SWEEPS if group == "sweeps" else CONF / group
+    found = [f for folder in (ours, *([own / group] if own else [])) for f in sorted(folder.glob("*.yaml"))]
+    return {f.stem: f for f in reversed(found) if not f.stem.startswith("_")}
+
+
 def options(group: str) -> list[str]:
-    """The options of a config group, "_common" and its like left out."""
-    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.stem.startswith("_"))
+    """The options of a config group by name, those of the user's folder among them."""
+    return sorted(option_files(group))
 
 
 def check_choices(cfg: DictConfig) -> None:
@@ -154,7 +171,7 @@ def map_settings(cfg: DictConfig) -> MapSettings:
 
 def load_layers(name: str) -> Any:
     """An option of the group attention_layers."""
-    return OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")
+    return OmegaConf.load(option_files("attention_layers")[name])
 
 
 def layer_choice(cfg: DictConfig, layers: Any) -> LayerChoice:

@@ -12,6 +12,7 @@ from attrbind_exp import config
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
@@ -106,8 +107,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     folder = parser.parse_args().folder
     try:
-        for name, shards in shard_sets(folder).items():
-            show(merge(shards, folder / name), folder / name)
+        sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+        for run, shards in sets.items():
+            show(merge(shards, run), run)
+        write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

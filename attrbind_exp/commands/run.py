@@ -82,7 +82,9 @@ def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore)
         tags=[dataset.name, cfg.model.name, *([str(cfg.dataset.split)] if "split" in cfg.dataset else [])],
     )
     choices = HydraConfig.get()
-    origin = describe_origin(cfg, dataset, choices.runtime.choices["captioner"], choices.overrides.task)
+    origin = describe_origin(
+        cfg, dataset, choices.runtime.choices["captioner"], command_line.as_typed(choices.overrides.task)
+    )
     try:
         scored = score(dataset, segmenter, settings, store, captioner)
 

@@ -1,5 +1,7 @@
 """python -m attrbind_exp.segment: one image, one expression -> heat maps side by side (the paper's Figure 8)."""
 
+import sys
+
 import hydra
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -8,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.types import SampleError, UserError
+
+ONE_MASK = "segment draws one mask: give a number between 0 and 1 in steps of 0.01, such as threshold=0.5"
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="segment")
@@ -19,6 +23,8 @@ def main(cfg: DictConfig) -> None:
     for key in ("image", "expression"):
         if OmegaConf.is_missing(cfg, key) or not str(cfg[key]).strip():
             raise UserError(f'no {key} given; use image=photo.jpg expression="white dog playing with two black dogs"')
+    if cfg.threshold.value is None:
+        raise UserError(f"threshold=null; {ONE_MASK}")
     from attrbind_exp.backbones.unet import load_model, overflowed
     from attrbind_exp.data.images import read_image
     from attrbind_exp.heatmaps.segmenter import Segmenter
@@ -68,6 +74,13 @@ def main(cfg: DictConfig) -> None:
     print(folder)
 
 
+def check_arguments() -> None:
+    """Refuse the one option of the group threshold, which Hydra does not know here."""
+    if "threshold=grid" in sys.argv[1:]:
+        raise UserError(f"threshold=grid; {ONE_MASK}")
+    main()
+
+
 def start() -> None:
     """python -m attrbind_exp.segment"""
-    command_line.run_main(main)
+    command_line.run_main(check_arguments)
