@@ -6,6 +6,7 @@ Only this module, the commands and what Hydra itself calls see a DictConfig.
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
-from attrbind_exp.backbones.reading import read_reading
+from attrbind_exp.backbones.reading import Reading, read_reading
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.types import (
     ChunkRule,
@@ -42,6 +43,7 @@ PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
 SWEEPS = CONF.parent / "sweeps"
+OWN_FOLDER = "ATTRBIND_EXP_CONFIG_DIR"  # names the folder of --config-dir to every process of a command
 CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "report")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -96,9 +98,9 @@ class SegmenterSettings:
 class Settings:
     """One run, as its configuration says. What takes time to load is a function that makes it.
 
-    `batch_size`: None = fit it to the device's memory, and `run.batch_size` is the model's until then. `warning`: what a
-    reader must know of this model on this data. `yaml`: the whole configuration, as config.yaml has it; `key`: twelve hex
-    digits over all of it that can change a figure.
+    `batch_size`: None = fit it to the device's memory, and `run.batch_size` is the model's until then. `warning`: what
+    a reader must know of this model on this data. `yaml`: the whole configuration, as config.yaml has it; `key`: twelve
+    hex digits over all of it that can change a figure.
     """
 
     run: RunSettings
@@ -157,6 +159,11 @@ def segmenter_settings(cfg: DictConfig) -> SegmenterSettings:
     return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache)
 
 
+def reading_of(cfg: DictConfig) -> Reading:
+    """The timesteps and weights of a configuration in which they were filled."""
+    return Reading(tuple(cfg.model.timesteps), {int(k): float(v) for k, v in cfg.model.weights.items()})
+
+
 def fill_reading(cfg: DictConfig) -> None:
     """Write the model's own timesteps and weights into a configuration that leaves them open (null)."""
     reading = read_reading(str(cfg.model.path))
@@ -166,9 +173,24 @@ def fill_reading(cfg: DictConfig) -> None:
         cfg.model.weights = dict(reading.weights)
 
 
+def own_folder() -> Path | None:
+    """The user's own folder of options and Python files, which --config-dir named; None where there is none."""
+    named = os.environ.get(OWN_FOLDER)
+    return Path(named) if named else None
+
+
+def option_files(group: str) -> dict[str, Path]:
+    """The files of a config group by option, "_common" and its like left out: ours, then those of the user's folder.
+    Of two with the same name ours is taken, as Hydra does."""
+    own = own_folder()
+    ours = SWEEPS if group == "sweeps" else CONF / group
+    found = [f for folder in (ours, *([own / group] if own else [])) for f in sorted(folder.glob("*.yaml"))]
+    return {f.stem: f for f in reversed(found) if not f.stem.startswith("_")}
+
+
 def options(group: str) -> list[str]:
-    """The options of a config group, "_common" and its like left out."""
-    return sorted(f.stem for f in (CONF / group).glob("*.yaml") if not f.stem.startswith("_"))
+    """The options of a config group by name, those of the user's folder among them."""
+    return sorted(option_files(group))
 
 
 def check_choices(cfg: DictConfig) -> None:
@@ -210,8 +232,8 @@ def _is_real(value: Any) -> bool:
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     """The variants of a run and the number of the one that heads its summary.
 
-    There is one for every method of text_processor.methods, every alpha of it, every heat-map method and every choice of
-    layers that the run compares. The headline is the method text_processor.report (the last where that is null) at
+    There is one for every method of text_processor.methods, every alpha of it, every heat-map method and every choice
+    of layers that the run compares. The headline is the method text_processor.report (the last where that is null) at
     alpha.report, read in the first way. Raises UserError where two variants would carry the same label.
     """
     methods: Any = OmegaConf.to_container(cfg.text_processor.methods, resolve=True)
@@ -221,12 +243,13 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
                 f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
             )
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
+    choices: list[str | None] = [*grid_of(cfg)] or [None]
     found = [
         Variant(method["name"], instantiate(edits, _convert_="all"), alpha, heatmap, layers)
         for method in methods
         for alpha, edits in by_alpha(method.get("edits") or [])
         for heatmap in heatmaps
-        for layers in grid_of(cfg) or [None]
+        for layers in choices
     ]
     found = [Variant(v.method, tuple(v.edits), v.alpha, v.heatmap, v.layers) for v in found]
     labels = [v.label for v in found]
@@ -298,7 +321,7 @@ def heatmap_methods(cfg: DictConfig) -> "dict[str, HeatMapMethod]":
 
 def load_layers(name: str) -> Any:
     """An option of the group attention_layers."""
-    return OmegaConf.load(CONF / "attention_layers" / f"{name}.yaml")
+    return OmegaConf.load(option_files("attention_layers")[name])
 
 
 def layer_choice(layers: Any) -> LayerChoice:
@@ -347,8 +370,8 @@ def _warning(cfg: DictConfig) -> str | None:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures. Files
-    that people edit by hand count by their contents."""
+    """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures.
+    Files that people edit by hand count by their contents."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     kept = {k: v for k, v in plain.items() if k not in CHANGE_NO_FIGURE}
     kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}

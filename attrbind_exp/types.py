@@ -221,9 +221,9 @@ class LayerChoice:
 class MapSettings:
     """How attention becomes heat maps.
 
-    timesteps: of 1000, each costs a pass, maps are averaged; None = the model's own (backbones/reading.py); draws: noise
-    draws a timestep, averaged too; layers: which cross-attention is read; seed: of the noise; grid: further choices of
-    layers by name, which cost no pass; keep: also make maps of weight 0, so that all can be kept.
+    timesteps: of 1000, each costs a pass, maps are averaged; None = the model's own (backbones/reading.py); draws:
+    noise draws a timestep, averaged too; layers: which cross-attention is read; seed: of the noise; grid: further
+    choices of layers by name, which cost no pass; keep: also make maps of weight 0, so that all can be kept.
     """
 
     timesteps: tuple[int, ...] | None = None
@@ -241,8 +241,8 @@ class RunSettings:
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the user's own, by
-    name.
+    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the user's own,
+    by name.
     """
 
     variants: Sequence[Variant]

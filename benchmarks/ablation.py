@@ -18,8 +18,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attrbind_exp.tasks.choose import choose_task
-
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.refer import load_refer
@@ -27,6 +25,7 @@ from attrbind_exp.edits import Averaging, NounChunk
 from attrbind_exp.evaluation.batching import group_by_image, segment_images
 from attrbind_exp.evaluation.loading import read_files, start_loading
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, Variant
 from benchmarks.measure import Clock, forget_peak, resident_peak, seconds
 from benchmarks.models import TIMESTEP, WEIGHTS, build_model

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from attrbind_exp.scoring.summary import summarize as summarize_run
 
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
@@ -13,7 +14,6 @@ from attrbind_exp.evaluation.loop import object_masks, score
 from attrbind_exp.reporting.tables import ablation, bounded
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
-from attrbind_exp.scoring.summary import summarize as summarize_run
 from attrbind_exp.types import Other, RunSettings, Sample, Variant
 from tests.conftest import make_variant
 

@@ -1,6 +1,5 @@
 """The figures that README and model card show are those that the shipped files give."""
 
-import json
 import re
 
 import numpy as np
@@ -12,6 +11,7 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.pretrain.clip import TWO_PHRASES, noun_variance
 from attrbind_exp.pretrain.scenes import RARE, SHAPES, USUAL, pair_weights
 from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.runs.summary import read_summary
 from tests.test_command import command
 
 CARD = (PACKAGE / "assets" / "README.md").read_text()
@@ -25,7 +25,7 @@ def summary(tmp_path_factory):
     given = ("text_processor=baseline", "tracker=none", "gallery=0", "changed=0", f"hydra.run.dir={folder}")
     code, _, err = command(*given)
     assert code == 0, err
-    return json.loads((folder / "summary.json").read_text())
+    return read_summary(folder)
 
 
 def table(text, first):
@@ -42,7 +42,7 @@ def numbers(cell):
 def test_the_table_in_the_readme(summary):
     shown = table(README, "mIoU in %")
     made = ablation(summary).set_index("mIoU in %")
-    assert summary["n_failed"] == 0 and set(made.index) <= set(shown)
+    assert summary.n_failed == 0 and set(made.index) <= set(shown)
     for name, row in made.iterrows():
         assert shown[name]["n"] == row["n"], name
         assert numbers(shown[name]["baseline"]) == pytest.approx(numbers(row["baseline"]), abs=TOLERANCE), name
@@ -51,22 +51,22 @@ def test_the_table_in_the_readme(summary):
 def test_the_figures_in_the_model_card(summary):
     shown = {name: numbers(cells["test"])[0] for name, cells in table(CARD, "baseline").items()}
     threshold = re.search(r"threshold (0\.\d\d), chosen on val", CARD)[1]
-    slices, binding = summary["slices"], summary["variants"][0]["binding"]
+    slices, binding = summary.head.slices, summary.variants[0].binding
     test = load_refer(str(PACKAGE / "assets"), "shapes", "made", "test")
     ones = [decode_mask(s.segmentation, s.size).mean() for s in test.samples]
-    assert summary["mIoU_at"][threshold] == pytest.approx(shown["mIoU"], abs=TOLERANCE)
+    assert summary.head.mIoU_at[threshold] == pytest.approx(shown["mIoU"], abs=TOLERANCE)
     assert 100 * np.mean(ones) == pytest.approx(shown["mIoU of an all-ones mask"], abs=0.06)
     rival = slices["rivalry"]["rare_beside_usual"]
     for name, value in {
-        "mIoU where another object has the target's shape": slices["same_shape"]["distractor"]["mIoU"],
-        "mIoU where another object has the target's colour": slices["same_colour"]["distractor"]["mIoU"],
-        "peak on another shape, where an object has the target's colour": slices["same_colour"]["distractor"][
-            "peak_other"
+        "mIoU where another object has the target's shape": slices["same_shape"]["distractor"].mIoU,
+        "mIoU where another object has the target's colour": slices["same_colour"]["distractor"].mIoU,
+        "peak on another shape, where an object has the target's colour": slices["same_colour"]["distractor"].peak[
+            "other"
         ],
-        "peak on target": binding["peak"]["target"]["mean"],
-        "peak on distractor, where there is one": binding["peak_rivals"]["distractor"]["mean"],
-        "peak on distractor, rare target beside its usual colour": rival["peak_distractor"],
-        "swapped word moves the heat": binding["swap"]["mean"],
+        "peak on target": binding.peak["target"].mean,
+        "peak on distractor, where there is one": binding.peak_rivals["distractor"].mean,
+        "peak on distractor, rare target beside its usual colour": rival.peak["distractor"],
+        "swapped word moves the heat": binding.swap.mean,
     }.items():
         assert value == pytest.approx(shown[name], abs=2 * TOLERANCE), name
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
@@ -339,3 +341,62 @@ def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_pa
     # The first picture carries three expressions, the second two.
     assert [f.reason for f in scores.failures] == ["vae_overflow"] * 3 and len(scores.samples) == 2
     assert "1.png" in scores.failures[0].message and "model.dtype=bf16" in scores.failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [("threshold.value=null", "threshold=null"), ("threshold=grid", "threshold=grid"), ("threshold=null", "'null'")],
+)
+def test_segment_takes_one_threshold(tmp_path, typed, named):
+    picture(20, 20).save(tmp_path / "a.png")
+    code, out, err = command("image=a.png", "expression=dog", typed, module="segment", cwd=tmp_path)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and named in err and "a number" in err
+
+
+HARD = "a=b, (c) d/{e}: f"
+
+
+def test_every_path_and_text_may_hold_commas_and_equal_signs():
+    for key in set(command_line.FREE_TEXT) - {"expression", "image", "folder", "out"}:
+        group = key.partition(".")[0]
+        options = {"dataset": ["dataset=coco"], "captioner": ["captioner=blip"], "tracker": ["tracker=wandb"]}.get(
+            group, []
+        )
+        options += (
+            ["dataset=folder"] if key == "dataset.file" else ["dataset=shapes"] if key == "dataset.parses" else []
+        )
+        options += ["captioner=file"] if key == "captioner.file" else []
+        options += ["-m", "launcher=slurm"] if group == "launcher" else []
+        given = [a for a in command_line.rewrite_arguments([*options, f"{key}={HARD}"]) if a != "-m"]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            cfg = compose("run", overrides=given, return_hydra_config=True)
+        assert OmegaConf.select(cfg, f"hydra.{key}" if group == "launcher" else key) == HARD
+
+
+def test_no_key_of_the_configuration_that_holds_a_path_is_forgotten():
+    words = {"path", "root", "images", "annotations", "file", "labels", "parses", "note", "cache", "folder", "overrides",
+             "project", "dir", "out", "image", "expression", "submitit_folder", "partition", "account", "qos"}  # fmt: skip
+    for file in config.CONF.rglob("*.yaml"):
+        group = file.parent.name if file.parent != config.CONF else ""
+        for key, value in yaml.safe_load(file.read_text()).items():
+            if key in words and not isinstance(value, dict):
+                assert f"{group}.{key}".strip(".") in command_line.FREE_TEXT, f"{file.name}: {key}"
+
+
+def test_labels_of_classes_may_lie_in_any_file(tmp_path):
+    labels = tmp_path / "run=3, best" / "labels, v=2.json"
+    labels.parent.mkdir()
+    labels.write_text(json.dumps({}))
+    given = ("dataset=shapes_classes", f"dataset.labels={labels}", "dataset.limit=2", "tracker=none")
+    _, out, err = command(*given, f"hydra.run.dir={tmp_path / 'out'}")
+    # The file was found: what is wrong with it is said of what is in it.
+    assert f"'{labels}'" in err or "scored" in out, err
+    assert "Traceback" not in err and "mismatched input" not in err
+
+
+def test_what_was_typed_comes_back_as_typed():
+    typed = ["sweep=table3_alpha", "launcher=slurm", "launcher.partition=a,b", "dataset.root=/data, a", "seed=3"]
+    assert command_line.as_typed(command_line.rewrite_arguments(typed)) == typed
+    again = command_line.rewrite_arguments(command_line.as_typed(["expression='man\\'s hat'", "model.path='null'"]))
+    assert again == ["expression='man\\'s hat'", "model.path='null'"]

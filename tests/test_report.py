@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -13,27 +15,28 @@ from PIL import Image
 
 from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
-from attrbind_exp.reporting.html.comparison import config_diff, make_groups, read_folder
+from attrbind_exp.reporting.html.comparison import config_diff, make_groups
 from attrbind_exp.reporting.html.expressions import choose, read_table
+from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.reporting.html.page import PICTURES, ROWS
 from attrbind_exp.reporting.html.pictures import describe
 from attrbind_exp.reporting.html.sections import results
 from attrbind_exp.reporting.html.write import make_report, published, write_report
-from attrbind_exp.reporting.paper_tables import paper_table, read_runs
-from attrbind_exp.runs.board import Launched
-from attrbind_exp.scoring.metrics import GRID, PRECISIONS, key
+from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
+from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.runs.index import Launched, Merged
+from attrbind_exp.runs.summary import read_summary
+from attrbind_exp.scoring.figures import Difference, Estimate, SliceFigures
+from attrbind_exp.scoring.metrics import PRECISIONS
 from attrbind_exp.types import UserError
 from tests.conftest import picture
+from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 from tests.test_command import command, process
 
 HOSTILE = (
     "</script><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\"> & ' {{ 7 * 7 }}"
 )
 BASE, OURS = ("baseline", None), ("attribute_binding", 0.9)
-
-
-def label(variant):
-    return variant[0] if variant[1] is None else f"{variant[0]} alpha={variant[1]:g}"
 
 
 def write_run(folder, ious, split="test", texts=None, slices=None, config=None, **summary):
@@ -43,27 +46,17 @@ def write_run(folder, ious, split="test", texts=None, slices=None, config=None, 
     n = len(next(iter(ious.values())))
     texts = texts or [f"expression {i}" for i in range(n)]
     slices = slices or [{"kind": "even" if i % 2 == 0 else "odd"} for i in range(n)]
-    entries = [entry(variant, values, slices) for variant, values in ious.items()]
-    for e, values in list(zip(entries, ious.values()))[1:]:
-        change = np.array(values) - np.array(next(iter(ious.values())))
-        e["difference"] = {"mean": float(change.mean()), "low": float(change.min()), "high": float(change.max()),
-                           "better": int((change > 0).sum()), "worse": int((change < 0).sum()), "same": int((change == 0).sum())}  # fmt: skip
+    first = next(iter(ious.values()))
+    metrics = summary.pop("metrics", {})
+    variants = [
+        entry(v, values, slices, None if values is first else first, metrics.get(v)) for v, values in ious.items()
+    ]
     rows = [
-        {"sample_id": f"s{i}", "image_id": f"i{i // 2}", "text_processor": variant[0], "alpha": variant[1], "seed": 0,
-         "expression": texts[i], "target": texts[i].split()[-1], "slices": slices[i],
-         "iou_at": {key(k): values[i] / 100 for k in GRID}, "intersection": [round(values[i])] * 101, "union": [100] * 101}
-        for i in range(n) for variant, values in ious.items()
+        expression_row(v, f"s{i}", values[i] / 100, image_id=f"i{i // 2}", expression=texts[i], target=texts[i].split()[-1], slices=slices[i])
+        for i in range(n) for v, values in ious.items()
     ]  # fmt: skip
-    made = {
-        **{k: v for k, v in entries[-1].items() if k not in ("label", "n", "difference")},
-        "scored": "expressions", "n_expressions": n, "n_scored": n, "n_unscored": 0, "n_failed": 0, "failures": {}, "n_fallback": {},
-        "n_bound": n, "variants": entries, "seconds": 1.5, "captioner": "none", "overrides": ["dataset=drawn", f"dataset.split={split}"],
-        "dataset": "drawn", "split": split, "model": "m", "model_name": "sd15", "note": None, "config_hash": "0" * 12, "version": "0.1.0",
-        **summary,
-    }  # fmt: skip
-    (folder / "summary.json").write_text(json.dumps(made))
-    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "failures.jsonl").write_text("")
+    told = {"split": split, "overrides": ["dataset=drawn", f"dataset.split={split}"], **summary}
+    write_files(folder, make_summary(variants, **told), rows)
     about = {
         "dataset": {"name": "drawn", "split": split, "splits": "val,test"},
         "seed": 0,
@@ -74,15 +67,21 @@ def write_run(folder, ious, split="test", texts=None, slices=None, config=None, 
     return folder
 
 
-def entry(variant, values, slices):
+def entry(variant, values, slices, base=None, metrics=None):
     values, names = np.array(values, float), [s["kind"] for s in slices]
     by_kind = {
-        k: {"mIoU": float(values[[n == k for n in names]].mean()), "n": names.count(k)} for k in sorted(set(names))
+        k: SliceFigures(float(values[[n == k for n in names]].mean()), names.count(k)) for k in sorted(set(names))
     }
-    mean = float(values.mean())
-    return {"label": label(variant), "text_processor": variant[0], "alpha": variant[1], "mIoU": mean, "threshold": 0.3,
-            "mIoU_at": {key(k): mean for k in GRID}, "oIoU": mean, "n": len(values), "slices": {"kind": by_kind},
-            "precision": {f"{p:g}": float(100 * (values >= 100 * p).mean()) for p in PRECISIONS}}  # fmt: skip
+    return variant_figures(
+        variant, float(values.mean()), len(values), slices={"kind": by_kind}, metrics=metrics or {},
+        precision={f"{p:g}": float(100 * (values >= 100 * p).mean()) for p in PRECISIONS},
+        difference=None if base is None else change(values - np.array(base)),
+    )  # fmt: skip
+
+
+def change(each):
+    votes = [int(v.sum()) for v in (each > 0, each < 0, each == 0)]
+    return Difference(float(each.mean()), float(each.min()), float(each.max()), *votes)
 
 
 def draw(run, name, number, sample, panels=("image", "baseline", "attribute_binding alpha=0.9"), title="a title"):
@@ -148,7 +147,7 @@ def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
 def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp_path):
     for name, seed, ours in (("a", 0, [20, 30]), ("b", 1, [22, 30])):
         write_run(tmp_path / name, {BASE: [10, 20], OURS: ours}, config={"seed": seed})
-    (group,) = make_groups(read_folder(tmp_path)[0], tmp_path)
+    (group,) = make_groups(read_folder(tmp_path).finished, tmp_path)
     ours = "attribute_binding alpha=0.9"
     assert [c.label for c in group.columns] == ["baseline", f"{ours} · seed=0", f"{ours} · seed=1"]
     assert read_table(group).iou.tolist() == [[10, 20, 22], [20, 30, 30]]
@@ -161,9 +160,9 @@ def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp
 def test_every_run_is_compared_under_its_own_noise(tmp_path):
     for name, seed, values in (("a", 0, ([10, 20], [20, 30])), ("b", 1, ([14, 24], [15, 25]))):
         write_run(tmp_path / name, dict(zip((BASE, OURS), values)), config={"seed": seed})
-    found = read_folder(tmp_path)[0]
+    found = read_folder(tmp_path).finished
     (group,) = make_groups(found, tmp_path)
-    table = results([group], [read_table(group)], {}, tmp_path)
+    table = results([group], [read_table(group)], TableSpec(), tmp_path)
     assert table["difference"].tolist() == [None, 10.0, None, 1.0]
 
 
@@ -187,7 +186,7 @@ def test_thresholds_chosen_on_another_split_head_the_page(tmp_path):
 
 
 def test_results_csv_is_taken_only_where_it_speaks_of_these_runs(tmp_path, run):
-    table = paper_table(read_runs(run), {"paper": {}}, None)
+    table = paper_table(read_runs(run), TableSpec(), None)
     table["low"] = [None, 99.0]  # recognisable
     table.to_csv(run / "results.csv", index=False)
     assert "[+99.0, +10.0]" in page_of(run)
@@ -221,9 +220,10 @@ def test_unfinished_and_failed_runs_are_listed(tmp_path):
     (tmp_path / "cut" / "progress.json").write_text(json.dumps({"done": 3, "total": 9}))
     said = words(page_of(tmp_path))
     assert (
-        "3 of 4 runs are not finished" in said and "lost failed - 0 rows" in said and "lost: killed by signal 9" in said
+        "2 of 3 runs are not finished" in said and "lost failed - 0 rows" in said and "lost: killed by signal 9" in said
     )
     assert "cut not finished - 3 of 9 images" in said and "lost python -m attrbind_exp.run seed=7" in said
+    assert "Other runs below this folder, which no figure above counts: never" in said
     (tmp_path / "sweep.json").unlink()
     shutil.rmtree(tmp_path / "done")
     assert "2 of 2 runs are not finished" in words(page_of(tmp_path))
@@ -237,6 +237,83 @@ def test_a_merged_run_stands_for_its_shards(tmp_path):
     write_run(tmp_path / "merged", {BASE: [10, 20, 11, 21]}, overrides=[])
     said = words(page_of(tmp_path))
     assert "Shards stand here" not in said and "(shard=" not in said and said.count("a shard, merged") == 2
+
+
+def write_sweep(folder, launched, merged=()):
+    """sweep.json of a sweep that launched runs in these folders below `folder`, and merged some of them."""
+    runs = [vars(Launched(name, name, "", "done")) for name in launched]
+    (folder / "sweep.json").write_text(json.dumps({"runs": runs, "merged": [vars(m) for m in merged]}))
+
+
+def test_a_run_rescored_inside_a_sweep_changes_nothing_of_its_page_but_a_link(tmp_path):
+    """On the rescored run's data every other threshold would be best, and its mIoU is the highest."""
+    for split, ours in (("val", [30, 30]), ("test", [20, 40])):
+        write_run(tmp_path / split, {BASE: [10, 20], OURS: ours}, split=split)
+    write_sweep(tmp_path, ["val", "test"])
+    before = page_of(tmp_path)
+    assert "chosen on another split" in words(before) and "Other runs" not in words(before)
+    for split in ("val", "test"):
+        write_run(tmp_path / split / "rescored" / "x=1", {BASE: [50, 60], OURS: [90, 80]}, split=split)
+    after = page_of(tmp_path)
+    links = re.findall(r'<p class="fine">Other runs.*?</p>\n', after, re.S)
+    assert re.sub(r" *" + re.escape(links[0]), "", after) == before
+    assert re.findall(r'href="([^"]*)"', links[0]) == ["./test/rescored/x%3D1/", "./val/rescored/x%3D1/"]
+
+
+def test_shards_that_a_sweep_merged_are_no_other_runs(tmp_path):
+    for k in (0, 1):
+        write_run(tmp_path / f"shard={k}", {BASE: [10 + k, 20 + k]}, config={"shard": f"{k}/2"})
+    write_run(tmp_path / "merged", {BASE: [10, 20, 11, 21]})
+    write_sweep(tmp_path, ["shard=0", "shard=1"], [Merged("merged", ["shard=0", "shard=1"])])
+    said = words(page_of(tmp_path))
+    assert said.count("a shard, merged") == 2 and "merged finished 15.5" in said and "Other runs" not in said
+
+
+def test_a_baseline_that_stands_in_an_earlier_run_is_still_what_a_run_is_compared_to(tmp_path):
+    write_run(tmp_path / "v", {BASE: [10, 20], OURS: [20, 30]}, split="val")
+    for name, seed, ours in (("a", 0, [20, 40]), ("b", 1, [30, 50])):
+        write_run(tmp_path / name, {BASE: [10, 20], OURS: ours}, config={"seed": seed})
+    groups = make_groups(read_folder(tmp_path).finished, tmp_path)
+    table = results(groups, [read_table(g) for g in groups], TableSpec(), tmp_path).set_index("variant")
+    ours = "attribute_binding alpha=0.9"
+    assert table.index.tolist() == ["baseline", ours, "baseline", f"{ours} · seed=0", f"{ours} · seed=1"]
+    assert table.loc[f"{ours} · seed=0", "difference"] == 15 and table.loc[f"{ours} · seed=1", "difference"] == 25
+
+
+def test_metrics_of_the_user_stand_below_the_slices_and_in_the_table(tmp_path):
+    own = {BASE: {"boundary F, %": Estimate(41.04, 30.0, 52.0, 3)}, OURS: {}}
+    folder = write_run(tmp_path / "run", {BASE: [10, 20, 30, 40], OURS: [20, 20, 30, 36]}, metrics=own)
+    assert "kind = odd 2 30.0 28.0 boundary F, % 3 41.0 [30.0, 52.0] - mIoU in percent" in words(page_of(folder))
+    table = ablation(read_summary(folder))
+    assert table["mIoU in %"].tolist()[-2:] == ["boundary F, %", "difference to baseline"]
+    assert table.iloc[-2].tolist() == ["boundary F, %", "3", "41.0 [30.0, 52.0]", "-"]
+
+
+@pytest.mark.parametrize("command", ["report", "results", "study"])
+def test_help_loads_no_model_and_no_plots(command):
+    heavy = ("torch", "diffusers", "transformers", "spacy", "matplotlib")
+    assert loaded(f"runpy.run_module('attrbind_exp.{command}', run_name='__main__')", "--help") & set(heavy) == set()
+
+
+def test_a_page_is_made_without_torch(run):
+    draw(run, "gallery", 0, "s1")
+    assert "torch" not in loaded("runpy.run_module('attrbind_exp.report', run_name='__main__')", str(run))
+    assert (run / "report.html").is_file()
+
+
+def loaded(code, *arguments):
+    """The top modules that a fresh process has loaded once it has run `code`."""
+    lines = f"""
+import runpy, sys
+sys.argv = ["command", *{list(arguments)!r}]
+try:
+    {code}
+except SystemExit as end:
+    assert not end.code
+print(*{{name.partition(".")[0] for name in sys.modules}}, file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
 
 
 def test_class_wise_runs_are_shown_by_image(tmp_path):
@@ -258,7 +335,7 @@ def test_nothing_to_show_says_so(tmp_path):
     assert code == 2 and "no finished run below" in err
 
 
-def test_no_run_fails_for_want_of_its_report(run, capsys):
+def test_no_run_fails_for_want_of_its_report(run, capsys, monkeypatch):
     (run / "report.html.partial").mkdir()
     assert write_report(run) is None
     assert f"python -m attrbind_exp.report {run}" in capsys.readouterr().err
@@ -266,9 +343,17 @@ def test_no_run_fails_for_want_of_its_report(run, capsys):
     with open(run / "expressions.jsonl", "a") as file:
         file.write("{not json\n")
     assert write_report(run) is None
-    assert "line 9, is no row of a run" in capsys.readouterr().err
+    assert "line 9 is no row that this version writes" in capsys.readouterr().err
+    (run / "summary.json").write_text("{}")
+    assert write_report(run) is None
+    said = capsys.readouterr().err
+    assert "is no summary that this version writes" in said and "Traceback" not in said
     assert write_report(run.parent / "nowhere") is None
-    (run / "summary.json").write_text("{}")  # a bug to the report: nobody writes that
+
+    def collect(*_):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("attrbind_exp.reporting.html.collect.collect", collect)
     assert write_report(run) is None
     said = capsys.readouterr().err
     assert "Traceback" in said and "to make it: python -m attrbind_exp.report" in said
@@ -293,9 +378,9 @@ def test_a_gallery_picture_says_where_its_panels_are(tmp_path):
     path = figures.panels({"image": np.asarray(picture(30, 50)), name: wide}, 'a "title" é', tmp_path / "p.png", "7:1")
     with Image.open(path) as image:
         about = describe(image, path)
-        (_, box) = about["panels"][1]
+        (_, box) = about.panels[1]
         crop = np.asarray(image.crop(box).convert("RGB"))
-    assert (about["sample_id"], about["title"], about["panels"][1][0]) == ("7:1", 'a "title" é', name)
+    assert (about.sample_id, about.title, about.panels[1][0]) == ("7:1", 'a "title" é', name)
     assert crop.shape == (240, 400, 3)
     assert (crop[4::8, 4::8] == wide).all()
 
@@ -317,12 +402,13 @@ def hostile(tmp_path):
     """Every text of a run is an attack; the folder's name too, as far as a file system lets it."""
     folder = tmp_path / "<img src=x onerror=document.title='hacked'> & {{ 7 * 7 }}"
     slices = [{"kind": HOSTILE}, {"kind": "plain"}]
-    write_run(folder, {BASE: [10, 20], (HOSTILE, 0.9): [20, 20]}, texts=[HOSTILE, "plain \u2028 \ud800 text"], slices=slices,
+    write_run(folder, {BASE: [10, 20], (HOSTILE, 0.9): [20, 20]}, texts=[HOSTILE, "plain \u2028 text"], slices=slices,
               note=HOSTILE, dataset=HOSTILE, overrides=[HOSTILE], n_failed=1, failures={HOSTILE: 1}, n_fallback={HOSTILE: 1},
               version=HOSTILE, config={HOSTILE: HOSTILE})  # fmt: skip
     failure = {"sample_id": HOSTILE, "reason": HOSTILE, "message": HOSTILE}
     (folder / "failures.jsonl").write_text(json.dumps(failure) + "\n")
     draw(folder, "gallery", 0, HOSTILE, ("image", "baseline", HOSTILE), HOSTILE)
+    draw(folder, "gallery", 1, "unscored", ("image", "baseline", HOSTILE), "half a pair \ud800 of surrogates")
     shutil.copy(folder / "gallery" / "gallery_000.png", folder / "gallery" / "<img src=x>_000.png")
     return folder
 
@@ -336,7 +422,8 @@ def test_all_text_is_escaped(hostile):
         and "49 " not in words(page)
     )
     (group,) = data_of(page)["groups"]
-    assert {row[0] for row in group["rows"]} == {HOSTILE, "plain \u2028 \ud800 text"}
+    assert {row[0] for row in group["rows"]} == {HOSTILE, "plain \u2028 text"}
+    assert "half a pair \ud800 of surrogates" in {shown["title"] for shown in data_of(page)["pictures"]}
 
 
 def test_the_page_loads_nothing(run):
@@ -356,7 +443,7 @@ def test_a_large_run_gives_a_small_page_and_is_read_line_by_line(tmp_path):
         draw(folder, "gallery", i, f"s{i}")
     file = folder / "expressions.jsonl"
     tracemalloc.start()
-    (group,) = make_groups(read_folder(folder)[0], folder)
+    (group,) = make_groups(read_folder(folder).finished, folder)
     table = read_table(group)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -385,10 +472,10 @@ def test_a_sweep_leaves_a_report_of_itself_and_of_each_run(tmp_path):
 
 def test_the_papers_figures_come_from_the_sweeps():
     paper = published()
-    assert paper["expressions"]["noun_chunk"] == [0.55, 22.6] and paper["expressions"][
+    assert paper["expressions"]["noun_chunk"] == (0.55, 22.6) and paper["expressions"][
         "attribute_binding alpha=0.9"
-    ] == [0.5, 23.0]
-    assert paper["images"]["baseline"] == [None, 37.9]
+    ] == (0.5, 23.0)
+    assert paper["images"]["baseline"] == (None, 37.9)
 
 
 def test_without_a_folder_the_newest_report_is_named(tmp_path):

@@ -8,36 +8,25 @@ import pytest
 from PIL import Image
 
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.reporting.paper_tables import belongs, paper_table, read_runs, readable
+from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs, read_spec, readable
+from attrbind_exp.runs.index import Launched, Merged
 from attrbind_exp.scoring.metrics import GRID, key
 from attrbind_exp.types import UserError
+from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 from tests.test_command import command, composed, process
 
-SPEC = {"title": "Table", "paper": {"baseline": [0.5, 22.4], "ours alpha=0.9": [0.5, 23.0]}, "others": {"ReCo": 15.7}}
+SPEC = TableSpec("Table", {"baseline": (0.5, 22.4), "ours alpha=0.9": (0.5, 23.0)}, {"ReCo": 15.7})
 
 
 def write_run(folder, split, scores):
     """A finished run of two variants; `scores[variant]` is the IoU of each expression as a function of the threshold."""
-    folder.mkdir(parents=True)
     variants, rows = [], []
-    for (name, alpha), functions in scores.items():
+    for variant, functions in scores.items():
         at = {key(k): 100 * float(np.mean([f(k / 100) for f in functions])) for k in GRID}
-        best = max(at, key=lambda k: at[k])
-        label = name if alpha is None else f"{name} alpha={alpha:g}"
-        variants.append({"label": label, "text_processor": name, "alpha": alpha, "mIoU": at[best], "mIoU_at": at,
-                         "threshold": float(best), "oIoU": 50.0, "n": len(functions)})  # fmt: skip
+        variants.append(variant_figures(variant, at, len(functions), oIoU=50.0))
         for i, f in enumerate(functions):
-            rows.append({"text_processor": name, "alpha": alpha, "seed": 0, "image_id": str(i // 2), "sample_id": str(i),
-                         "iou_at": {key(k): f(k / 100) for k in GRID}})  # fmt: skip
-    summary = {
-        "split": split,
-        "scored": "expressions",
-        "n_scored": 4,
-        "mIoU_at": variants[0]["mIoU_at"],
-        "variants": variants,
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
-    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            rows.append(expression_row(variant, str(i), {key(k): f(k / 100) for k in GRID}, image_id=str(i // 2)))
+    write_files(folder, make_summary(variants, split=split), rows)
 
 
 @pytest.fixture
@@ -77,12 +66,34 @@ def test_the_readable_table_shows_the_paper_and_its_rivals(runs):
     assert shown.loc["", "ReCo"]["paper"] == "15.7" and shown.loc["", "ReCo"]["oracle"] == ""
 
 
-def test_a_sweep_takes_its_own_runs_only():
-    typed = ["+sweeps=t", "dataset=shapes", "seed=0,1"]
-    assert belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes", "seed=1"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes", "seed=1", "dataset.limit=6"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "seed=1"], typed)
-    assert not belongs(["dataset.split=val", "+sweeps=t", "dataset=shapes"], typed)
+def write_sweep(folder, launched, merged=()):
+    """sweep.json of a sweep that launched runs in these folders, and merged some of them."""
+    runs = [vars(Launched(name, str(folder / name), "", "done")) for name in launched]
+    whole = [vars(Merged(str(folder / to), [str(folder / shard) for shard in shards])) for to, shards in merged]
+    (folder / "sweep.json").write_text(json.dumps({"runs": runs, "merged": whole}))
+
+
+def test_a_sweep_takes_its_own_runs_only(tmp_path, runs):
+    """A run rescored in the folder of another has a better threshold on val; it chooses none and stands in no table."""
+    write_run(tmp_path / "z" / "rescored" / "x", "val", {("baseline", None): [lambda t: t] * 4})
+    write_run(tmp_path / "s0", "test", {("baseline", None): [lambda t: t] * 4})
+    write_run(tmp_path / "merged", "test", {("baseline", None): [lambda t: t] * 4})
+    assert len(read_runs(tmp_path)) == 5
+    write_sweep(tmp_path, ["z", "a"])
+    found = read_runs(tmp_path, ["val", "test"])
+    assert [r.folder.name for r in found] == ["z", "a"]
+    assert paper_table(found, SPEC, "val").equals(paper_table(runs, SPEC, "val"))
+    write_sweep(tmp_path, ["z", "a", "s0"], [("merged", ["s0"])])
+    assert {r.folder.name for r in read_runs(tmp_path)} == {"z", "a", "merged"}
+    write_sweep(tmp_path, ["other"])
+    with pytest.raises(UserError, match="no run of the sweep"):
+        read_runs(tmp_path)
+
+
+def test_a_table_that_makes_no_sense_is_named():
+    assert read_spec({"title": "T", "name": "t", "paper": None}) == TableSpec("T")
+    with pytest.raises(UserError, match="describes no table"):
+        read_spec({"paper": {"baseline": 22.4}})
 
 
 def test_a_folder_without_runs_says_so(tmp_path):
@@ -162,7 +173,7 @@ def test_shapes_are_scored_class_wise_like_coco(tmp_path):
     )  # fmt: skip
     assert code == 0, err
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["n_images"], summary["n_scored"], summary["n_failed"]) == (8, 8, 0)
+    assert (summary["n"], summary["n_scored"], summary["n_failed"]) == (8, 8, 0)
     rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
     row = round(100 * summary["threshold"])
     hit, union = np.zeros(9), np.zeros(9)

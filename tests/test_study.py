@@ -1,6 +1,5 @@
 """The binding study's page from runs made by hand."""
 
-import json
 import sys
 
 import numpy as np
@@ -10,49 +9,44 @@ from PIL import Image
 from attrbind_exp.commands import study
 from attrbind_exp.reporting import binding_study as binding
 from attrbind_exp.reporting.paper_tables import Run
+from attrbind_exp.scoring.figures import Binding, Difference, Estimate
+from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 
 LABELS = ("baseline", "noun_chunk_prefixed", "uncond_average alpha=0.5", "uncond_average alpha=1.1")
 KEYS = [f"{k / 100:.2f}" for k in range(30, 76, 5)]
 
 
-def entry(label, curve, **more):
+def name_of(label):
     name, _, alpha = label.partition(" alpha=")
-    figures = {"mean": 50.0, "low": 40.0, "high": 60.0, "n": 4}
-    places = dict.fromkeys(("target", "distractor", "other", "background"), figures)
-    told = {"peak": places, "peak_rivals": places, "heat_ratio": figures, "swap": figures}
-    difference = {"mean": 1.0, "low": 0.5, "high": 1.5, "better": 1, "worse": 0, "same": 0}
-    return {
-        "text_processor": name, "alpha": float(alpha) if alpha else None, "label": label, "mIoU": max(curve.values()),
-        "mIoU_at": curve, "n": 4, "binding": told, "difference": difference, **more,
-    }  # fmt: skip
+    return name, float(alpha) if alpha else None
 
 
 def write_run(folder, split, overrides=(), rows=(), **more):
     """A finished run whose variants are best at 0.35, 0.40, 0.45, 0.50."""
-    folder.mkdir(parents=True)
+    figures = Estimate(50.0, 40.0, 60.0, 4)
+    places = dict.fromkeys(("target", "distractor", "other", "background"), figures)
     curves = [{k: 40.0 - abs(i + 1 - j) for j, k in enumerate(KEYS)} for i in range(len(LABELS))]
-    entries = [entry(label, curve, **more) for label, curve in zip(LABELS, curves, strict=True)]
-    (folder / "summary.json").write_text(
-        json.dumps({"split": split, "overrides": [f"dataset.split={split}", *overrides], "variants": entries})
-    )
-    (folder / "expressions.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    told = {
+        "binding": Binding(places, places, figures, figures),
+        "difference": Difference(1.0, 0.5, 1.5, 1, 0, 0),
+        **more,
+    }
+    variants = [variant_figures(name_of(label), curve, 4, **told) for label, curve in zip(LABELS, curves, strict=True)]
+    summary = make_summary(variants, split=split, overrides=[f"dataset.split={split}", *overrides])
+    write_files(folder, summary, rows)
     for name in ("improved", "harmed"):
         Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / f"{name}.png")
-    return Run(folder, json.loads((folder / "summary.json").read_text()))
+    return Run(folder, summary)
 
 
 def row(label, number, iou, peak):
-    name, _, alpha = label.partition(" alpha=")
     second, rival = number % 2 == 1, number < 2
-    return {
-        "sample_id": str(number), "image_id": f"i{number // 2}", "text_processor": name,
-        "alpha": float(alpha) if alpha else None, "seed": 0, "peak": peak,
-        "iou_at": {k: iou + 0.01 * j for j, k in enumerate(KEYS)},
-        "slices": {
-            "order": "target_second" if second else "one_noun", "rivalry": "rare_beside_usual" if rival else "none",
-            "pair": "rare", "kind": "colour", "same_shape": "distractor" if rival else "alone", "same_colour": "alone",
-        },
+    slices = {
+        "order": "target_second" if second else "one_noun", "rivalry": "rare_beside_usual" if rival else "none",
+        "pair": "rare", "kind": "colour", "same_shape": "distractor" if rival else "alone", "same_colour": "alone",
     }  # fmt: skip
+    at = {k: iou + 0.01 * j for j, k in enumerate(KEYS)}
+    return expression_row(name_of(label), str(number), at, image_id=f"i{number // 2}", peak=peak, slices=slices)
 
 
 def rows():
@@ -72,7 +66,7 @@ def runs(folder):
 
 def test_rows_stand_at_the_thresholds_that_val_chose(tmp_path):
     val, test = runs(tmp_path)
-    found = binding.read_rows(test, val)
+    found = binding.read_expressions(test, val)
     assert found.groupby("label").threshold.first().to_dict() == {
         LABELS[0]: 0.35, LABELS[1]: 0.40, LABELS[2]: 0.45, LABELS[3]: 0.50
     }  # fmt: skip

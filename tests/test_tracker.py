@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from attrbind_exp.tracking.dashboard import GALLERIES, TABLES, make_workspace
-from attrbind_exp.tracking.tracker import WandbTracker
+from attrbind_exp.tracking.wandb_tracker import WandbTracker
 from attrbind_exp.types import UserError
 from tests.conftest import picture
 from tests.test_command import command

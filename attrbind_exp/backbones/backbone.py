@@ -18,9 +18,9 @@ from attrbind_exp.language.window import TextWindow, Tokens
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention layer. `name`: as the model calls it; `block`: down, mid or up; `ratio`: how many times coarser than
-    the latents it works (Stable Diffusion 1.x at 512 px: 1, 2, 4, 8 are 64, 32, 16, 8 cells a side); `cross`: whether it
-    attends to the text."""
+    """One attention layer. `name`: as the model calls it; `block`: down, mid or up; `ratio`: how many times coarser
+    than the latents it works (Stable Diffusion 1.x at 512 px: 1, 2, 4, 8 are 64, 32, 16, 8 cells a side); `cross`:
+    whether it attends to the text."""
 
     name: str
     block: str
@@ -30,8 +30,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class EncodedText:
-    """One text as the model's text encoders give it: `states` (L, D), `pooled` (P,) where the model also takes one vector
-    of the whole text, and where its characters lie (`tokens`)."""
+    """One text as the model's text encoders give it: `states` (L, D), `pooled` (P,) where the model also takes one
+    vector of the whole text, and where its characters lie (`tokens`)."""
 
     tokens: Tokens
     states: Tensor
@@ -41,7 +41,8 @@ class EncodedText:
 @dataclass(frozen=True)
 class Embedding:
     """What a pass is conditioned on: `keys` (L, D), or (B, L, D) of a batch, from which cross-attention makes its keys;
-    `values` of the same shape for its values, None where they are the keys; `pooled` (P,) or (B, P) as in EncodedText."""
+    `values` of the same shape for its values, None where they are the keys; `pooled` (P,) or (B, P) as in
+    EncodedText."""
 
     keys: Tensor
     values: Tensor | None = None
@@ -64,10 +65,10 @@ class Embedding:
 class Request:
     """What a pass is asked to leave behind; a pass goes no further than the last layer that is asked for anything.
 
-    `cross`: layers whose probabilities are pooled over text positions; `by_head`: keep their heads apart; `queries_keys`:
-    self-attention layers whose queries and keys are kept; `inputs`: cross-attention layers whose image states are kept
-    as they come in (from these the map of any other text can be read); `outputs`: attention layers whose result is kept;
-    `noise`: the predicted noise, for which the pass goes to its end.
+    `cross`: layers whose probabilities are pooled over text positions; `by_head`: keep their heads apart;
+    `queries_keys`: self-attention layers whose queries and keys are kept; `inputs`: cross-attention layers whose image
+    states are kept as they come in (from these the map of any other text can be read); `outputs`: attention layers
+    whose result is kept; `noise`: the predicted noise, for which the pass goes to its end.
 
     What else a method may need of a model (further timesteps or texts) are passes of their own; a caller that needs
     gradients makes the pass outside of torch.no_grad.
@@ -82,11 +83,17 @@ class Request:
 
     def __or__(self, other: "Request") -> "Request":
         """What serves both."""
+
+        def union(mine: tuple[Layer, ...], theirs: tuple[Layer, ...]) -> tuple[Layer, ...]:
+            return tuple(dict.fromkeys([*mine, *theirs]))
+
         return Request(
-            *(
-                tuple(dict.fromkeys([*mine, *theirs])) if isinstance(mine, tuple) else mine or theirs
-                for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)
-            )
+            union(self.cross, other.cross),
+            self.by_head or other.by_head,
+            union(self.queries_keys, other.queries_keys),
+            union(self.inputs, other.inputs),
+            union(self.outputs, other.outputs),
+            self.noise or other.noise,
         )
 
     @property
@@ -97,8 +104,8 @@ class Request:
 
 @dataclass(frozen=True)
 class SelfAttention:
-    """Queries and keys of a self-attention layer, (b, heads, N, d) each, and the `scale` of their product. They belong to
-    the `rows` of the batch one by one; b = 1 serves all of them."""
+    """Queries and keys of a self-attention layer, (b, heads, N, d) each, and the `scale` of their product. They belong
+    to the `rows` of the batch one by one; b = 1 serves all of them."""
 
     layer: Layer
     query: Tensor
@@ -167,7 +174,12 @@ class Backbone(Protocol):
         ...
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
-        """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else."""
+        """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing
+        else."""
+        ...
+
+    def compile(self) -> None:
+        """Fuse what reads no attention into kernels for one batch size."""
         ...
 
     def observe(

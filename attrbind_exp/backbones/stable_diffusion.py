@@ -111,8 +111,8 @@ class StableDiffusion:
         return self.vae.encode(scaled).latent_dist.mean[0] * self.vae.config.scaling_factor
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
-        """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else, so
-        that every method sees the same one whatever the batch, the order or the machine."""
+        """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
+        so that every method sees the same one whatever the batch, the order or the machine."""
         noise = torch.stack([draw_noise(tuple(latents.shape[1:]), seed, i, timestep, draw) for i in image_ids])
         t = torch.full((len(latents),), timestep, device=latents.device)
         return self.scheduler.add_noise(latents, to_device(noise, latents.device).to(latents.dtype), t)

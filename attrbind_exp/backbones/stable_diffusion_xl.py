@@ -45,8 +45,8 @@ class StableDiffusionXL(StableDiffusion):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Every text: the last hidden states but one of both encoders, side by side (L, D), and the second's projection of
-        the whole text (P,)."""
+        """Every text: the last hidden states but one of both encoders, side by side (L, D), and the second's projection
+        of the whole text (P,)."""
         tokens, second = self.window(texts), self.second_window(texts)
         states, pooled = [], []
         for start in range(0, len(texts), TEXT_BATCH):

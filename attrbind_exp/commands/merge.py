@@ -1,65 +1,63 @@
 """python -m attrbind_exp.merge DIR: one run of its shards, as an unsharded run has it. Needs no model."""
 
 import argparse
-import json
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.commands.run import facts, show, write_figures
-from attrbind_exp.evaluation.batching import by_image
-from attrbind_exp.evaluation.loop import Row, fail, take
-from attrbind_exp.reporting.html.write import write_report
-from attrbind_exp.reporting.tables import ablation, markdown
-from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring.summary import ClassScores, Scores, summarize
-from attrbind_exp.types import Failure, UserError
+from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.data.dataset import by_image
+from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.runs.index import write_merged
+from attrbind_exp.runs.rows import Row, read_images
+from attrbind_exp.runs.store import RunStore, read_failures
+from attrbind_exp.runs.summary import Summary, read_summary
+from attrbind_exp.tasks.choose import choose_task
+from attrbind_exp.types import UserError
 
 
-def merge(shards: Mapping[str, Path], target: Path) -> dict[str, Any]:
+def merge(shards: Mapping[str, Path], target: Path) -> Summary:
     """Write the run that `shards` (folders by shard) are parts of into `target` and return its summary. Pictures are
     not drawn."""
     cfg = read_config(next(iter(shards.values())))
     cfg.shard = None
-    dataset = config.load_dataset(cfg)
-    found, headline = config.variants(cfg)
-    scores: Scores | ClassScores
-    if dataset.classes:
-        scores = ClassScores(found, range(cfg.seed, cfg.seed + cfg.seeds), dataset.classes)
-    else:
-        scores = Scores(found)
-    rows: dict[str, dict[str, list[Row]]] = defaultdict(dict)
-    for shard in shards.values():
-        for line in (shard / "expressions.jsonl").read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rows[row["image_id"]].setdefault(row.get("sample_id", row["image_id"]), []).append(row)
-    store = RunStore(target, config.config_hash(cfg))
-    store.keep(0)
-    store.write_text("config.yaml", OmegaConf.to_yaml(cfg))
-    samples = {s.sample_id: s for s in dataset.samples}
-    for image in by_image(dataset):
-        parts = list(rows[image].values())
-        store.add_rows(row for part in parts for row in part)
-        for part in parts:
-            take(part, samples, scores)
-    lines = [line for shard in shards.values() for line in (shard / "failures.jsonl").read_text("utf-8").splitlines()]
-    fail([Failure(**json.loads(line)) for line in lines], scores, store)
-    summaries = [json.loads((shard / "summary.json").read_text(encoding="utf-8")) for shard in shards.values()]
-    summary = summarize(scores, headline, cfg.threshold.value)
-    summary["seconds"] = sum(s["seconds"] for s in summaries)
-    kept = [o for o in summaries[0]["overrides"] if not o.startswith("shard=")]
-    summary |= {"captioner": summaries[0]["captioner"], "overrides": kept}
-    summary |= facts(cfg, dataset)
-    write_figures(summary, store)
-    store.close()
-    write_report(store.folder)
-    return summary
+    settings = config.read_settings(cfg)
+    dataset = settings.load_dataset()
+    task = choose_task(dataset, settings.run)
+    summaries = [read_summary(shard) for shard in shards.values()]
+    failures = [failure for shard in shards.values() for failure in read_failures(shard)]
+    with RunStore(target, settings.key) as store:
+        store.keep(0)
+        store.write_text("config.yaml", settings.yaml)
+        for rows in in_order(list(by_image(dataset)), list(shards.values())):
+            store.add_rows(rows)
+            task.add_rows(rows)
+        store.add_failures(failures)
+        overrides = [o for o in summaries[0].overrides if not o.startswith("shard=")]
+        origin = describe_origin(settings, dataset, summaries[0].captioner, overrides)
+        return finish(Scored(task, failures, sum(s.seconds for s in summaries)), settings.run.headline, origin, store)
+
+
+def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row]]:
+    """The rows of all shards, image by image in the order of `images`, which each shard keeps for its own ones.
+
+    Raises UserError for a shard that does not.
+    """
+    known = set(images)
+    readers = [((image, rows) for image, rows in read_images(shard) if image in known) for shard in shards]
+    heads = [next(reader, None) for reader in readers]
+    for image in images:
+        for number, head in enumerate(heads):
+            if head is not None and head[0] == image:
+                yield head[1]
+                heads[number] = next(readers[number], None)
+    for shard, head in zip(shards, heads, strict=True):
+        if head is not None:
+            raise UserError(f"the rows of image '{head[0]}' in '{shard}' stand out of order; run this shard again")
 
 
 def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
@@ -108,9 +106,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     folder = parser.parse_args().folder
     try:
-        for name, shards in shard_sets(folder).items():
-            summary = merge(shards, folder / name)
-            show(summary, markdown(ablation(summary)), None, folder / name)
+        sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+        for run, shards in sets.items():
+            show(merge(shards, run), run)
+        write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

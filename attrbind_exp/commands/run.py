@@ -1,22 +1,27 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp import __version__, config
+from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.reporting.html.write import write_report
-from attrbind_exp.reporting.tables import ablation, markdown
 from attrbind_exp.runs.store import RunStore, finished
+from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import RunSettings, UserError
+
+if TYPE_CHECKING:  # its libraries load once configuration and data are known to be good
+    from attrbind_exp.language.caption import Captioner
+    from attrbind_exp.tracking.tracker import Tracker
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
@@ -26,52 +31,70 @@ def main(cfg: DictConfig) -> float | None:
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     if (done := finished(folder, settings.key)) is not None:
-        show(done, markdown(ablation(done)), "this run was finished before: nothing to do", folder)
-        return done["mIoU"]
+        show(done, folder, "this run was finished before: nothing to do")
+        return done.mIoU
     dataset = settings.load_dataset()
+    check_not_empty(dataset)
     captioner = settings.make_captioner()
     with RunStore(folder, settings.key) as store:
-        summary = evaluate(cfg, settings, dataset, captioner, store)
-    if summary["n_failed"] and summary["n_scored"] + summary["n_unscored"] == 0:
-        raise UserError(
-            f"none of the {summary['n_failed']} {summary['scored']} could be scored: see {store.folder}/failures.jsonl"
-        )
-    return summary["mIoU"]
+        store.write_text("config.yaml", settings.yaml)
+        tracker = start_tracker(cfg, settings, dataset, folder)
+        try:
+            summary, warning = evaluate(settings, dataset, captioner, store, tracker)
+        finally:
+            upload = tracker.close()
+    if warning:  # not in the summary: a run that was resumed has seen a part of the images only
+        print(f"WARNING: {warning}", file=sys.stderr)
+    show(summary, folder, upload)
+    if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
+        raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")
+    return summary.mIoU
 
 
-def evaluate(cfg: DictConfig, settings: Settings, dataset: Dataset, captioner: Any, store: RunStore) -> dict[str, Any]:
-    """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
-    # Heavy libraries load only once configuration and data are known to be good.
-    from dataclasses import replace
-
+def evaluate(
+    settings: Settings, dataset: Dataset, captioner: "Captioner | None", store: RunStore, tracker: "Tracker"
+) -> tuple[Summary, str | None]:
+    """Build what the settings name, score the dataset, leave tables, pictures and page. Returns the summary, and what
+    to know of maps that were flat."""
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.evaluation.batch_size import fit_batch_size
-    from attrbind_exp.evaluation.experiment import run_experiment
+    from attrbind_exp.evaluation.loop import score
+    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting.gallery import Artist
+    from attrbind_exp.reporting.track import track_run
 
     segmenter = build_segmenter(settings.segmenter)
     batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
     run = replace(settings.run, batch_size=batch_size)
-    store.write_text("config.yaml", settings.yaml)
-    tracker = settings.make_tracker(
-        folder=store.folder,
-        run_config=tracked_config(cfg, run),
+    scored = score(dataset, segmenter, run, store, captioner)
+
+    def draw(summary: Summary) -> None:
+        galleries = Artist(scored.task, segmenter, run, store, captioner).draw(summary.variants)
+        curves = {v.label: scored.task.curve(i) for i, v in enumerate(run.variants) if summary.n_scored}
+        if curves:
+            figures.threshold_curve(curves, store.folder / "threshold_curve.png")
+        track_run(summary, curves, store.folder, tracker, galleries)
+
+    choices = HydraConfig.get()
+    typed = command_line.as_typed(choices.overrides.task)
+    origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed)
+    return finish(scored, run.headline, origin, store, draw), segmenter.flat_note()
+
+
+def check_not_empty(dataset: Dataset) -> None:
+    """Raise UserError when the split is empty."""
+    if not dataset.samples and not dataset.failures and not dataset.scenes:
+        raise UserError(f"no expressions in {dataset.name}; choose another dataset.split or a larger dataset.fraction")
+
+
+def start_tracker(cfg: DictConfig, settings: Settings, dataset: Dataset, folder: Path) -> "Tracker":
+    """The tracker of a run, told where the run belongs."""
+    return settings.make_tracker(
+        folder=folder,
+        run_config=tracked_config(cfg, settings.run),
         group=sweep_group(),
         tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )
-    try:
-        summary = run_experiment(dataset, segmenter, run, store, tracker, captioner)
-        choices = HydraConfig.get()
-        summary["captioner"] = choices.runtime.choices["captioner"]
-        summary["overrides"] = list(choices.overrides.task)
-        summary |= facts(settings, dataset)
-        write_figures(summary, store)
-        write_report(store.folder)
-    finally:
-        upload = tracker.close()
-    if flat := segmenter.flat_note():  # not in the summary: a run that was taken up again has seen a part only
-        print(f"WARNING: {flat}", file=sys.stderr)
-    show(summary, markdown(ablation(summary)), upload, store.folder)
-    return summary
 
 
 def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
@@ -87,45 +110,6 @@ def sweep_group() -> str | None:
     """The name under which a tracker keeps the runs of a sweep together; None for a single run."""
     job = HydraConfig.get()
     return command_line.group_name(job.sweep.dir) if job.mode == RunMode.MULTIRUN else None
-
-
-def facts(settings: Settings, dataset: Dataset) -> dict[str, Any]:
-    """What a summary says of the run's making."""
-    return {
-        "dataset": dataset.name,
-        "split": settings.split,
-        "model": settings.segmenter.model.path,
-        "model_name": settings.segmenter.model.name,
-        "note": "; ".join(filter(None, [dataset.note, settings.warning])) or None,
-        "config_hash": settings.key,
-        "version": __version__,
-    }
-
-
-def write_figures(summary: dict[str, Any], store: RunStore) -> None:
-    """The table in two forms, then the summary: where that is, the run is finished."""
-    table = ablation(summary)
-    store.write_text("ablation.csv", table.to_csv(index=False))
-    store.write_text("ablation.md", markdown(table) + "\n")
-    store.write_summary(summary)
-
-
-def show(summary: dict[str, Any], table: str, upload: str | None, folder: Path) -> None:
-    """Print the table, the counts and how to upload; the last line is the run folder."""
-    print(table)
-    rate = summary["n_scored"] * len(summary["variants"]) / max(summary["seconds"], 1e-9)
-    what = summary["scored"]
-    print(
-        f"\n{summary['n_scored']} {what} scored, {summary['n_failed']} failed {summary['failures'] or ''}, "
-        f"{summary['n_unscored']} without ground truth, {summary['n_bound']} prompts with a modifier to bind; "
-        f"fallbacks {summary['n_fallback'] or 'none'}; {summary['seconds']:.1f} s, {rate:.0f} {what[:-1]}-variants/s"
-    )
-    if summary["note"]:
-        print(f"NOTE: {summary['note']}")
-    if upload:
-        print(upload)
-    print(folder)
-    sys.stdout.flush()
 
 
 def start() -> None:

@@ -1,5 +1,7 @@
 """python -m attrbind_exp.segment: one image, one expression -> heat maps side by side (the paper's Figure 8)."""
 
+import sys
+
 import hydra
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
@@ -8,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.types import SampleError, UserError
+
+ONE_MASK = "segment draws one mask: give a number between 0 and 1 in steps of 0.01, such as threshold=0.5"
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="segment")
@@ -18,7 +22,7 @@ def main(cfg: DictConfig) -> None:
         if OmegaConf.is_missing(cfg, key) or not str(cfg[key]).strip():
             raise UserError(f'no {key} given; use image=photo.jpg expression="white dog playing with two black dogs"')
     if cfg.threshold.value is None:
-        raise UserError("threshold=null; a single picture has no grid to choose from, give a number such as 0.5")
+        raise UserError(f"threshold=null; {ONE_MASK}")
     config.check(cfg)
     settings, (variants, headline) = config.segmenter_settings(cfg), config.variants(cfg)
     from attrbind_exp.backbones.backbone import encode_images
@@ -69,6 +73,13 @@ def main(cfg: DictConfig) -> None:
     print(folder)
 
 
+def check_arguments() -> None:
+    """Refuse the one option of the group threshold, which Hydra does not know here."""
+    if "threshold=grid" in sys.argv[1:]:
+        raise UserError(f"threshold=grid; {ONE_MASK}")
+    main()
+
+
 def start() -> None:
     """python -m attrbind_exp.segment"""
-    command_line.run_main(main)
+    command_line.run_main(check_arguments)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from attrbind_exp.reporting import figures
-from attrbind_exp.reporting.binding_study import by_group, gains, read_rows, slice_table
+from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.paper_tables import Run, read_runs
 from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.scoring.binding import estimate
+from attrbind_exp.scoring.compare import estimate
+from attrbind_exp.scoring.figures import Difference, Estimate
 from attrbind_exp.types import UserError
 
 HEAD = """# Does editing the text embedding mend mis-binding?
@@ -52,15 +52,16 @@ def effect_table(rows: pd.DataFrame, show: Callable[[pd.DataFrame], str]) -> str
 
 
 def swap_table(run: Run) -> str:
-    """Swap consistency and heat ratio of every variant."""
+    """Swap consistency and heat ratio of every variant whose binding figures are known."""
     lines = [
         {
-            "": v["label"],
-            f"swapped word moves the heat, % of {v['binding']['swap']['n']} pairs": bounded(v["binding"]["swap"]),
-            "heat on target / on distractor": bounded(v["binding"]["heat_ratio"], 2),
-            "peak on distractor, %": bounded(v["binding"]["peak_rivals"]["distractor"]),
+            "": v.label,
+            f"swapped word moves the heat, % of {v.binding.swap.n} pairs": bounded(v.binding.swap),
+            "heat on target / on distractor": bounded(v.binding.heat_ratio, 2),
+            "peak on distractor, %": bounded(v.binding.peak_rivals["distractor"]),
         }
-        for v in run.summary["variants"]
+        for v in run.summary.variants
+        if v.binding is not None
     ]
     return markdown(pd.DataFrame(lines))
 
@@ -70,14 +71,13 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
     thresholds; where there are several noise seeds, their spread."""
     lines = []
     for run in runs:
-        value = next((o.partition("=")[2] for o in run.summary["overrides"] if o.startswith(key)), "default")
-        first, *others = run.summary["variants"]
-        line = {key.rpartition(".")[2]: value, "n": str(first["n"]), first["label"]: figure(first["mIoU"])}
-        if "mIoU_spread" in first:
-            line["its spread over seeds"] = figure(first["mIoU_spread"], 2)
+        value = next((o.partition("=")[2] for o in run.summary.overrides if o.startswith(key)), "default")
+        first, *others = run.summary.variants
+        line = {key.rpartition(".")[2]: value, "n": str(first.n), first.label: figure(first.mIoU)}
+        if first.mIoU_spread is not None:
+            line["its spread over seeds"] = figure(first.mIoU_spread, 2)
         for v in others:
-            d = v["difference"]
-            line[v["label"]] = interval(d["mean"], d["low"], d["high"])
+            line[v.label] = "-" if v.difference is None else interval(*_ends(v.difference))
         lines.append(line)
     return markdown(pd.DataFrame(lines))
 
@@ -90,19 +90,12 @@ def head(file: Path) -> str:
 def page(outputs: Path, of: str, file: Path) -> str:
     """The whole page, from the runs of all three sweeps on `of`, DATA_MODEL; its pictures are written to images/ beside
     `file`."""
-    images = file.parent / "images"
-    images.mkdir(parents=True, exist_ok=True)
     val, test = main_runs(outputs / "binding_study" / of)
-    rows = read_rows(test, val)
-    base = rows[rows.label == test.summary["variants"][0]["label"]]
-    figures.gain_curves(gains(rows), images / f"{file.stem}_alpha.png")
-    for name in ("improved", "harmed"):
-        # A quarter of the size in 256 colours; the page is kept in git.
-        sheet = Image.open(test.folder / f"{name}.png").convert("RGB")
-        small = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE)
-        small.save(images / f"{file.stem}_{name}.png", optimize=True)
+    rows = read_expressions(test, val)
+    base = rows[rows.label == test.summary.variants[0].label]
+    draw(rows, test, file)
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
-    ours = test.summary["variants"][-1]["text_processor"]
+    ours = test.summary.variants[-1].text_processor
     parts = [
         head(file),
         "## Does mis-binding occur, and where?",
@@ -110,7 +103,7 @@ def page(outputs: Path, of: str, file: Path) -> str:
         markdown(slice_table(base)),
         "## What do the edits do?",
         "mIoU less the baseline's on the same expressions:",
-        effect_table(rows, lambda part: interval(*difference(part))),
+        effect_table(rows, difference),
         "Peak on the distractor, % of the expressions that have one:",
         effect_table(rows[rows.rival], lambda part: figure(100 * part.peak_distractor.mean())),
         'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',
@@ -132,10 +125,29 @@ def page(outputs: Path, of: str, file: Path) -> str:
     return "\n\n".join(p.strip() for p in parts) + "\n"
 
 
-def difference(part: pd.DataFrame) -> tuple[float, float | None, float | None]:
+def draw(rows: pd.DataFrame, test: Run, file: Path) -> None:
+    """The page's pictures, into images/ beside `file`."""
+    from attrbind_exp.reporting import figures  # loads matplotlib, which --help does without
+
+    images = file.parent / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    figures.gain_curves(gains(rows), images / f"{file.stem}_alpha.png")
+    for name in ("improved", "harmed"):
+        # A quarter of the size in 256 colours; the page is kept in git.
+        sheet = Image.open(test.folder / f"{name}.png").convert("RGB")
+        small = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        small.save(images / f"{file.stem}_{name}.png", optimize=True)
+
+
+def difference(part: pd.DataFrame) -> str:
     """Mean of `gain` with its interval."""
-    found = estimate(part.gain.to_numpy(), part.image_id.tolist())
-    return found["mean"], found["low"], found["high"]
+    return interval(*_ends(estimate(part.gain.to_numpy(), part.image_id.tolist())))
+
+
+def _ends(found: Estimate | Difference) -> tuple[float, float | None, float | None]:
+    """Mean, low and high of a figure that is there."""
+    assert found.mean is not None
+    return found.mean, found.low, found.high
 
 
 def main() -> None:

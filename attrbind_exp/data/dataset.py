@@ -25,6 +25,14 @@ class Dataset:
     classes: Sequence[str] = ()
 
 
+def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
+    """The samples of every image. Images of a class-wise dataset without any label are in it, too."""
+    groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
+    for sample in dataset.samples:
+        groups.setdefault(sample.image_id, []).append(sample)
+    return groups
+
+
 def choose_image(image_id: str | int, fraction: float | None, seed: int = 0) -> bool:
     """Whether the image belongs to a random `fraction` of all images (0 to 1, None = all).
 

@@ -1,7 +1,7 @@
 """Door 1: an edit of a prompt's embedding.
 
-E: the prompt's embedding (L, D). U: the empty prompt's (L, D). POS: positions of the noun chunk that holds the target, q:
-positions of the target noun, among them.
+E: the prompt's embedding (L, D). U: the empty prompt's (L, D). POS: positions of the noun chunk that holds the target,
+q: positions of the target noun, among them.
 """
 
 from abc import ABC, abstractmethod
@@ -24,8 +24,8 @@ class Edit(ABC):
     """One edit of the embedding that cross-attention sees. Subclass it as a frozen dataclass: two edits are the same if
     their fields are.
 
-    `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it takes
-    from there) or "both".
+    `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
+    takes from there) or "both".
     """
 
     where: Where = "both"

@@ -19,8 +19,8 @@ class Weight(Edit):
     """U + w (E - U) on chosen words, computed as w E + (1 - w) U, which is exact at w = 1. UEA is the case w = alpha on
     the target. compel uses it for w > 1; below 1 compel also blends in the prompt without the words.
 
-    `words`: "target", "chunk", or "modifiers" (the chunk without the target), or a list of words, each wherever it stands
-    in the prompt.
+    `words`: "target", "chunk", or "modifiers" (the chunk without the target), or a list of words, each wherever it
+    stands in the prompt.
     """
 
     weight: float

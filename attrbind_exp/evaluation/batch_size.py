@@ -10,9 +10,9 @@ MOST = 128
 
 
 def fit_batch_size(segmenter: Segmenter, default: int) -> int:
-    """The largest power of two of rows that fits into free GPU memory, measured on passes of one and two rows; `default`
-    on a CPU, where a larger batch gains nothing. Powers of two, so that a little more or less free memory does not change
-    the batch, and with it a figure's last digits."""
+    """The largest power of two of rows that fits into free GPU memory, measured on passes of one and two rows;
+    `default` on a CPU, where a larger batch gains nothing. Powers of two, so that a little more or less free memory
+    does not change the batch, and with it a figure's last digits."""
     device = segmenter.backbone.device
     if device.type != "cuda":
         return default

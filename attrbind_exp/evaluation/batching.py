@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.backbones.tensors import to_host
-from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.loading import (
     WORKERS,
     LoadedSample,
@@ -30,8 +29,8 @@ Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
 @dataclass
 class PassRow:
-    """One picture under one embedding: a row of a pass. `maps`: its completed maps (C, h, w) by noise seed, once they are
-    made."""
+    """One picture under one embedding: a row of a pass. `maps`: its completed maps (C, h, w) by noise seed, once they
+    are made."""
 
     loaded: LoadedSample
     embedding: Embedding
@@ -60,14 +59,6 @@ class LoadedImage:
     def rows(self) -> list[PassRow]:
         """The rows of all expressions."""
         return [row for item in self.items for row in item.rows]
-
-
-def group_by_image(dataset: Dataset) -> dict[str, list[Sample]]:
-    """The samples of every image. Images of a class-wise dataset without any label are in it, too."""
-    groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
-    for sample in dataset.samples:
-        groups.setdefault(sample.image_id, []).append(sample)
-    return groups
 
 
 def split_into_groups(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:
@@ -224,4 +215,5 @@ def start_keeping(image: LoadedImage, segmenter: Segmenter, settings: RunSetting
         ]
         first += len(item.rows)
     variants = [v.edit for v in settings.variants]
-    return lambda: KeptMaps(wait(), segmenter.plan.columns, places, variants)
+    layers = [(x.name, x.block, x.ratio, x.cross) for x in segmenter.plan.layers]
+    return lambda: KeptMaps(wait().numpy(), segmenter.plan.columns, places, variants, layers)

@@ -27,8 +27,8 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """A sample with its picture, the picture's latents (c, h, w), its ground truth (H, W) bool where it has one, and its
-    place in the prompt."""
+    """A sample with its picture, the picture's latents (c, h, w), its ground truth (H, W) bool where it has one, and
+    its place in the prompt."""
 
     sample: Sample
     image: Image.Image
@@ -42,8 +42,8 @@ Failed = list[tuple[Sample, Failure]]
 
 @dataclass(frozen=True)
 class Files:
-    """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path, and
-    what could not be read."""
+    """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path,
+    and what could not be read."""
 
     samples: list[tuple[Sample, np.ndarray | None]]
     pictures: dict[Path, Image.Image]

@@ -19,9 +19,9 @@ class Daam(HeatMapMethod):
     """c = mean over layers and heads of max(bicubic(A_q), 0), mean over the pieces of the target q.
 
     All cross-attention layers but those of the coarsest resolution are read, unless attention_layers names others, each
-    layer counting alike. Source: "What the DAAM" (Tang et al., 2023). Departures: one noising step at the run's timestep
-    in place of all steps of a generation; the heat map is resized to the picture bilinearly, as every method's is, where
-    DAAM's is bicubic.
+    layer counting alike. Source: "What the DAAM" (Tang et al., 2023). Departures: one noising step at the run's
+    timestep in place of all steps of a generation; the heat map is resized to the picture bilinearly, as every method's
+    is, where DAAM's is bicubic.
     """
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
@@ -40,8 +40,8 @@ class Daam(HeatMapMethod):
         return Request(cross=cross_layers(columns, layers), by_head=True)
 
     def pools(self, read: Sequence[int], length: int) -> Tensor:
-        """(K, L): every piece by itself, since negative values are cut off before pieces are averaged. Each counts 1 / K,
-        so that their sum is the mean."""
+        """(K, L): every piece by itself, since negative values are cut off before pieces are averaged. Each counts 1 /
+        K, so that their sum is the mean."""
         weights = torch.zeros(len(read), length)
         weights[range(len(read)), list(read)] = 1 / len(read)
         return weights

@@ -1,7 +1,7 @@
 """Door 3: a way of reading attention. A method says what it asks of a pass, and turns the answer into maps.
 
-A method makes columns, (B, C, h, w): a map each, which a choice of layers sums with weights. What comes after is shared by
-all methods: the sum, the resizing to the picture's own size, min-max to [0, 1].
+A method makes columns, (B, C, h, w): a map each, which a choice of layers sums with weights. What comes after is shared
+by all methods: the sum, the resizing to the picture's own size, min-max to [0, 1].
 """
 
 from abc import ABC, abstractmethod
@@ -44,8 +44,8 @@ class HeatMapMethod(ABC):
         return Request(cross=cross_layers(columns, layers))
 
     def pools(self, read: Sequence[int], length: int) -> Tensor:
-        """Weights (K, L) over the text window that pool cross-attention for a prompt whose positions `read` are read: by
-        default their mean, K = 1. A batch may add rows of zeros to make all K alike."""
+        """Weights (K, L) over the text window that pool cross-attention for a prompt whose positions `read` are read:
+        by default their mean, K = 1. A batch may add rows of zeros to make all K alike."""
         weights = torch.zeros(1, length)
         weights[0, list(read)] = 1 / len(read)
         return weights
@@ -58,7 +58,8 @@ class HeatMapMethod(ABC):
         """
 
     def complete(self, maps: Tensor, seen: Observation) -> Tensor:
-        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default nothing."""
+        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default
+        nothing."""
         return maps
 
 

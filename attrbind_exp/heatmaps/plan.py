@@ -14,8 +14,8 @@ MadeBy = tuple[str, Column]  # the name of a heat-map method, and one of its col
 class Plan:
     """The columns of all heat-map methods of a run under all of its choices of layers.
 
-    `columns`: what is made of every pass, in order; a map of weight 0 is left out unless all are to be kept. `layers`: of
-    the model. Raises UserError where a choice of layers makes no map.
+    `columns`: what is made of every pass, in order; a map of weight 0 is left out unless all are to be kept. `layers`:
+    of the model. Raises UserError where a choice of layers makes no map.
     """
 
     def __init__(

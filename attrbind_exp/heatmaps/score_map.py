@@ -33,8 +33,8 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
 
 
 def mean_map(layers: Sequence[Tensor], own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n) of `own` (h_r, w_r) cells, resized to
-    `grid`. (B, h, w)."""
+    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n) of `own` (h_r, w_r) cells, resized
+    to `grid`. (B, h, w)."""
     mean = torch.stack([at_least_float32(m) for m in layers]).mean(0).unflatten(-1, own)  # (B, h_r, w_r)
     return resize(mean, grid)
 

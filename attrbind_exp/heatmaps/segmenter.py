@@ -30,10 +30,10 @@ VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try
 class Segmenter:
     """A backbone and the ways of reading it, ready to segment.
 
-    `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name, DiffSegmenter
-    alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass; `flat` counts each column's
-    maps that were flat (see `flat_note`). Raises UserError when settings name a timestep, ratio or block that the model
-    does not have.
+    `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name,
+    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass; `flat`
+    counts each column's maps that were flat (see `flat_note`). Raises UserError when settings name a timestep, ratio or
+    block that the model does not have.
     """
 
     def __init__(
@@ -109,8 +109,9 @@ class Segmenter:
         """Completed maps (B, C, h, w), one for each of `plan.columns`, of B prompts under their embeddings on P latents
         (P, c, h, w). They are what heat maps are made of, before weights and image sizes come in.
 
-        One pass a timestep and noise draw. `images[i]`: which of the latents the i-th prompt belongs to, None = the i-th;
-        `seed` of the noise, None = the settings' own; `batch_size`: the pass has as many rows at least (see pad_rows).
+        One pass a timestep and noise draw. `images[i]`: which of the latents the i-th prompt belongs to, None = the
+        i-th; `seed` of the noise, None = the settings' own; `batch_size`: the pass has as many rows at least (see
+        pad_rows).
         """
         device, count = self.backbone.device, len(prompts)
         rows = max(count, batch_size)
@@ -140,7 +141,8 @@ class Segmenter:
     ) -> tuple[Request, Tensor, dict[str, slice]]:
         """What a pass is asked for that serves several methods: the request, the poolings (B, K, L) of all of them, and
         which of these are whose."""
-        request, pools, parts = Request(), [], {}
+        request, parts = Request(), {}
+        pools: list[Tensor] = []
         for name in names:
             method = self.methods[name]
             request |= method.request(self.plan.of_method(name), self.plan.layers)
@@ -176,8 +178,8 @@ class Segmenter:
     def start_heat_maps(
         self, completed: Tensor, size: tuple[int, int], readings: Sequence[tuple[str | None, str | None]]
     ) -> Callable[[], list[HeatMap]]:
-        """Queue completed maps (M, C, h, w) at an image's (height, width), the m-th by the heat-map method and choice of
-        layers readings[m]; calling the result waits for the device."""
+        """Queue completed maps (M, C, h, w) at an image's (height, width), the m-th by the heat-map method and choice
+        of layers readings[m]; calling the result waits for the device."""
         weights = [[self.plan.weights(*reading).get(made, 0.0) for made in self.plan.columns] for reading in readings]
         score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
         wait = to_host(score_map.heat_map(score, size))

@@ -1,12 +1,15 @@
 """The runs of sweep=binding_study -> tables and curves of its page: every variant at the threshold that val chose."""
 
-import json
+from collections.abc import Mapping
 
 import pandas as pd
 
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.reporting.tables import bounded, figure
-from attrbind_exp.scoring.binding import PLACES, estimate
+from attrbind_exp.runs.rows import ExpressionRow
+from attrbind_exp.scoring.binding import PLACES
+from attrbind_exp.scoring.compare import estimate
+from attrbind_exp.types import UserError
 
 # Columns of the page: name, slice and value.
 GROUPS = {
@@ -16,30 +19,55 @@ GROUPS = {
     "target second": ("order", "target_second"),
     "rare beside usual": ("rivalry", "rare_beside_usual"),
 }
+SLICES = ("order", "rivalry", "pair", "kind", "same_shape", "same_colour")
+NAMES = ("label", "text_processor", "alpha", "image_id", "sample_id", *SLICES, "threshold")
+PEAKS = {place: f"peak_{place}" for place in PLACES}
 
 
-def read_rows(test: Run, val: Run) -> pd.DataFrame:
+def read_expressions(test: Run, val: Run) -> pd.DataFrame:
     """One row an expression of `test` and variant, means over noise seeds.
 
     Columns: label, text_processor, alpha, image_id, sample_id, a column a slice, `iou` in percent at `threshold`, which
     is the variant's best on `val`, `peak_target`, `peak_distractor`, .. (shares), `rival` (is there a distractor?), and
-    `gain`, iou less the first variant's.
+    `gain`, iou less the first variant's. Raises UserError where val lacks a variant.
     """
-    labels = {(v["text_processor"], v["alpha"]): v["label"] for v in test.summary["variants"]}
-    thresholds = {label: chosen_threshold(val, label) for label in labels.values()}
-    found = []
-    with open(test.folder / "expressions.jsonl", encoding="utf-8") as file:
-        for row in map(json.loads, file):
-            label = labels[row["text_processor"], row["alpha"]]
-            kept = {k: row[k] for k in ("text_processor", "alpha", "image_id", "sample_id")}
-            peaks = {f"peak_{place}": float(row["peak"] == place) for place in PLACES}
-            scores = {"threshold": thresholds[label], "iou": 100 * row["iou_at"][f"{thresholds[label]:.2f}"]}
-            found.append({"label": label, **kept, **row["slices"], **peaks, **scores})
-    frame = pd.DataFrame(found)
-    keys = [c for c in frame.columns if c != "iou" and not c.startswith("peak_")]
-    frame = frame.groupby(keys, sort=False, dropna=False).mean().reset_index()
+    labels = {(v.text_processor, v.alpha): v.label for v in test.summary.variants}
+    thresholds = _thresholds(test, val)
+    columns: dict[str, list[str | float | None]] = {name: [] for name in (*NAMES, *PEAKS.values(), "iou")}
+    for row in test.rows():
+        if isinstance(row, ExpressionRow) and row.iou_at is not None:
+            label = labels[row.text_processor, row.alpha]
+            for name, value in _cells(row, label, thresholds[label]).items():
+                columns[name].append(value)
+    frame = pd.DataFrame(columns).astype({"iou": float})
+    frame = frame.groupby(list(NAMES), sort=False, dropna=False).mean().reset_index()
     first = frame[frame.label == frame.label.iloc[0]].set_index("sample_id").iou
     return frame.assign(rival=frame.same_shape == "distractor", gain=frame.iou - frame.sample_id.map(first))
+
+
+def _thresholds(test: Run, val: Run) -> dict[str, float]:
+    """The best threshold on `val` of every variant of `test`, by label."""
+    found = {v.label: chosen_threshold(val, v.label) for v in test.summary.variants}
+    if missing := [label for label, threshold in found.items() if threshold is None]:
+        raise UserError(f"the run of val at '{val.folder}' lacks {', '.join(missing)}; run sweep=binding_study again")
+    return {label: threshold for label, threshold in found.items() if threshold is not None}
+
+
+def _cells(row: ExpressionRow, label: str, threshold: float) -> Mapping[str, str | float | None]:
+    """One row's cell of every column."""
+    iou_at = row.iou_at or {}
+    slices = {name: str(row.slices.get(name, "none")) for name in SLICES}
+    names = {
+        "label": label,
+        "text_processor": row.text_processor,
+        "alpha": row.alpha,
+        "image_id": row.image_id,
+        "sample_id": row.sample_id,
+        **slices,
+        "threshold": threshold,
+    }
+    peaks = {column: float(row.peak == place) for place, column in PEAKS.items()}
+    return {**names, **peaks, "iou": 100 * iou_at[f"{threshold:.2f}"]}
 
 
 def by_group(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -49,8 +77,7 @@ def by_group(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def slice_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Of one variant, a line a slice value: n, mIoU, where the peak lies, each with its interval."""
-    slices = ["order", "rivalry", "pair", "kind", "same_shape", "same_colour"]
-    parts = {"all": rows} | {f"{s} = {v}": part for s in slices for v, part in rows.groupby(s)}
+    parts = {"all": rows} | {f"{s} = {v}": part for s in SLICES for v, part in rows.groupby(s)}
     lines = []
     for name, part in parts.items():
         images, rivals = part.image_id.tolist(), part[part.rival]
@@ -77,10 +104,10 @@ def gains(rows: pd.DataFrame) -> pd.DataFrame:
     """
     counts = rows.groupby("text_processor").alpha.nunique()
     several = rows[rows.text_processor.map(counts) > 1]
-    return pd.DataFrame(
-        [
-            {"group": name, "method": method, "alpha": alpha, **estimate(p.gain.to_numpy(), p.image_id.tolist())}
-            for name, part in by_group(several).items()
-            for (method, alpha), p in part.groupby(["text_processor", "alpha"], sort=False)
-        ]
-    )
+    found = []
+    for name, part in by_group(several).items():
+        for (method, alpha), p in part.groupby(["text_processor", "alpha"], sort=False):
+            gain = estimate(p.gain.to_numpy(), p.image_id.tolist())
+            interval = {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n}
+            found.append({"group": name, "method": method, "alpha": alpha, **interval})
+    return pd.DataFrame(found)

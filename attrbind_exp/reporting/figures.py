@@ -1,6 +1,5 @@
-"""Heat maps for the eye."""
+"""Pictures and plots: heat maps laid on images, galleries, curves."""
 
-import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -16,13 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from attrbind_exp.reporting import panels as panel_texts
 from attrbind_exp.types import IGNORED
 
 PANEL = 240  # pixels high
 GAP = 6
 TITLE = 26
 COMPRESSION = 1  # of PNGs, in a third of the time that the default 6 takes; files are a sixth larger
-PANELS = "attrbind_exp:panels"  # key of a gallery picture's own description
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -38,7 +37,7 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.ndarray:
     """An image in grey with a label map (H, W) laid on it, a colour a class; ignored pixels turn white."""
-    colours = np.array(matplotlib.colormaps["tab20"].colors)[(labels.astype(int) - 1) % 20] * 255  # type: ignore[attr-defined]
+    colours = np.array(matplotlib.color_sequences["tab20"])[(labels.astype(int) - 1) % 20] * 255
     colours[labels == IGNORED] = 255
     grey = image.mean(-1, keepdims=True).repeat(3, -1)
     mixed = np.where((labels > 0)[..., None], (1 - strength) * grey + strength * colours, grey)
@@ -48,8 +47,7 @@ def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.n
 def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path, sample_id: str | None = None) -> Path:
     """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG.
 
-    What is where in it stands in the PNG itself, under PANELS: the sample, the title and each panel's name with the box
-    (left, top, right, bottom) in pixels that it fills.
+    The PNG itself says what is where in it (reporting.panels).
     """
     tiles = [_tile(picture, name) for name, picture in pictures.items()]
     row = _beside(tiles)
@@ -58,10 +56,10 @@ def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path, sample_id
     ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), title, "black", _font(size), anchor="mm")
     rights = np.cumsum([tile.width for tile in tiles]).tolist()
     bottom = TITLE + row.height - GAP
-    boxes = [[r - t.width + GAP, bottom - PANEL, r, bottom] for r, t in zip(rights, tiles, strict=True)]
+    boxes = [(r - t.width + GAP, bottom - PANEL, r, bottom) for r, t in zip(rights, tiles, strict=True)]
     about = PngImagePlugin.PngInfo()
     places = list(zip(pictures, boxes, strict=True))
-    about.add_itxt(PANELS, json.dumps({"sample_id": sample_id, "title": title, "panels": places}))
+    about.add_itxt(panel_texts.KEY, panel_texts.encode(panel_texts.Description(sample_id, title, places)))
     _below([head, row]).save(path, pnginfo=about, compress_level=COMPRESSION)
     return path
 

@@ -1,62 +1,68 @@
 """Results as tables, for terminals, Markdown and spreadsheets."""
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-# Rows of the ablation table: name and place in an entry's "binding".
-BINDING = {
-    "peak on target": ("peak", "target"),
-    "peak on target, with distractor": ("peak_rivals", "target"),
-    "peak on distractor": ("peak_rivals", "distractor"),
-    "heat target / distractor": ("heat_ratio",),
-    "swapped word moves the heat": ("swap",),
-}
+from attrbind_exp.runs.summary import Summary
+from attrbind_exp.scoring.figures import Binding, Difference, Estimate, VariantFigures
+
+# The binding figures of the ablation table: name, where it stands, decimal places.
+BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
+    ("peak on target", lambda b: b.peak["target"], 1),
+    ("peak on target, with distractor", lambda b: b.peak_rivals["target"], 1),
+    ("peak on distractor", lambda b: b.peak_rivals["distractor"], 1),
+    ("heat target / distractor", lambda b: b.heat_ratio, 2),
+    ("swapped word moves the heat", lambda b: b.swap, 1),
+)
 
 
-def ablation(summary: Mapping[str, Any]) -> pd.DataFrame:
-    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures
-    where there are any, and the difference to the first variant with its 95 % interval. Cells are text, "-" where there
-    is no figure."""
-    variants = summary["variants"]
-    labels = [v["label"] for v in variants]
-    rows: list[list[str]] = [["all", str(summary["n_scored"]), *(figure(v["mIoU"]) for v in variants)]]
-    for name in variants[0]["slices"]:
-        values = {value: entry["n"] for v in variants for value, entry in v["slices"][name].items()}
+def ablation(summary: Summary) -> pd.DataFrame:
+    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures and
+    the user's own metrics where there are any, and the difference to the first variant with its 95 % interval. Cells
+    are text, "-" where there is no figure."""
+    variants = summary.variants
+    labels = [v.label for v in variants]
+    rows: list[list[str]] = [["all", str(summary.n_scored), *(figure(v.mIoU) for v in variants)]]
+    for name in variants[0].slices:
+        values = {value: found.n for v in variants for value, found in v.slices[name].items()}
         for value, n in values.items():
-            cells = [figure(v["slices"][name].get(value, {}).get("mIoU")) for v in variants]
-            rows.append([f"{name} = {value}", str(n), *cells])
-    rows.append(["threshold (oracle)", "", *(figure(v["threshold"], 2) for v in variants)])
-    rows.append(["oIoU", "", *(figure(v["oIoU"]) for v in variants)])
-    rows.append(["precision at IoU 0.5", "", *(figure(v["precision"]["0.5"]) for v in variants)])
-    if all("binding" in v for v in variants):
-        rows += _binding(variants)
-    if any("difference" in v for v in variants):
-        rows.append([f"difference to {labels[0]}", "", *map(_difference, variants)])
+            found = [v.slices[name].get(value) for v in variants]
+            rows.append([f"{name} = {value}", str(n), *(figure(f.mIoU if f else None) for f in found)])
+    rows.append(["threshold (oracle)", "", *(figure(v.threshold, 2) for v in variants)])
+    rows.append(["oIoU", "", *(figure(v.oIoU) for v in variants)])
+    rows.append(["precision at IoU 0.5", "", *(figure(v.precision["0.5"]) for v in variants)])
+    bindings = [v.binding for v in variants if v.binding is not None]
+    if len(bindings) == len(variants):
+        rows += [_bounded_row(name, [read(b) for b in bindings], digits) for name, read, digits in BINDING]
+    rows += [_bounded_row(name, found) for name, found in own_metrics(variants).items()]
+    if any(v.difference for v in variants):
+        rows.append([f"difference to {labels[0]}", "", *(_difference(v.difference) for v in variants)])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
 
 
-def _binding(variants: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Where the peak lies, heat on target over heat on distractor, swap consistency; each with its interval."""
-    rows = []
-    for name, path in BINDING.items():
-        found = [reduce(lambda entry, key: entry[key], path, v["binding"]) for v in variants]
-        digits = 2 if path[0] == "heat_ratio" else 1
-        rows.append([name, str(found[0]["n"]), *(bounded(f, digits) for f in found)])
-    return rows
+def own_metrics(variants: Sequence[VariantFigures]) -> dict[str, list[Estimate | None]]:
+    """The metrics that the user added, by name: one figure a variant, None where a variant lacks it."""
+    names = dict.fromkeys(name for v in variants for name in v.metrics)
+    return {name: [v.metrics.get(name) for v in variants] for name in names}
 
 
-def bounded(estimate: Mapping[str, Any], digits: int = 1) -> str:
-    """A figure with its 95 % interval: "47.0 [44.1, 50.2]"."""
-    mean, low, high = (estimate[k] for k in ("mean", "low", "high"))
+def _bounded_row(name: str, found: Sequence[Estimate | None], digits: int = 1) -> list[str]:
+    """A name, the n of the first variant that has the figure, and every variant's figure with its interval."""
+    n = next(f.n for f in found if f is not None)
+    return [name, str(n), *(bounded(f, digits) for f in found)]
+
+
+def bounded(estimate: Estimate | None, digits: int = 1) -> str:
+    """A figure with its 95 % interval: "47.0 [44.1, 50.2]"; "-" where there is none."""
+    if estimate is None:
+        return figure(None)
+    mean, low, high = estimate.mean, estimate.low, estimate.high
     return figure(mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def _difference(variant: Mapping[str, Any]) -> str:
-    d = variant.get("difference")
-    return "" if d is None else interval(d["mean"], d["low"], d["high"])
+def _difference(found: Difference | None) -> str:
+    return "" if found is None else interval(found.mean, found.low, found.high)
 
 
 def interval(mean: float, low: float | None, high: float | None) -> str:

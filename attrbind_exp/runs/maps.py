@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
 
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.types import UserError, Variant
@@ -20,15 +19,17 @@ Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of th
 
 @dataclass(frozen=True)
 class KeptMaps:
-    """Maps (P, C, h, w) of an image's P passes, float32, one a column, and which of them every sample has under every
-    variant and seed."""
+    """Maps (P, C, h, w) of an image's P rows of passes, float32; `columns`: the heat-map method and the column of each
+    of C; `places`: which of P every sample has under every variant and seed; `variants`: method and alpha of each;
+    `layers`: (name, block, ratio, cross) of the model's attention layers."""
 
-    maps: Tensor
-    columns: Sequence[Column]
+    maps: np.ndarray
+    columns: Sequence[tuple[str, Column]]
     places: Places
     variants: Sequence[tuple[str, float | None]]
+    layers: Sequence[tuple[str, str, int, bool]] = ()
 
-    def find(self, sample: str, variant: Variant, seed: int) -> Tensor:
+    def find(self, sample: str, variant: Variant, seed: int) -> np.ndarray:
         """The maps (C, h, w) of one sample under one edit of its embedding and the `seed`-th noise. Raises UserError
         where the run had no such variant."""
         if variant.edit not in self.variants:
@@ -44,14 +45,15 @@ def maps_file(folder: Path, image_id: str) -> Path:
 def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
     """Write an image's maps whole or not at all: float16, each stretched to [0, 1] with its range beside it, so that
     half precision is half precision of what differs within a map."""
-    low, high = kept.maps.amin((-2, -1)), kept.maps.amax((-2, -1))  # (P, C)
-    spread = (high - low).clamp_min(torch.finfo(torch.float32).tiny)
-    stretched = ((kept.maps - low[..., None, None]) / spread[..., None, None]).half()
+    low, high = kept.maps.min((-2, -1)), kept.maps.max((-2, -1))  # (P, C)
+    spread = np.maximum(high - low, np.finfo(np.float32).tiny)
+    stretched = ((kept.maps - low[..., None, None]) / spread[..., None, None]).astype(np.float16)
     about = {
         "image_id": image_id,
         "places": kept.places,
         "variants": kept.variants,
-        "columns": [[column.ratio, column.blocks] for column in kept.columns],
+        "columns": [[method, column.ratio, column.blocks] for method, column in kept.columns],
+        "layers": kept.layers,
     }
     file = maps_file(folder, image_id)
     file.parent.mkdir(exist_ok=True)
@@ -64,13 +66,15 @@ def read_maps(folder: Path, image_id: str) -> KeptMaps:
     """The maps of an image. Raises UserError where there are none or they cannot be read."""
     file = maps_file(folder, image_id)
     try:
-        with safe_open(file, "pt") as content:
+        with safe_open(file, "np") as content:
             about = json.loads(content.metadata()["about"])
             stretched, low, spread = (content.get_tensor(name) for name in ("maps", "low", "spread"))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"no readable maps of image '{image_id}' at '{file}' ({str(error)[:80]}); run it again with keep_maps=true"
         ) from error
-    maps = stretched.float() * spread[..., None, None] + low[..., None, None]
-    columns = [Column(ratio, tuple(blocks)) for ratio, blocks in about["columns"]]
-    return KeptMaps(maps, columns, about["places"], [(name, alpha) for name, alpha in about["variants"]])
+    maps = stretched.astype(np.float32) * spread[..., None, None] + low[..., None, None]
+    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about["columns"]]
+    layers = [(name, block, ratio, cross) for name, block, ratio, cross in about["layers"]]
+    variants = [(name, alpha) for name, alpha in about["variants"]]
+    return KeptMaps(maps, columns, about["places"], variants, layers)

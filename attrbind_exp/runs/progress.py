@@ -4,14 +4,14 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.runs.store import RunStore, write_text
 from attrbind_exp.scoring import metrics
 from attrbind_exp.types import Variant
@@ -36,17 +36,19 @@ class Progress:
         self._written, self._logged = float("-inf"), time.monotonic()
         self._log(f"started on {place()}: {total} images")
 
-    def update(self, images: int, rows: Iterable[Mapping[str, Any]], fresh: bool = True) -> None:
+    def update(self, images: int, rows: Iterable[Row], fresh: bool = True) -> None:
         """So many more images and their rows. Not `fresh` are those of an earlier start: no part of the rate."""
+        headline = (self.headline.name, self.headline.alpha)
         for row in rows:
-            if row.get("iou_at") and (row["text_processor"], row["alpha"]) == (self.headline.name, self.headline.alpha):
-                self._sum += list(row["iou_at"].values())
+            if isinstance(row, ExpressionRow) and row.iou_at and (row.text_processor, row.alpha) == headline:
+                self._sum += list(row.iou_at.values())
                 self._n += 1
         self.done += images
         if fresh:
             self._bar.update(images)
         else:
             self.before += images
+            self._start = time.monotonic()
             self._bar.n = self._bar.initial = self.before
         if self.mIoU is not None:
             self._bar.set_postfix_str(f"mIoU {self.mIoU:.1f}", refresh=False)
@@ -98,7 +100,7 @@ def place() -> str:
     return f"{platform.node()}, process {os.getpid()}, GPU {'any' if gpu is None else gpu or 'none'}"
 
 
-def read_progress(folder: Path) -> dict[str, Any] | None:
+def read_progress(folder: Path) -> dict[str, float | None] | None:
     """progress.json of a run, None where there is none yet."""
     try:
         return json.loads((folder / FILE).read_text(encoding="utf-8"))

@@ -1,10 +1,11 @@
 """Rows of a run, expressions.jsonl: the schema, written and read here and nowhere else.
 
-A row is one line of JSON. Its "row" field says what kind it is and in which version. Lines are cut at "\\n" alone, and a
+A row is one line of JSON. Its "row" field says what kind it is and in which version. Lines are cut at "\\n" alone. A
 last line without it is torn: it was being written when the run was killed.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,7 +82,7 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Row] = msgspec.json.Decoder(Row)
 
 
-def encode_rows(rows: Sequence[Row]) -> bytes:
+def encode_rows(rows: Iterable[Row]) -> bytes:
     """The lines of some rows."""
     return b"".join(_encoder.encode(row) + b"\n" for row in rows)
 
@@ -102,3 +103,21 @@ def read_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[Row, int]]:
             raise UserError(
                 f"'{file}' line {number} is no row that this version writes ({error}); remove the folder and run again"
             ) from error
+
+
+def group_by_image(rows: Iterable[tuple[Row, int]]) -> Iterator[tuple[str, list[Row], int]]:
+    """The rows of one image after the other, with its id and the byte at which its last row ends."""
+    for image_id, group in groupby(rows, lambda pair: pair[0].image_id):
+        found = list(group)
+        yield image_id, [row for row, _ in found], found[-1][1]
+
+
+def read_images(folder: Path) -> Iterator[tuple[str, list[Row]]]:
+    """The rows of a run's folder, one image after the other. Raises UserError where they cannot be read."""
+    file = folder / NAME
+    try:
+        with open(file, "rb") as stream:
+            for image_id, rows, _ in group_by_image(read_rows(stream, file)):
+                yield image_id, rows
+    except OSError as error:
+        raise UserError(f"cannot read the rows of the run at '{folder}': {error.strerror}") from error

@@ -2,14 +2,19 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
+from attrbind_exp.runs import rows, summary
+from attrbind_exp.runs.rows import Row
+from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import Failure, UserError
+
+FAILURES = "failures.jsonl"
 
 
 def picture_folder(folder: str | os.PathLike) -> Path:
@@ -30,21 +35,32 @@ def write_text(path: Path, text: str) -> Path:
     return path
 
 
-def finished(folder: str | os.PathLike, key: str) -> dict[str, Any] | None:
+def finished(folder: str | os.PathLike, key: str) -> Summary | None:
     """The summary of a run that was finished in this folder under the same key, else None."""
-    file = Path(folder) / "summary.json"
-    if not file.is_file():
+    if not (Path(folder) / summary.NAME).is_file():
         return None
-    summary = json.loads(file.read_text(encoding="utf-8"))
-    return summary if summary.get("config_hash") == key else None
+    found = summary.read_summary(Path(folder))
+    return found if found.config_hash == key else None
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """The failures that a run's folder names. Raises UserError where they cannot be read."""
+    try:
+        return _decode_failures((folder / FAILURES).read_bytes().splitlines(keepends=True))
+    except OSError as error:
+        raise UserError(f"cannot read the failures of the run at '{folder}': {error.strerror}") from error
+
+
+def _decode_failures(lines: Iterable[bytes]) -> list[Failure]:
+    return [Failure(**json.loads(line)) for line in lines if line.endswith(b"\n")]
 
 
 class RunStore:
     """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, summary.json, run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
-    (the hash of all that can change a figure) was cut short is taken up again: `read_rows` gives what is there, `keep`
-    says how much of it holds. Raises UserError where the folder cannot be written, holds a run of another key, or is in
+    (the hash of all that can change a figure) was cut short is resumed: `read_rows` gives what is there, `keep` says
+    how much of it holds. Raises UserError where the folder cannot be written, holds a run of another key, or is in
     use by another process.
     """
 
@@ -55,8 +71,8 @@ class RunStore:
             self._lock = FileLock(self.folder / ".lock")
             self._lock.acquire(timeout=0)
             self._claim(key)
-            self._rows = open(self.folder / "expressions.jsonl", "a+b")  # noqa: SIM115
-            self._failures = open(self.folder / "failures.jsonl", "a+b")  # noqa: SIM115
+            self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
+            self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
             for old in (self.folder / "gallery").glob("*_[0-9][0-9][0-9].png"):
                 old.unlink()
         except Timeout as error:
@@ -75,39 +91,36 @@ class RunStore:
                 f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
             )
         write_text(file, key + "\n")
-        (self.folder / "summary.json").unlink(missing_ok=True)
+        (self.folder / summary.NAME).unlink(missing_ok=True)
 
-    def read_rows(self) -> Iterator[tuple[dict[str, Any], int]]:
+    def read_rows(self) -> Iterator[tuple[Row, int]]:
         """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""
         self._rows.seek(0)
-        end = 0
-        for line in self._rows:
-            end += len(line)
-            if not line.endswith(b"\n"):
-                return
-            yield json.loads(line), end
+        return rows.read_rows(self._rows, self.folder / rows.NAME)
 
     def read_failures(self) -> list[Failure]:
         """Failures of an earlier start of this run."""
         self._failures.seek(0)
-        return [Failure(**json.loads(line)) for line in self._failures if line.endswith(b"\n")]
+        return _decode_failures(self._failures)
 
     def keep(self, end: int) -> None:
         """Keep the first `end` bytes of the rows and none of the failures; what follows is written anew."""
         self._rows.truncate(end)
         self._failures.truncate(0)
 
-    def add_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def add_rows(self, found: Iterable[Row]) -> None:
         """Rows of one image, flushed together."""
-        self._write(self._rows, rows)
+        self._write(self._rows, rows.encode_rows(found))
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Samples that could not be scored."""
-        self._write(self._failures, map(vars, failures))
+        self._write(
+            self._failures, b"".join(json.dumps(vars(f), ensure_ascii=False).encode() + b"\n" for f in failures)
+        )
 
-    def _write(self, file: BinaryIO, entries: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, file: BinaryIO, lines: bytes) -> None:
         try:
-            file.write(b"".join(json.dumps(e, ensure_ascii=False).encode() + b"\n" for e in entries))
+            file.write(lines)
             file.flush()
         except OSError as error:
             raise UserError(
@@ -124,9 +137,9 @@ class RunStore:
         with open(self.folder / "run.log", "a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
 
-    def write_summary(self, summary: Mapping[str, Any]) -> Path:
+    def write_summary(self, found: Summary) -> Path:
         """summary.json."""
-        return self.write_text("summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        return self.write_text(summary.NAME, summary.encode_summary(found))
 
     def gallery_path(self, name: str, number: int) -> Path:
         """Where picture `number` of a gallery goes."""

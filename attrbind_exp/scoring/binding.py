@@ -1,17 +1,17 @@
 """Where the heat lies among the objects of an image: binding beyond mIoU. Pure.
 
-A distractor is another object of the target's category; what a word like "white" is for is to tell the two apart.
-n expressions, S noise seeds.
+A distractor is another object of the target's category; what a word like "white" is for is to tell the two apart. Only
+objects with a usable mask count as annotated. n expressions, V variants, S noise seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from attrbind_exp.scoring.compare import paired_difference
+from attrbind_exp.scoring.compare import estimates
+from attrbind_exp.scoring.figures import Binding, Estimate
 from attrbind_exp.types import Sample
 
 PLACES = ("target", "distractor", "other", "background")
@@ -42,45 +42,69 @@ def locate(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray]) ->
     return Sighting(peak, {key: round(float(heat[masks[key]].mean()), 5) for key in kinds if masks[key].any()})
 
 
-def summarize(samples: Sequence[Sample], sightings: Sequence[Sequence[Sighting]]) -> dict[str, Any]:
-    """The binding figures of n expressions under S seeds (`sightings[expression][seed]`), means over seeds.
+class BindingScores:
+    """What binding figures need of every heat map, in small arrays: where its peak lies, its log ratio of heat on the
+    target and on the hottest distractor, and its heat on the objects of swap pairs.
 
-    `peak`: share in percent of expressions whose peak lies on each of PLACES; `peak_rivals`: the same where there is a
-    distractor; `heat_ratio`: geometric mean over these of mean heat on target over mean heat on the hottest distractor;
-    `swap`: of all pairs of `swaps`, the share in percent in which each expression heats its own object more than the
-    other's. Every figure is {"mean", "low", "high", "n"}, its 95 % interval resampled by image.
+    `samples`: all of the dataset, which say whose objects can stand in a swap pair.
     """
-    images = [s.image_id for s in samples]
-    shares = peak_shares(sightings)
-    rows = [i for i, s in enumerate(samples) if has_distractor(s)]
-    ratios = {i: r for i in rows if (r := _log_ratio(samples[i], sightings[i])) is not None}
-    pairs = swaps(samples)
-    follows = [100 * _follows(samples, sightings, a, b) for a, b in pairs]
-    ratio = estimate(list(ratios.values()), [images[i] for i in ratios])
-    return {
-        "peak": {place: estimate(100 * shares[place], images) for place in PLACES},
-        "peak_rivals": {p: estimate(100 * shares[p][rows], [images[i] for i in rows]) for p in PLACES},
-        "heat_ratio": {k: v if k == "n" or v is None else float(np.exp(v)) for k, v in ratio.items()},
-        "swap": estimate(follows, [images[a] for a, _ in pairs]),
-    }
 
+    def __init__(self, samples: Sequence[Sample]):
+        self.samples: list[Sample] = []
+        self._partners: dict[str, set[str]] = {}
+        for a, b in swaps(samples):
+            self._partners.setdefault(samples[a].sample_id, set()).add(samples[b].object_id)
+            self._partners.setdefault(samples[b].sample_id, set()).add(samples[a].object_id)
+        self._peaks: list[np.ndarray] = []  # (V, S) numbers of PLACES
+        self._has_distractor: list[bool] = []
+        self._log_ratios: list[np.ndarray] = []  # (V,), NaN where there is no distractor
+        self._heats: dict[int, dict[str, np.ndarray]] = {}  # (V, S) by object, of the n-th expression
 
-def peak_shares(sightings: Sequence[Sequence[Sighting]]) -> dict[str, np.ndarray]:
-    """For each of PLACES the share of seeds whose peak lies there, (n,)."""
-    return {p: np.array([np.mean([s.peak == p for s in seeds]) for seeds in sightings]) for p in PLACES}
+    def add(self, sample: Sample, sightings: Sequence[Sequence[Sighting]]) -> None:
+        """Add one expression: `sightings[variant][seed]`. The objects that they hold are those with a mask."""
+        seen = sightings[0][0].heat_on
+        rivals = [o.object_id for o in sample.others or () if o.category == sample.category and o.object_id in seen]
+        partners = self._partners.get(sample.sample_id, set()) & set(seen)
+        if partners and sample.object_id in seen:
+            self._heats[len(self.samples)] = {
+                key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings])
+                for key in (sample.object_id, *partners)
+            }
+        self._has_distractor.append(bool(rivals))
+        self._log_ratios.append(np.array([_log_ratio(sample.object_id, rivals, seeds) for seeds in sightings]))
+        self._peaks.append(np.array([[PLACES.index(s.peak) for s in seeds] for seeds in sightings], np.int8))
+        self.samples.append(sample)
 
+    def peak_shares(self) -> np.ndarray:
+        """The share of seeds whose peak lies on each of PLACES, (V, places, n)."""
+        peaks = np.stack(self._peaks)  # (n, V, S)
+        return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))]).transpose(2, 0, 1)
 
-def has_distractor(sample: Sample) -> bool:
-    """Is another object of the target's category annotated?"""
-    return any(o.category == sample.category for o in sample.others or ())
+    def figures(self) -> list[Binding]:
+        """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
+        images = np.array([s.image_id for s in self.samples])
+        shares = 100 * self.peak_shares()
+        ratios = np.stack(self._log_ratios, 1)  # (V, n)
+        rivals = np.flatnonzero(self._has_distractor)
+        known = np.flatnonzero(~np.isnan(ratios[0]))
+        follows, pair_images = self._follows()
+        peak, peak_rivals = (_by_place(shares[..., rows], images[rows]) for rows in (np.arange(len(images)), rivals))
+        heat_ratio = [_exp(e) for e in estimates(ratios[:, known], images[known])]
+        swap = estimates(follows, pair_images)
+        return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
 
-
-def estimate(values: Sequence[float] | np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
-    """Mean of values (n,) with its 95 % interval, whole clusters resampled; None where there are none."""
-    if len(values) == 0:
-        return {"mean": None, "low": None, "high": None, "n": 0}
-    found = asdict(paired_difference(np.zeros(len(values)), np.asarray(values, float), clusters))
-    return {**{k: found[k] for k in ("mean", "low", "high")}, "n": len(values)}
+    def _follows(self) -> tuple[np.ndarray, list[str]]:
+        """For every swap pair the share of seeds, in percent, under which both expressions heat their own object more
+        than the other's, (V, pairs), and the pair's image. A pair counts where both objects have a mask."""
+        shares, images = [], []
+        for a, b in swaps(self.samples):
+            own, other = self.samples[a].object_id, self.samples[b].object_id
+            first, second = self._heats.get(a, {}), self._heats.get(b, {})
+            if other in first and own in second:
+                follows = (first[own] > first[other]) & (second[other] > second[own])
+                shares.append(100 * follows.mean(-1))
+                images.append(self.samples[a].image_id)
+        return np.stack(shares, 1) if shares else np.zeros((len(self._peaks[0]), 0)), images
 
 
 def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -98,25 +122,21 @@ def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     return found
 
 
-def _follows(samples: Sequence[Sample], sightings: Sequence[Sequence[Sighting]], a: int, b: int) -> float:
-    """The share of seeds under which both expressions of a pair heat their own object more than the other's."""
-    own, other = samples[a].object_id, samples[b].object_id
-    both = [
-        _heat(x, own) > _heat(x, other) and _heat(y, other) > _heat(y, own)
-        for x, y in zip(sightings[a], sightings[b], strict=True)
-    ]
-    return float(np.mean(both))
+def _by_place(shares: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
+    """Estimates of shares (V, places, n), by place for every variant."""
+    found = estimates(shares.reshape(-1, shares.shape[-1]), images)
+    width = len(PLACES)
+    return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
 
-def _heat(sighting: Sighting, key: str) -> float:
-    return sighting.heat_on.get(key, 0.0)
+def _exp(estimate: Estimate) -> Estimate:
+    mean, low, high = (None if x is None else float(np.exp(x)) for x in (estimate.mean, estimate.low, estimate.high))
+    return Estimate(mean, low, high, estimate.n)
 
 
-def _log_ratio(sample: Sample, seeds: Sequence[Sighting]) -> float | None:
-    rivals = [o.object_id for o in sample.others or () if o.category == sample.category]
-    found = []
-    for sighting in seeds:
-        heats = [sighting.heat_on[key] for key in rivals if key in sighting.heat_on]
-        if heats and sample.object_id in sighting.heat_on:
-            found.append(np.log(max(sighting.heat_on[sample.object_id], FLOOR) / max(*heats, FLOOR)))
-    return float(np.mean(found)) if found else None
+def _log_ratio(own: str, rivals: Sequence[str], seeds: Sequence[Sighting]) -> float:
+    """Mean over seeds of log(heat on the target / heat on the hottest distractor), NaN without a distractor."""
+    if not rivals or own not in seeds[0].heat_on:
+        return float("nan")
+    hottest = [max(FLOOR, *(s.heat_on[key] for key in rivals)) for s in seeds]
+    return float(np.mean([np.log(max(s.heat_on[own], FLOOR) / h) for s, h in zip(seeds, hottest, strict=True)]))

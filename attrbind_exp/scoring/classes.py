@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attrbind_exp.scoring.metrics import THRESHOLDS
+from attrbind_exp.scoring.metrics import GRID, THRESHOLDS
 from attrbind_exp.types import IGNORED
 
 
@@ -70,16 +70,6 @@ def _passing(level: np.ndarray) -> np.ndarray:
     return counts[::-1].cumsum()[::-1]
 
 
-def pool(images: Sequence[ClassCounts], n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled intersection and union (C, K) int64 of many images."""
-    hit = np.zeros((n_classes, len(THRESHOLDS)), np.int64)
-    union = np.zeros_like(hit)
-    for counts in images:
-        hit[counts.classes] += counts.hit
-        union[counts.classes] += counts.truth[:, None] + counts.predicted - counts.hit
-    return hit, union
-
-
 def mean_iou(hit: np.ndarray, union: np.ndarray) -> np.ndarray:
     """Mean over classes (axis -2) of intersection over union; classes that occur nowhere are left out."""
     present = union > 0
@@ -87,11 +77,52 @@ def mean_iou(hit: np.ndarray, union: np.ndarray) -> np.ndarray:
     return np.where(present, each, 0).sum(-2) / np.maximum(present.sum(-2), 1)
 
 
-def dense(images: Sequence[ClassCounts], n_classes: int, row: int) -> np.ndarray:
-    """Intersection and union of every image at one threshold, (n, 2, C), for resampling."""
-    table = np.zeros((len(images), 2, n_classes), np.float64)
-    for i, counts in enumerate(images):
-        hit = counts.hit[:, row]
-        table[i, 0, counts.classes] = hit
-        table[i, 1, counts.classes] = counts.truth + counts.predicted[:, row] - hit
-    return table
+class ClassScores:
+    """All that figures need of n images: pixels pooled over them at all thresholds, and of each at the thresholds that
+    can be reported (the paper's grid and the run's own `threshold`).
+
+    `names`: the C classes, background first; V variants, S noise seeds. `hit`, `union`: (V, S, C, K) int64.
+    """
+
+    def __init__(self, variants: int, seeds: int, names: Sequence[str], threshold: float | None = None):
+        self.names, self.threshold = names, threshold
+        self.hit = np.zeros((variants, seeds, len(names), len(THRESHOLDS)), np.int64)
+        self.union = np.zeros_like(self.hit)
+        self.n_images = np.zeros(len(names), np.int64)  # in which a class occurs
+        self._rows = sorted({*GRID, *([] if threshold is None else [round(threshold * 100)])})
+        self._classes: list[np.ndarray] = []  # (c,) of each image
+        self._tables: list[np.ndarray] = []  # (V, 2, c, rows): hit and union of each image, summed over seeds
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+        return len(self._classes)
+
+    def add(self, counts: Sequence[Sequence[ClassCounts]]) -> None:
+        """Add one image: `counts[variant][seed]`, of the same classes all."""
+        labels = counts[0][0].classes
+        hit = np.array([[c.hit for c in seeds] for seeds in counts])  # (V, S, c, K)
+        union = np.array([[c.truth[:, None] + c.predicted - c.hit for c in seeds] for seeds in counts])
+        self.hit[:, :, labels] += hit
+        self.union[:, :, labels] += union
+        self.n_images[labels[counts[0][0].truth > 0]] += 1
+        self._classes.append(labels.astype(np.int16))
+        self._tables.append(np.stack([x[..., self._rows].sum(1) for x in (hit, union)], 1).astype(np.int32))
+
+    def mean_iou(self, variant: int) -> np.ndarray:
+        """Class-wise mIoU in percent at every threshold of the background, (S, K)."""
+        return 100 * mean_iou(self.hit[variant], self.union[variant])
+
+    def class_iou(self, variant: int, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """IoU of every class (C,) in percent at a row of THRESHOLDS, mean over seeds, and whether it occurs there."""
+        hit, union = self.hit[variant, :, :, row], self.union[variant, :, :, row]  # (S, C)
+        present = np.asarray((union > 0).any(0))
+        return 100 * (hit / np.maximum(union, 1)).mean(0), present
+
+    def table(self, variant: int, row: int) -> np.ndarray:
+        """Intersection and union of every image at a row of THRESHOLDS, (n, 2, C), for resampling."""
+        table = np.zeros((self.n, 2, len(self.names)))
+        column = self._rows.index(row)
+        for i, (labels, found) in enumerate(zip(self._classes, self._tables, strict=True)):
+            table[i][:, labels] = found[variant, ..., column]
+        return table

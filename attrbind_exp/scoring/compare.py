@@ -1,48 +1,54 @@
-"""Is a difference between two variants real? Paired, resampled by image. Pure."""
+"""Is a difference between two variants real? Paired, resampled by image. Pure.
+
+F rows of figures over the same n expressions, m images.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
 
 from attrbind_exp.scoring.classes import mean_iou
+from attrbind_exp.scoring.figures import Difference, Estimate
 
 RESAMPLES = 2000
-CELLS = 5_000_000  # of a block of resamples held in memory at once
+CELLS = 1_000_000  # of a block of resamples held in memory at once; how many does not change which are drawn
+
+Clusters = Sequence[str] | np.ndarray  # the image of each expression, (n,)
+Bounds = list[tuple[float | None, float | None]]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """b - a in the unit of the scores, its 95 % interval, and how many expressions (or images) got better, worse,
-    same. `low` and `high` are None where there is a single image to resample."""
+def estimate(values: Sequence[float] | np.ndarray, clusters: Clusters) -> Estimate:
+    """Mean of values (n,) with its 95 % interval, whole clusters resampled; None where there are no values."""
+    return estimates(np.asarray(values, float)[None], clusters)[0]
 
-    mean: float
-    low: float | None
-    high: float | None
-    better: int
-    worse: int
-    same: int
+
+def estimates(values: np.ndarray, clusters: Clusters) -> list[Estimate]:
+    """The mean of every row of values (F, n) with its 95 % interval; all rows see the same resamples."""
+    n = values.shape[1]
+    if n == 0:
+        return [Estimate(None, None, None, 0) for _ in values]
+    bounds = _intervals_of_means(values, clusters, RESAMPLES, 0)
+    return [Estimate(float(row.mean()), *bound, n) for row, bound in zip(values, bounds, strict=True)]
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, clusters: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+    a: np.ndarray, b: np.ndarray, clusters: Clusters, resamples: int = RESAMPLES, seed: int = 0
 ) -> Difference:
     """Paired bootstrap of mean(b) - mean(a) over expressions (n,), drawing whole images (`clusters`) with replacement.
 
     Expressions of one image share its noise and its difficulty; drawing them one by one would make the interval too
     narrow.
     """
-    difference = np.asarray(b, float) - np.asarray(a, float)
-    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.bincount(cluster, difference)
-    sizes = np.bincount(cluster)
+    return paired_differences(a, np.asarray(b)[None], clusters, resamples, seed)[0]
 
-    def statistic(picks: np.ndarray) -> np.ndarray:
-        return sums[picks].sum(-1) / sizes[picks].sum(-1)
 
-    low, high = _interval(statistic, len(sums), resamples, seed)
-    return Difference(float(difference.mean()), low, high, *_votes(difference))
+def paired_differences(
+    base: np.ndarray, others: np.ndarray, clusters: Clusters, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Difference]:
+    """The same for every row of `others` (F, n) against one `base` (n,); all rows see the same resamples."""
+    changes = np.asarray(others, float) - np.asarray(base, float)
+    bounds = _intervals_of_means(changes, clusters, resamples, seed)
+    return [Difference(float(row.mean()), *bound, *_votes(row)) for row, bound in zip(changes, bounds, strict=True)]
 
 
 def class_difference(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
@@ -57,33 +63,49 @@ def class_difference(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, s
         sums = ((weights @ t).reshape(*weights.shape[:-1], *shape) for t in tables)
         return [100 * mean_iou(s[..., 0, :, None], s[..., 1, :, None])[..., 0] for s in sums]
 
-    def statistic(picks: np.ndarray) -> np.ndarray:
-        rows = np.atleast_2d(picks)
-        weights = np.stack([np.bincount(row, minlength=len(a)) for row in rows]).astype(float)
-        first, second = pooled(weights if picks.ndim > 1 else weights[0])
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        first, second = pooled(weights)
         return second - first
 
-    low, high = _interval(statistic, len(a), resamples, seed)
+    ((low, high),) = _intervals(lambda weights: statistic(weights)[None], 1, len(a), resamples, seed)
     each = [mean_iou(t[:, 0, :, None], t[:, 1, :, None])[:, 0] for t in (a, b)]
-    return Difference(float(statistic(np.arange(len(a)))), low, high, *_votes(each[1] - each[0]))
+    return Difference(float(statistic(np.ones(len(a)))), low, high, *_votes(each[1] - each[0]))
 
 
-def _interval(
-    statistic: Callable[[np.ndarray], np.ndarray], n: int, resamples: int, seed: int
-) -> tuple[float | None, float | None]:
-    """Percentile interval of a statistic of picked row numbers (.., n), by scipy."""
+def _intervals_of_means(values: np.ndarray, clusters: Clusters, resamples: int, seed: int) -> Bounds:
+    """The interval of each row's mean, values (F, n)."""
+    if len(values) == 0:
+        return []
+    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    sizes = np.bincount(cluster).astype(float)  # (m,)
+    sums = np.stack([np.bincount(cluster, row) for row in values])  # (F, m)
+    return _intervals(lambda weights: sums @ weights.T / (weights @ sizes), len(values), len(sizes), resamples, seed)
+
+
+def _intervals(
+    statistic: Callable[[np.ndarray], np.ndarray], figures: int, n: int, resamples: int, seed: int
+) -> Bounds:
+    """Percentile intervals by scipy of F statistics at once, (B, n) -> (F, B): how often each of n images was drawn in
+    B resamples."""
     if n < 2:
-        return None, None
-    result = bootstrap(
+        return [(None, None)] * figures
+    from scipy.stats import bootstrap  # takes a second to load, which --help does without
+
+    def count(picks: np.ndarray, axis: int) -> np.ndarray:
+        shifted = picks + n * np.arange(len(picks))[:, None]
+        drawn = np.bincount(shifted.ravel(), minlength=picks.size).reshape(picks.shape)
+        return statistic(drawn.astype(float))
+
+    interval = bootstrap(
         (np.arange(n),),
-        lambda picks, axis: statistic(picks),
+        count,
         n_resamples=resamples,
         batch=max(1, CELLS // n),
         vectorized=True,
         method="percentile",
         rng=np.random.default_rng(seed),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    ).confidence_interval
+    return [(float(low), float(high)) for low, high in zip(interval.low, interval.high, strict=True)]
 
 
 def _votes(difference: np.ndarray, tolerance: float = 1e-9) -> tuple[int, int, int]:

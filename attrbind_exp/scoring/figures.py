@@ -33,10 +33,10 @@ class Difference:
 class Binding:
     """Where the heat lies among the annotated objects of an image.
 
-    `peak`: share of expressions whose highest heat lies on "target", "distractor", "other", "background"; `peak_rivals`:
-    the same where there is a distractor, which is another object of the target's category; `heat_ratio`: mean heat on
-    the target over mean heat on the hottest distractor (geometric mean, no percentage); `swap`: the share of pairs such
-    as "the white star", "the black star" in which each expression heats its own object more.
+    `peak`: share of expressions whose highest heat lies on "target", "distractor", "other", "background";
+    `peak_rivals`: the same where there is a distractor, which is another object of the target's category; `heat_ratio`:
+    mean heat on the target over mean heat on the hottest distractor (geometric mean, no percentage); `swap`: the share
+    of pairs such as "the white star", "the black star" in which each expression heats its own object more.
     """
 
     peak: Mapping[str, Estimate]

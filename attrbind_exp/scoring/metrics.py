@@ -1,11 +1,10 @@
 """Heat map -> numbers. Pure.
 
 Every expression is counted at 101 thresholds (0.00, 0.01 .. 1.00) at once, so that any threshold afterwards is a
-look-up. K = 101, n = expressions, S = noise seeds.
+look-up. K = 101, S = noise seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -56,42 +55,11 @@ def best_row(curve: np.ndarray, threshold: float | None) -> int:
     return max(GRID, key=lambda k: curve[k]) if threshold is None else round(threshold * 100)
 
 
-def summarize(intersection: np.ndarray, union: np.ndarray, threshold: float | None = None) -> dict[str, Any]:
-    """The figures of n expressions under S noise seeds from their counts (n, S, K), in percent.
-
-    `threshold`: None = the best mIoU of GRID. mIoU: mean over expressions and seeds of IoU; oIoU: pooled intersection
-    over pooled union; precision: share with IoU >= 0.5 .. 0.9. Without expressions every figure is None.
-    """
-    if len(intersection) == 0:
-        none = dict.fromkeys([f"{p:g}" for p in PRECISIONS])
-        return {
-            "mIoU": None,
-            "threshold": threshold,
-            "mIoU_at": dict.fromkeys(map(key, GRID)),
-            "oIoU": None,
-            "precision": none,
-            "n": 0,
-        }
-    each = iou(intersection, union)  # (n, S, K)
-    curve = 100 * each.mean((0, 1))
-    row = best_row(curve, threshold)
-    pooled = intersection[..., row].sum(dtype=np.int64) / max(1, union[..., row].sum(dtype=np.int64))
-    return {
-        "mIoU": float(curve[row]),
-        "threshold": row / 100,
-        "mIoU_at": {key(k): float(curve[k]) for k in GRID},
-        "oIoU": float(100 * pooled),
-        "precision": {f"{p:g}": float(100 * (each[..., row] >= p).mean()) for p in PRECISIONS},
-        "n": len(each),
-        **spread(100 * each[..., row].mean(0)),
-    }
-
-
-def spread(by_seed: np.ndarray) -> dict[str, Any]:
-    """mIoU of each noise seed (S,) and their standard deviation; nothing where there is one seed."""
+def spread(by_seed: np.ndarray) -> tuple[list[float] | None, float | None]:
+    """mIoU of each noise seed (S,) and their standard deviation; None where there is one seed."""
     if len(by_seed) < 2:
-        return {}
-    return {"mIoU_by_seed": by_seed.tolist(), "mIoU_spread": float(by_seed.std(ddof=1))}
+        return None, None
+    return by_seed.tolist(), float(by_seed.std(ddof=1))
 
 
 def slice_rows(labels: Sequence[Mapping[str, str | Sequence[str]]]) -> dict[str, dict[str, np.ndarray]]:

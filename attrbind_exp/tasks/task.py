@@ -1,8 +1,8 @@
 """Door 4: what is scored. A task says what a row is, how heat maps become rows, and how rows become figures."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -10,7 +10,9 @@ from PIL import Image
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.scoring.figures import VariantFigures
-from attrbind_exp.types import Failure, HeatMap, Prompt, Sample
+from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError, Variant
+
+HeatOf = Callable[[Sample, Variant, int], np.ndarray]  # (H, W) of a sample under a variant and the n-th noise seed
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Segmented:
         """The heat map under the variant and noise seed of these numbers."""
         return self.heats[self.index[variant][seed]]
 
+    def check_finite(self) -> None:
+        """Raise SampleError "not_finite" where half precision overflowed, rather than let such a map become a mask."""
+        if not all(np.isfinite(heat.values).all() for heat in self.heats):
+            raise SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
+
 
 @dataclass(frozen=True)
 class SegmentedImage:
@@ -42,3 +49,90 @@ class SegmentedImage:
     items: Sequence[Segmented]
     failures: Sequence[Failure]
     kept: KeptMaps | None = None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many expressions (or images) have figures, and how many were segmented but have no ground truth; how many of
+    the prompts scored have a modifier to bind, and how often each fallback rule was used."""
+
+    n_scored: int
+    n_unscored: int
+    n_bound: int
+    fallbacks: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of a picture: the photo itself, or `values` (H, W) laid on it: a "mask" (bool), a "heat" map (float32),
+    "labels" (uint8)."""
+
+    kind: Literal["photo", "mask", "heat", "labels"]
+    values: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to be drawn of some samples of one image: the id it goes by, and its title."""
+
+    name: str
+    title: str
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures that belong together, and the variants that they show."""
+
+    name: str
+    variants: Sequence[Variant]
+    pictures: Sequence[Picture]
+
+
+class Task(Protocol):
+    """A way of scoring a dataset. Rows come image by image, each image once; figures are made of rows alone, so that a
+    run in one go, a resumed one and a merged one agree.
+
+    `scored`: what a run counts, "expressions" or "images".
+    """
+
+    scored: ClassVar[str]
+
+    def count(self, image: SegmentedImage) -> tuple[list[Row], list[Failure]]:
+        """The rows of one image, and what of it could not be scored. Changes nothing: threads may call it."""
+        ...
+
+    def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
+        """The rows that one image's `rows` become under other heat maps: what was read of the words stays."""
+        ...
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Add all rows of one image to the figures."""
+        ...
+
+    def tally(self) -> Tally:
+        """How much was added."""
+        ...
+
+    def figures(self) -> list[VariantFigures]:
+        """The figures of every variant."""
+        ...
+
+    def curve(self, variant: int) -> np.ndarray:
+        """mIoU in percent of the variant of this number at all thresholds, (K,)."""
+        ...
+
+    def galleries(self, figures: Sequence[VariantFigures], shown: Sequence[Variant]) -> list[Gallery]:
+        """Which samples become pictures; `shown`: the variants that a picture has room for."""
+        ...
+
+    def panels(
+        self, items: Sequence[Segmented], gallery: Gallery, figures: Sequence[VariantFigures]
+    ) -> Mapping[str, Panel]:
+        """The panels of one picture, by name, from what was segmented under the gallery's variants."""
+        ...
+
+
+def spread_out(count: int, of: int) -> list[int]:
+    """`count` numbers at even distances from 0 to `of` - 1; all where they are that few."""
+    return [int(i) for i in np.linspace(0, of - 1, min(count, of)).astype(int)]

@@ -2,19 +2,24 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
-import wandb_workspaces.reports.v2 as panels
-import wandb_workspaces.workspaces as workspaces
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Workspace
 
 TABLES = ("results", "variants", "expressions")
 GALLERIES = ("figure", "gallery", "improved", "harmed")
 
 
-def make_workspace(entity: str, project: str, sweep: str | None = None) -> workspaces.Workspace:
+def make_workspace(entity: str, project: str, sweep: str | None = None) -> "Workspace":
     """Alpha curve, tables and galleries of a project: of one `sweep` (a group: table3_alpha/refcoco_sd15) or of all.
 
-    The names are those that runs.tracker and report.tracking write. Nothing is sent: `save` does that.
+    The names are those that reporting.track logs. Nothing is sent: `save` does that.
     """
+    # These load wandb, which takes seconds that --help does not need.
+    import wandb_workspaces.reports.v2 as panels
+    import wandb_workspaces.workspaces as workspaces
+
     alpha, mIoU = panels.Config("alpha"), panels.SummaryMetric("mIoU")
     sections = [
         workspaces.Section(

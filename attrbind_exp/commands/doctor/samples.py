@@ -10,7 +10,8 @@ from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import Failure, Sample, SampleError
+from attrbind_exp.scoring.expressions import ExpressionScores
+from attrbind_exp.types import Failure, Sample, SampleError, Variant
 
 
 def check_images(paths: Iterable[Path], searched: Sequence[Path], mend: str) -> Finding:
@@ -75,11 +76,14 @@ def check_metric(masks: Sequence[np.ndarray]) -> Finding:
     for name, predict in predictions.items():
         pairs = [metrics.count_overlap(predict(mask).astype(np.float32), mask) for mask in masks]
         hit, union = np.stack([p[0] for p in pairs]), np.stack([p[1] for p in pairs])
-        score = metrics.summarize(hit[:, None], union[:, None], threshold=0.5)
-        words.append(f"{name} {score['mIoU']:.2f} mIoU / {score['oIoU']:.2f} oIoU")
+        scores = ExpressionScores([Variant(name)], seeds=1, threshold=0.5)
+        for pair in pairs:
+            scores.add(*(counts[None, None] for counts in pair))
+        score = scores.figures(0)
+        words.append(f"{name} {score.mIoU:.2f} mIoU / {score.oIoU:.2f} oIoU")
         if name == "ground truth":
             # Threshold 0 takes every pixel of any map; every other one must give the truth back.
-            exact = np.array_equal(hit[:, 1:], union[:, 1:]) and score["mIoU"] == score["oIoU"] == 100
+            exact = np.array_equal(hit[:, 1:], union[:, 1:]) and score.mIoU == score.oIoU == 100
     text = f"scored as the prediction: {', '.join(words)}"
     if exact:
         return Finding("ok", "metric", text)

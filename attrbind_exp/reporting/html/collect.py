@@ -3,39 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from attrbind_exp.reporting.html import sections
-from attrbind_exp.reporting.html.comparison import (
-    Group,
-    Unfinished,
-    make_groups,
-    read_config,
-    read_folder,
-    without_merged_shards,
-)
+from attrbind_exp.reporting.html.comparison import Group, make_groups
 from attrbind_exp.reporting.html.expressions import Table, read_table
-from attrbind_exp.reporting.paper_tables import Run
+from attrbind_exp.reporting.html.folder import FolderRuns, read_config, read_folder, without_merged_shards
+from attrbind_exp.reporting.paper_tables import PaperFigures, TableSpec, read_spec
 
-Paper = Mapping[str, Mapping[str, Any]]
+Paper = Mapping[str, PaperFigures]  # by what is scored: expressions or images
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A folder's runs, finished or not; the groups that stand side by side with a table of expressions each; `results`:
-    a row a column of the groups, None where nothing is finished; `spec`: the table of the paper that the runs'
-    configuration asks for; `published`: the paper's [threshold, mIoU] by variant label."""
+    """A folder's runs; the groups that stand side by side, with a table of expressions each; `results`: a row a column
+    of the groups, None where nothing is finished; `spec`: the table of the paper that the runs' configuration asks for;
+    `published`: the paper's figures for what was scored."""
 
     folder: Path
-    found: Sequence[Run]
-    unfinished: Sequence[Unfinished]
+    runs: FolderRuns
     groups: Sequence[Group]
     tables: Sequence[Table]
     results: pd.DataFrame | None
-    spec: Mapping[str, Any]
-    published: Mapping[str, Any]
+    spec: TableSpec
+    published: PaperFigures
 
     @property
     def parts(self) -> list[pd.DataFrame]:
@@ -47,22 +39,22 @@ class Measured:
 def collect(folder: Path, paper: Paper) -> Measured:
     """Read a run's or a sweep's folder.
 
-    `paper`: the paper's [threshold, mIoU] by what is scored and by variant label, for runs whose configuration names no
-    table of its own. Raises UserError where there is nothing to show, or a file is not what a run writes.
+    `paper`: the paper's figures, for runs whose configuration names no table of its own. Raises UserError where there
+    is nothing to show, or a file is not what a run writes.
     """
     folder = folder.resolve()
-    found, unfinished = read_folder(folder)
-    groups = make_groups(without_merged_shards(found), folder)
+    runs = read_folder(folder)
+    groups = make_groups(without_merged_shards(runs.finished), folder)
     spec = _spec(groups, paper)
-    published = {**paper.get(groups[0].scored, {}), **(spec.get("paper") or {})} if groups else {}
+    published = {**paper.get(groups[0].scored, {}), **spec.paper} if groups else {}
     tables = [read_table(g) for g in groups]
     results = sections.results(groups, tables, spec, folder) if groups else None
-    return Measured(folder, found, unfinished, groups, tables, results, spec, published)
+    return Measured(folder, runs, groups, tables, results, spec, published)
 
 
-def _spec(groups: Sequence[Group], paper: Paper) -> dict[str, Any]:
+def _spec(groups: Sequence[Group], paper: Paper) -> TableSpec:
     """The table that the runs' configuration asks for, else the paper's figures for what they scored."""
     if not groups:
-        return {}
+        return TableSpec()
     named = read_config(groups[0].runs[0].folder).get("report")
-    return named if isinstance(named, dict) else {"paper": paper.get(groups[0].scored, {})}
+    return read_spec(named) if isinstance(named, dict) else TableSpec(paper=paper.get(groups[0].scored, {}))

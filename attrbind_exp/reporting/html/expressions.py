@@ -1,27 +1,27 @@
-"""expressions.jsonl -> IoU by expression and variant. Read line by line: the file may be larger than memory."""
+"""Rows of runs -> IoU by expression and variant. They are read one by one: a file may be larger than memory."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from attrbind_exp.reporting.html.comparison import Group
-from attrbind_exp.reporting.paper_tables import Run
+from attrbind_exp.runs.rows import ExpressionRow, ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
-from attrbind_exp.types import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class About:
     """What one row of the table says besides its figures; of a class-wise run it is an image."""
 
     sample_id: str
     image_id: str
     text: str
-    target: str
-    slices: Sequence[str]
+    target: str = ""
+    chunk: str = ""
+    fallbacks: Sequence[str] = ()
+    slices: Sequence[str] = ()
 
 
 @dataclass
@@ -41,34 +41,34 @@ class Table:
 
 
 def read_table(group: Group) -> Table:
-    """All rows of a group's runs. Raises UserError for a line that is none of this run's rows."""
-    table = Table()
+    """All rows of a group's runs. Raises UserError for a line that is no row."""
+    table, told = Table(), _Told()
     width = len(group.columns)
-    sums: list[list[float]] = []
-    counts: list[list[int]] = []
+    none = array("d", [0.0] * width)
+    sums, counts = array("d"), array("d")  # (n, columns), row after row
     curves = np.zeros((width, len(metrics.THRESHOLDS)))
     for run in group.runs:
         columns = {
-            (c.entry["text_processor"], c.entry["alpha"]): (i, round(100 * (c.entry["threshold"] or 0)))
+            (c.entry.text_processor, c.entry.alpha): (i, round(100 * (c.entry.threshold or 0)))
             for i, c in enumerate(group.columns)
             if c.run is run
         }
-        for row in _read(run):
-            place = columns.get((row["text_processor"], row["alpha"]))
-            if place is None or row.get("intersection", 0) is None:
+        for row in run.rows():
+            place = columns.get((row.text_processor, row.alpha))
+            if place is None or (isinstance(row, ExpressionRow) and row.intersection is None):
                 continue  # stands in another run's column; or has no ground truth
-            key = str(row.get("sample_id", row["image_id"]))
+            key = row.sample_id if isinstance(row, ExpressionRow) else row.image_id
             number = table.rows.setdefault(key, len(table.rows))
-            if number == len(sums):
-                table.about.append(_about(key, row))
-                sums.append([0.0] * width)
-                counts.append([0] * width)
+            if number == len(table.about):
+                table.about.append(told.about(row))
+                sums.extend(none)
+                counts.extend(none)
             column, threshold = place
-            sums[number][column] += _iou(row, threshold)
-            counts[number][column] += 1
-            if "iou_at" in row:
-                curves[column] += metrics.iou(np.array(row["intersection"]), np.array(row["union"]))
-    n = np.array(counts, float).reshape(-1, width)
+            sums[number * width + column] += _iou(row, threshold)
+            counts[number * width + column] += 1
+            if isinstance(row, ExpressionRow):
+                curves[column] += metrics.iou(np.array(row.intersection), np.array(row.union))
+    n = np.array(counts).reshape(-1, width)
     with np.errstate(invalid="ignore"):
         table.iou = 100 * np.array(sums).reshape(-1, width) / n
     if group.scored == "expressions" and len(n):
@@ -76,38 +76,48 @@ def read_table(group: Group) -> Table:
     return table
 
 
-def _read(run: Run) -> Iterator[dict[str, Any]]:
-    file = run.folder / "expressions.jsonl"
-    if not file.is_file():
-        return
-    with open(file, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                row = json.loads(line)
-                row["text_processor"], row["alpha"], row["image_id"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"'{file}', line {number}, is no row of a run; start the run again") from error
-            yield row
+class _Told:
+    """Makes About of rows. Texts that many rows repeat (image, target, slices) become one object."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._lists: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def about(self, row: Row) -> About:
+        """What a row says besides its figures."""
+        if isinstance(row, ImageRow):
+            return About(row.image_id, row.image_id, ", ".join(row.looked_for))
+        labels = [
+            f"{name}={value}"
+            for name, values in row.slices.items()
+            for value in ([values] if isinstance(values, str) else values or ["none"])
+        ]
+        return About(
+            row.sample_id,
+            self._text(row.image_id),
+            row.expression,
+            self._text(row.target),
+            self._text(row.chunk),
+            self._list(row.fallbacks),
+            self._list(labels),
+        )
+
+    def _text(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+    def _list(self, texts: Sequence[str]) -> tuple[str, ...]:
+        found = tuple(self._text(text) for text in texts)
+        return self._lists.setdefault(found, found)
 
 
-def _about(key: str, row: Mapping[str, Any]) -> About:
-    if "looked_for" in row:
-        return About(key, row["image_id"], ", ".join(row["looked_for"]), "", ())
-    labels = [
-        f"{name}={value}"
-        for name, values in row["slices"].items()
-        for value in ([values] if isinstance(values, str) else values or ["none"])
-    ]
-    return About(key, row["image_id"], row["expression"], row["target"], labels)
-
-
-def _iou(row: Mapping[str, Any], threshold: int) -> float:
+def _iou(row: Row, threshold: int) -> float:
     """IoU of an expression, or mean over its classes of an image, at a row of THRESHOLDS."""
-    if "iou_at" in row:
-        return row["intersection"][threshold] / max(1, row["union"][threshold])
-    hit = np.array([h[threshold] for h in row["hit"]])[:, None]
-    called = np.array([p[threshold] for p in row["predicted"]])[:, None]
-    return float(classes.mean_iou(hit, np.array(row["truth"])[:, None] + called - hit)[0])
+    if isinstance(row, ExpressionRow):
+        assert row.intersection is not None and row.union is not None
+        return row.intersection[threshold] / max(1, row.union[threshold])
+    hit = np.array([h[threshold] for h in row.hit])[:, None]
+    called = np.array([p[threshold] for p in row.predicted])[:, None]
+    return float(classes.mean_iou(hit, np.array(row.truth)[:, None] + called - hit)[0])
 
 
 def choose(change: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:

@@ -2,21 +2,20 @@
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from attrbind_exp.reporting.figures import PANELS
+from attrbind_exp.reporting import panels
 from attrbind_exp.reporting.html.comparison import Group
+from attrbind_exp.reporting.panels import Description
 
 GALLERIES = ("gallery", "improved", "harmed")
 SIDE = 480  # pixels at most, of a panel
 QUALITY = 80  # of JPEG
-BROKEN = (OSError, ValueError, KeyError, TypeError, SyntaxError, Image.DecompressionBombError)
+BROKEN = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass
@@ -51,12 +50,12 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
         try:
             with Image.open(path) as image:
                 about = describe(image, path)
-                key = number, about["sample_id"]
+                key = number, str(about.sample_id)
                 if key not in found and spent >= budget:
                     others.add(key)
                     continue
-                picture = found.setdefault(key, Picture(number, about["sample_id"], about["title"]))
-                for name, box in about["panels"]:
+                picture = found.setdefault(key, Picture(number, str(about.sample_id), about.title))
+                for name, box in about.panels:
                     label = labels.get(name, name)
                     if label not in picture.panels:
                         picture.panels[label] = data_uri(image.crop(box))
@@ -74,7 +73,7 @@ def _files(groups: Sequence[Group]) -> list[tuple[int, str, Path, dict[str, str]
     found = []
     for number, group in enumerate(groups):
         for run in group.runs:
-            labels = {str(c.entry["label"]): c.label for c in group.columns if c.run is run}
+            labels = {c.entry.label: c.label for c in group.columns if c.run is run}
             for path in sorted((run.folder / "gallery").glob("*.png")):
                 gallery, _, place = path.stem.rpartition("_")
                 rank = GALLERIES.index(gallery) if gallery in GALLERIES else len(GALLERIES)
@@ -82,17 +81,13 @@ def _files(groups: Sequence[Group]) -> list[tuple[int, str, Path, dict[str, str]
     return [entry for _, entry in sorted(found, key=lambda f: f[0])]
 
 
-def describe(image: Image.Image, path: Path) -> dict[str, Any]:
-    """What a gallery picture says of itself (figures.panels); one that says nothing is one panel."""
-    text = image.info.get(PANELS)  # stands before the pixels: nothing is decoded yet
+def describe(image: Image.Image, path: Path) -> Description:
+    """What a gallery picture says of itself; one that says nothing is one panel. Raises ValueError where what it says
+    makes no sense."""
+    text = image.info.get(panels.KEY)  # stands before the pixels: nothing is decoded yet
     if text is None:
-        return {"sample_id": path.stem, "title": path.stem, "panels": [("picture", (0, 0, *image.size))]}
-    about = json.loads(text)
-    return {
-        "sample_id": str(about["sample_id"]),
-        "title": str(about["title"]),
-        "panels": [(str(name), tuple(map(int, box))) for name, box in about["panels"]],
-    }
+        return Description(path.stem, path.stem, [("picture", (0, 0, *image.size))])
+    return panels.decode(text)
 
 
 def data_uri(panel: Image.Image) -> str:

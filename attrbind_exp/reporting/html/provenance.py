@@ -4,26 +4,72 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import yaml
 
-from attrbind_exp.reporting.html.comparison import (
-    LOADER,
-    Unfinished,
-    config_diff,
-    flatten,
-    read_config,
-    without_merged_shards,
-)
-from attrbind_exp.reporting.paper_tables import Run
+from attrbind_exp.reporting.html.comparison import config_diff, flatten
+from attrbind_exp.reporting.html.folder import LOADER, FolderRuns, Unfinished, read_config, without_merged_shards
 from attrbind_exp.runs.progress import read_progress
+from attrbind_exp.types import Failure
 
 FAILURES = 20  # listed of each run
 BY_HYDRA = ("hydra.mode=", "hydra.searchpath=")  # the command adds these itself
+
+
+@dataclass(frozen=True)
+class Link:
+    """A run's folder: its name, and where it is, as seen from the page."""
+
+    name: str
+    href: str
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run in the table of runs; what an unfinished one does not know yet is None."""
+
+    link: Link
+    state: str
+    done: str
+    failed: int
+    finished: bool = False
+    mIoU: float | None = None
+    unscored: int | None = None
+    bound: int | None = None
+    fallbacks: str = ""
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What to type to do it again: the sweep's command, None where there is none, and (name, command) of each run."""
+
+    sweep: str | None
+    runs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Names of the runs, (key, value in each run) where they differ, and (name, text) of every run's config.yaml."""
+
+    names: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+    files: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The failed samples of one run: how many, how many by reason, and the first of them."""
+
+    name: str
+    count: int
+    reasons: Mapping[str, int]
+    first: Sequence[Failure]
 
 
 def name(folder: Path, root: Path) -> str:
@@ -31,51 +77,45 @@ def name(folder: Path, root: Path) -> str:
     return str(folder.relative_to(root)) if folder != root else folder.name
 
 
-def runs(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[dict[str, Any]]:
+def link(folder: Path, root: Path) -> Link:
+    """A run's folder with its address."""
+    href = "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
+    return Link(name(folder, root), href)
+
+
+def runs(of: FolderRuns, root: Path) -> list[RunRow]:
     """One row a run: its state, counts, time, and where its files are."""
-    standing = without_merged_shards(found)
+    standing = [run.folder for run in without_merged_shards(of.finished)]
     rows = [
-        {
-            "name": name(run.folder, root),
-            "href": _href(run.folder, root),
-            "state": "finished" if run in standing else "a shard, merged",
-            "mIoU": run.summary["mIoU"],
-            "done": f"{run.summary['n_scored']} {run.summary['scored']}",
-            "failed": run.summary["n_failed"],
-            "unscored": run.summary["n_unscored"],
-            "bound": run.summary["n_bound"],
-            "fallbacks": ", ".join(f"{rule} {count}" for rule, count in run.summary["n_fallback"].items()),
-            "seconds": run.summary.get("seconds"),
-        }
-        for run in found
+        RunRow(
+            link=link(run.folder, root),
+            state="finished" if run.folder in standing else "a shard, merged",
+            done=f"{run.summary.n_scored} {run.summary.scored}",
+            failed=run.summary.n_failed,
+            finished=True,
+            mIoU=run.summary.mIoU,
+            unscored=run.summary.n_unscored,
+            bound=run.summary.n_bound,
+            fallbacks=", ".join(f"{rule} {count}" for rule, count in run.summary.n_fallback.items()),
+            seconds=run.summary.seconds,
+        )
+        for run in of.finished
     ]
-    return rows + [_unfinished(run, root) for run in unfinished]
+    return rows + [_unfinished(run, root) for run in of.unfinished]
 
 
-def _unfinished(run: Unfinished, root: Path) -> dict[str, Any]:
+def _unfinished(run: Unfinished, root: Path) -> RunRow:
     far = read_progress(run.folder)
-    return {
-        "name": name(run.folder, root),
-        "href": _href(run.folder, root),
-        "state": run.state,
-        "done": f"{far['done']} of {far['total']} images" if far else f"{run.rows} rows",
-        "failed": run.failed,
-        "error": run.error,
-    }
+    done = f"{far['done']} of {far['total']} images" if far else f"{run.rows} rows"
+    return RunRow(link=link(run.folder, root), state=run.state, done=done, failed=run.failed, error=run.error)
 
 
-def _href(folder: Path, root: Path) -> str:
-    return "./" + quote("".join(f"{part}/" for part in folder.relative_to(root).parts))
-
-
-def commands(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
-    """`sweep`: its command as it was typed, None where there is none; `runs`: (name, command) of each alone."""
-    alone = [(name(r.folder, root), r.summary.get("overrides") or []) for r in found]
+def commands(of: FolderRuns, root: Path) -> Commands:
+    """How to make all of it again."""
+    alone = [(name(r.folder, root), r.summary.overrides) for r in of.finished]
     lines = [(n, shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])) for n, typed in alone]
-    return {
-        "sweep": _sweep_command(root),
-        "runs": lines + [(name(r.folder, root), r.command) for r in unfinished if r.command],
-    }
+    lines += [(name(r.folder, root), r.command) for r in of.unfinished if r.command]
+    return Commands(_sweep_command(root), lines)
 
 
 def _sweep_command(root: Path) -> str | None:
@@ -102,59 +142,59 @@ def _as_typed(override: str) -> str:
     return named
 
 
-def settings(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> dict[str, Any]:
-    """`names` of the runs and `rows` (key, value of each) where they differ; every run's config.yaml as `files`."""
-    every = [*(r.folder for r in found), *(r.folder for r in unfinished)]
+def settings(of: FolderRuns, root: Path) -> Settings:
+    """What the runs were told, and in what that differs."""
+    every = [*(r.folder for r in of.finished), *(r.folder for r in of.unfinished)]
     folders = [f for f in every if (f / "config.yaml").is_file()]
     configs = {name(f, root): flatten(read_config(f)) for f in folders}
     rows = [(key, [_value(v) for v in values.values()]) for key, values in config_diff(configs).items()]
     files = [(name(f, root), (f / "config.yaml").read_text(encoding="utf-8")) for f in folders]
-    return {"names": list(configs), "rows": rows, "files": files}
+    return Settings(list(configs), rows, files)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def failures(found: Sequence[Run], root: Path) -> list[dict[str, Any]]:
-    """Runs in which samples failed: counts by reason, and the first of them by name."""
+def failures(of: FolderRuns, root: Path) -> list[Failed]:
+    """The runs in which samples failed."""
     return [
-        {
-            "name": name(run.folder, root),
-            "count": run.summary["n_failed"],
-            "reasons": run.summary["failures"],
-            "first": list(islice(_failures(run.folder / "failures.jsonl"), FAILURES)),
-        }
-        for run in found
-        if run.summary["n_failed"]
+        Failed(
+            name(run.folder, root),
+            run.summary.n_failed,
+            run.summary.failures,
+            list(islice(_failures(run.folder / "failures.jsonl"), FAILURES)),
+        )
+        for run in of.finished
+        if run.summary.n_failed
     ]
 
 
-def _failures(file: Path) -> Iterable[Mapping[str, Any]]:
+def _failures(file: Path) -> Iterable[Failure]:
     if not file.is_file():
         return
     with open(file, encoding="utf-8", errors="replace") as stream:
         for line in stream:
             try:
-                yield json.loads(line)
-            except ValueError:
+                yield Failure(**json.loads(line))
+            except (ValueError, TypeError):
                 return  # torn
 
 
-def notes(found: Sequence[Run], unfinished: Sequence[Unfinished], root: Path) -> list[str]:
+def notes(of: FolderRuns, root: Path) -> list[str]:
     """What a reader must know before believing the figures."""
-    said = [str(r.summary["note"]) for r in found if r.summary.get("note")]
-    if any(r.summary.get("model_name") == "bundled" for r in found):
+    said = [r.summary.note for r in of.finished if r.summary.note]
+    if any(r.summary.model_name == "bundled" for r in of.finished):
         said.append(
             "The bundled model is a tiny one that knows only drawn shapes: compare the shape of a curve with the "
             "paper's (Stable Diffusion on photographs), never its height; on photographs its figures mean nothing."
         )
-    if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(found)):
+    if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(of.finished)):
         command = shlex.join(["python", "-m", "attrbind_exp.merge", str(root)])
         said.append(f"Shards stand here one by one; to make one run of them: {command}")
-    if unfinished:
+    if of.unfinished:
         said.append(
-            f"{len(unfinished)} of {len(unfinished) + len(found)} runs are not finished (running, cut short or "
-            "failed); the same command started again goes on with them."
+            f"{len(of.unfinished)} of {len(of.unfinished) + len(of.finished)} runs are not finished (running, cut "
+            "short or failed); the same command started again goes on with them."
         )
     return list(dict.fromkeys(said))

@@ -4,11 +4,14 @@ import shlex
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.tracking.tracker import Tracker
 from attrbind_exp.types import UserError
+
+if TYPE_CHECKING:
+    from attrbind_exp.reporting.html.collect import Paper
 
 NAME = "report.html"
 
@@ -35,23 +38,26 @@ def make_report(folder: Path, tracker: Tracker | None = None) -> Path:
     # Runs call this when they are done; templates and pictures load only then.
     from attrbind_exp.reporting.html.collect import collect
     from attrbind_exp.reporting.html.page import make_page
-    from attrbind_exp.reporting.html.tracking import log_sweep
+    from attrbind_exp.reporting.track import track_sweep
 
     measured = collect(Path(folder), published())
     path = write_text(Path(folder) / NAME, make_page(measured))
     if tracker is not None:
-        log_sweep(measured, tracker)
+        track_sweep(measured, tracker)
     return path
 
 
-def published() -> dict[str, dict[str, Any]]:
-    """The paper's [threshold, mIoU] by what is scored and variant label, from the sweeps that make its tables."""
+def published() -> "Paper":
+    """The paper's figures by what is scored, from the sweeps that make its tables."""
     import yaml
 
     from attrbind_exp.config import SWEEPS
+    from attrbind_exp.reporting.paper_tables import read_spec
 
-    found: dict[str, dict[str, Any]] = {"expressions": {}, "images": {}}
-    for scored, names in {"expressions": ("table3_alpha", "table4_ablation"), "images": ("table1_coco",)}.items():
-        for name in names:
-            found[scored] |= yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8"))["report"]["paper"]
+    sweeps = {"expressions": ("table3_alpha", "table4_ablation"), "images": ("table1_coco",)}
+    found = {}
+    for scored, names in sweeps.items():
+        files = [yaml.safe_load((SWEEPS / f"{name}.yaml").read_text(encoding="utf-8")) for name in names]
+        specs = [read_spec(file["report"]) for file in files]
+        found[scored] = {label: figures for spec in specs for label, figures in spec.paper.items()}
     return found

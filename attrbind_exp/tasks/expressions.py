@@ -1,0 +1,242 @@
+"""Scoring expressions: each against the mask of the object that it names."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from math import isfinite
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.runs.rows import ExpressionRow, Row
+from attrbind_exp.scoring import binding, metrics
+from attrbind_exp.scoring.binding import BindingScores, Sighting
+from attrbind_exp.scoring.compare import estimate, paired_differences
+from attrbind_exp.scoring.expressions import ExpressionScores
+from attrbind_exp.scoring.figures import Estimate, SliceFigures, VariantFigures
+from attrbind_exp.tasks.objects import Masks, object_masks
+from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
+from attrbind_exp.tasks.task import (
+    Gallery,
+    HeatOf,
+    Panel,
+    Picture,
+    Segmented,
+    SegmentedImage,
+    Tally,
+    spread_out,
+)
+from attrbind_exp.types import Failure, RunSettings, Sample, SampleError, Variant
+
+Labels = Mapping[str, str | Sequence[str]]
+
+
+class ExpressionTask:
+    """Expressions with masks. A row is one expression under one variant and seed (runs.rows.ExpressionRow)."""
+
+    scored: ClassVar[str] = "expressions"
+
+    def __init__(self, dataset: Dataset, settings: RunSettings):
+        self.settings, self.described = settings, dataset.described
+        self._by_id = {s.sample_id: s for s in dataset.samples}
+        self._scores = ExpressionScores(settings.variants, len(settings.seeds), settings.threshold)
+        self._binding = BindingScores(dataset.samples)
+        self._samples: list[Sample] = []
+        self._unscored: list[Sample] = []
+        self._labels: list[Labels] = []
+        self._shared: dict[Hashable, Labels] = {}  # equal labels once
+        self._measured: list[Mapping[str, np.ndarray]] = []  # (V, S) by metric of one's own
+        self._fallbacks: Counter[str] = Counter()
+        self._n_bound = 0
+
+    def count(self, image: SegmentedImage) -> tuple[list[Row], list[Failure]]:
+        """One row a variant and seed of each expression, in this order."""
+        rows: list[Row] = []
+        failures = list(image.failures)
+        decoded: Masks = {}
+        for item in image.items:
+            try:
+                item.check_finite()
+                rows += self._count(item, decoded)
+            except SampleError as error:
+                failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
+        return rows, failures
+
+    def _count(self, item: Segmented, decoded: Masks) -> list[ExpressionRow]:
+        sample = item.sample
+        labels = {} if self.described else {"modifier": list(item.prompt.parse.modifiers)}
+        words = ExpressionRow(
+            sample_id=sample.sample_id,
+            image_id=sample.image_id,
+            text_processor="",
+            alpha=None,
+            seed=0,
+            expression=sample.text,
+            **msgspec.structs.asdict(prompt_columns(item.prompt)),
+            slices={**sample.slices, **labels},
+            iou_at=None,
+            intersection=None,
+            union=None,
+        )
+        masks = object_masks(sample, item.truth, decoded)
+        counted = [self._measure(words, heat.values, sample, masks) for heat in item.heats]
+        variants, seeds = self.settings.variants, self.settings.seeds
+        return [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
+
+    def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
+        """One row a variant and seed of each expression, in this order."""
+        made: list[Row] = []
+        decoded: Masks = {}
+        variants, seeds = self.settings.variants, self.settings.seeds
+        for part in _by_sample(rows):
+            words, sample = part[0], self._by_id[part[0].sample_id]
+            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
+            masks = object_masks(sample, truth, decoded)
+            for v, s in cells(self.settings):
+                counted = self._measure(words, heat(sample, variants[v], s), sample, masks)
+                made.append(under_variant(counted, variants[v], seeds[s]))
+        return made
+
+    def _measure(
+        self, row: ExpressionRow, heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None
+    ) -> ExpressionRow:
+        """The row with the counts of a heat map (H, W), and where the heat lies among the objects of the image where
+        these are known; without counts where there is no ground truth."""
+        if masks is None:
+            return row
+        truth = masks[sample.object_id]
+        hit, union = metrics.count_overlap(heat, truth)
+        at = metrics.iou(hit, union)
+        found = None if sample.others is None else binding.locate(heat, sample, masks)
+        measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
+        return msgspec.structs.replace(
+            row,
+            iou_at={metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID},
+            intersection=hit.tolist(),
+            union=union.tolist(),
+            peak=found and found.peak,
+            heat_on=found and found.heat_on,
+            metrics={name: value for name, value in measured.items() if isfinite(value)},
+        )
+
+    def add_rows(self, rows: Sequence[Row]) -> None:
+        """Add the expressions of one image."""
+        for part in _by_sample(rows):
+            check_complete(part, self.settings)
+            self._add(part)
+
+    def _add(self, rows: Sequence[ExpressionRow]) -> None:
+        """Add one expression: its rows by variant and seed."""
+        first, sample = rows[0], self._by_id[rows[0].sample_id]
+        if first.intersection is None:
+            self._unscored.append(sample)
+            return
+        shape = (len(self.settings.variants), len(self.settings.seeds))
+        counts = np.array([[row.intersection, row.union] for row in rows], np.int64)  # (V S, 2, K)
+        self._scores.add(counts[:, 0].reshape(*shape, -1), counts[:, 1].reshape(*shape, -1))
+        if first.peak is not None:
+            found = [Sighting(row.peak or "", row.heat_on or {}) for row in rows]
+            self._binding.add(sample, [found[i : i + shape[1]] for i in range(0, len(found), shape[1])])
+        self._measured.append(
+            {
+                name: np.array([row.metrics.get(name, np.nan) for row in rows]).reshape(shape)
+                for name in self.settings.metrics
+            }
+        )
+        self._samples.append(sample)
+        key = tuple((name, value if isinstance(value, str) else tuple(value)) for name, value in first.slices.items())
+        self._labels.append(self._shared.setdefault(key, first.slices))
+        self._fallbacks.update(first.fallbacks)
+        self._n_bound += first.bound
+
+    def tally(self) -> Tally:
+        """Expressions; prompts are those of expressions with a ground truth."""
+        return Tally(len(self._samples), len(self._unscored), self._n_bound, dict(sorted(self._fallbacks.items())))
+
+    def figures(self) -> list[VariantFigures]:
+        """Of every variant: overlap, slices, where the heat lies, your own metrics, the difference to the first one."""
+        plain = [self._scores.figures(v) for v in range(len(self.settings.variants))]
+        if not self._samples:
+            return plain
+        images = [s.image_id for s in self._samples]
+        each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(plain)])  # (V, n)
+        differences = [None, *paired_differences(each[0], each[1:], images)]
+        known = self._binding.samples
+        bindings = self._binding.figures() if known else [None] * len(plain)
+        shares = self._binding.peak_shares() if len(known) == len(self._samples) else [None] * len(plain)
+        slices = metrics.slice_rows(self._labels)
+        return [
+            replace(
+                found,
+                slices={
+                    name: {value: _slice(each[v], shares[v], rows) for value, rows in values.items()}
+                    for name, values in slices.items()
+                },
+                binding=bindings[v],
+                difference=differences[v],
+                metrics={name: self._metric(name, v, images) for name in self.settings.metrics},
+            )
+            for v, found in enumerate(plain)
+        ]
+
+    def _metric(self, name: str, variant: int, images: Sequence[str]) -> Estimate:
+        """A metric of one's own, mean over noise seeds, then over the expressions that have a value."""
+        values = np.stack([found[name][variant] for found in self._measured]).mean(-1)  # (n,)
+        known = ~np.isnan(values)
+        return estimate(values[known], np.array(images)[known])
+
+    def curve(self, variant: int) -> np.ndarray:
+        """mIoU in percent at all thresholds, (K,)."""
+        return self._scores.curve(variant)
+
+    def galleries(self, figures: Sequence[VariantFigures], shown: Sequence[Variant]) -> list[Gallery]:
+        """Expressions spread over the run, the most improved and the most harmed ones."""
+        settings = self.settings
+        found = [*self._samples, *self._unscored]
+        picked = [found[i] for i in spread_out(settings.gallery, len(found))]
+        plain = Gallery("gallery", shown, [Picture(s.sample_id, s.text, [s]) for s in picked])
+        pair = [settings.variants[0], settings.variants[settings.headline]]
+        return [plain, *(Gallery(name, pair, chosen) for name, chosen in self._most_changed(figures).items())]
+
+    def _most_changed(self, figures: Sequence[VariantFigures]) -> dict[str, list[Picture]]:
+        """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both
+        at the first one's threshold, so that a change is one of the map; nothing where a run has one variant."""
+        ours = self.settings.headline % len(self.settings.variants)
+        if ours == 0 or not self._samples:
+            return {}
+        base, new = (100 * self._scores.iou(v, figures[0].threshold) for v in (0, ours))
+        change = new - base
+        order = np.argsort(-change, kind="stable")
+        chosen = {"improved": order[change[order] > 0], "harmed": order[::-1][change[order[::-1]] < 0]}
+
+        def picture(row: int) -> Picture:
+            sample = self._samples[row]
+            return Picture(sample.sample_id, f"{sample.text}   IoU {base[row]:.1f} -> {new[row]:.1f}", [sample])
+
+        return {name: [picture(row) for row in rows[: self.settings.changed]] for name, rows in chosen.items()}
+
+    def panels(
+        self, items: Sequence[Segmented], gallery: Gallery, figures: Sequence[VariantFigures]
+    ) -> dict[str, Panel]:
+        """Image | ground truth | heat map of each variant."""
+        (item,) = items
+        truth = {} if item.truth is None else {"ground truth": Panel("mask", item.truth)}
+        heats = {v.label: Panel("heat", item.heat(i, 0).values) for i, v in enumerate(gallery.variants)}
+        return {"image": Panel("photo"), **truth, **heats}
+
+
+def _by_sample(rows: Sequence[Row]) -> list[list[ExpressionRow]]:
+    found = groupby((row for row in rows if isinstance(row, ExpressionRow)), lambda row: row.sample_id)
+    return [list(part) for _, part in found]
+
+
+def _slice(iou: np.ndarray, shares: np.ndarray | None, rows: np.ndarray) -> SliceFigures:
+    """The figures of some rows of IoU (n,) and of peak shares (places, n)."""
+    peak = None
+    if shares is not None:
+        peak = {place: float(100 * shares[i][rows].mean()) for i, place in enumerate(binding.PLACES)}
+    return SliceFigures(float(iou[rows].mean()), len(rows), peak)
