@@ -1,4 +1,4 @@
-"""Names on the Hugging Face hub: what they look like, where their files lie in the local cache, how to fetch them."""
+"""Names on the Hugging Face hub: how to tell them from paths, find their files in the local cache, and fetch them."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,15 @@ from huggingface_hub import try_to_load_from_cache
 
 
 def is_hub_name(path: str) -> bool:
-    """Does `path` have the form owner/name?"""
+    """Whether `path` has the form owner/name."""
     return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", path) is not None
 
 
 def find_file(path: str, name: str) -> Path | None:
-    """A file of a local folder, or of a hub name in the local cache; None where it is not. Nothing is fetched."""
+    """The path of a file: in the folder `path`, or, for a hub name, in the local cache. None where it is not there.
+
+    Nothing is fetched.
+    """
     local = Path(path).expanduser()
     if local.is_dir():
         return local / name if (local / name).is_file() else None
@@ -22,5 +25,5 @@ def find_file(path: str, name: str) -> Path | None:
 
 
 def fetch_command(name: str, patterns: Sequence[str]) -> str:
-    """The shell command that fetches the files of hub name `name` that match."""
+    """The shell command that fetches those files of a hub name that match one of `patterns`."""
     return f"hf download {name} " + " ".join(f'--include "{p}"' for p in patterns)

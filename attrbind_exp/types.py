@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from attrbind_exp.edits.edit import Edit
     from attrbind_exp.scoring.metric import Metric
 
 TEMPLATE = "a photograph of "  # what stands before every expression in the prompt
@@ -90,21 +89,24 @@ class Scene:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of editing the text embedding.
+    """One thing that a run compares: edits of the text embedding, and a way of reading attention.
 
-    `replace`: noun chunk replacement (eq. 3); `alpha`: weight of the text in unconditioned embedding averaging
-    (eq. 4), None = no averaging; `chunk_prefix`: what stands before the chunk where this variant encodes it, None = as
-    TextSettings say; `layers`: which of MapSettings.grid makes its map, None = the settings' own choice. `name` and
-    `alpha` tell variants apart and are what tables and summaries show; the name of a variant with layers ends in them.
-    `heatmap`: the heat-map method that reads it where a run compares several, else None.
+    `method`: the name of the edits; `edits`: applied one after the other, none for the baseline; `alpha`: what tells
+    variants of one method apart; `heatmap`: the heat-map method that reads it, None where the run has a single one;
+    `layers`: which of MapSettings.grid makes its map, None = the settings' own choice.
     """
 
-    name: str
-    replace: bool = False
+    method: str
+    edits: "tuple[Edit, ...]" = ()
     alpha: float | None = None
-    chunk_prefix: PrefixRule | None = None
-    layers: str | None = None
     heatmap: str | None = None
+    layers: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The method, and how it is read where a run compares several ways: "baseline layers=up"."""
+        read = {"heatmap": self.heatmap, "layers": self.layers}
+        return " ".join([self.method, *(f"{key}={value}" for key, value in read.items() if value)])
 
     @property
     def label(self) -> str:
@@ -113,8 +115,8 @@ class Variant:
 
     @property
     def edit(self) -> tuple[str, float | None]:
-        """Name and alpha without the layers: variants of one edit share their passes."""
-        return self.name.removesuffix(f" layers={self.layers}"), self.alpha
+        """Method and alpha: variants that share both share their passes."""
+        return self.method, self.alpha
 
 
 @dataclass(frozen=True)
@@ -153,29 +155,20 @@ class Override:
 
 @dataclass(frozen=True)
 class Prompt:
-    """An expression placed in the prompt and in the tokenizer's window.
+    """An expression placed in the prompt and in the model's text window.
 
-    `q`: token positions of the target noun; `pos`: token positions of its noun chunk (POS in the paper), a superset of
-    q. `bind` is False where every variant falls back to the plain embedding; `fallbacks` names every rule other than
-    the ordinary ones that was used; `further`: positions that are read besides the noun's (TextSettings.ing_rule).
+    `q`: positions of the target noun; `pos`: positions of its noun chunk (POS in the paper), q among them; `read`: the
+    positions whose cross-attention is meaned. `bind` is False where every variant keeps the plain embedding;
+    `fallbacks` names every rule that was used besides the ordinary ones.
     """
 
     text: str
     parse: Parse
     q: tuple[int, ...]
     pos: tuple[int, ...]
+    read: tuple[int, ...]
     bind: bool
     fallbacks: tuple[str, ...] = ()
-    further: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class BoundPrompt:
-    """What the UNet gets for one expression: `embedding` (L, D) and `weights` (L,), which sum to 1 over the target's
-    tokens and say how the columns of cross-attention are pooled; these on the CPU."""
-
-    embedding: "Tensor"
-    weights: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -200,16 +193,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class TextSettings:
-    """Every choice on the text side that the paper leaves open; the defaults stand for the paper.
+    """How an expression is read; every choice that the paper leaves open, the defaults stand for the paper.
 
-    chunk: which words are encoded alone; chunk_prefix: what stands before them then; uncond: which rows of the empty
-    prompt are mixed in; token_pooling: how the pieces of the noun are pooled; gate: skip binding where nothing modifies
-    the target; ing_rule: DiffSegmenter's, see processor.py; overrides: parses corrected by hand, by expression.
+    chunk: which words belong to the target's chunk; token_pooling: "mean" reads all pieces of the noun, "last" its last
+    piece; gate: leave the embedding as it is where nothing modifies the target; ing_rule: DiffSegmenter's, see
+    language/prompts.py; overrides: parses corrected by hand, by expression.
     """
 
     chunk: ChunkRule = "noun_chunk"
-    chunk_prefix: PrefixRule = "none"
-    uncond: UncondRule = "same"
     token_pooling: PoolingRule = "mean"
     gate: bool = True
     ing_rule: bool = False
@@ -218,8 +209,8 @@ class TextSettings:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """Which cross-attention makes a score map: layers of these ratios and blocks (None = all), summed with the weight
-    of each ratio's map (None = alike)."""
+    """Which cross-attention makes a heat map: layers of these ratios and blocks (None = all that the heat-map method
+    reads), and the weight of each ratio's map (None = the method's own)."""
 
     ratios: tuple[int, ...] | None = None
     blocks: tuple[str, ...] | None = None
@@ -228,27 +219,19 @@ class LayerChoice:
 
 @dataclass(frozen=True)
 class MapSettings:
-    """How attention becomes a score map.
+    """How attention becomes heat maps.
 
-    timesteps: each costs a pass, maps are averaged; draws: noise draws a timestep, averaged too; weights: of each
-    ratio's map in the sum (protocol 3.4); ratios, blocks: which cross-attention layers are read, None = all; seed: of
-    the noise; grid: further choices by name, which cost no pass; keep: compute maps of weight 0, too, so that all can
-    be kept.
+    timesteps: of 1000, each costs a pass, maps are averaged; None = the model's own (backbones/reading.py); draws:
+    noise draws a timestep, averaged too; layers: which cross-attention is read; seed: of the noise; grid: further
+    choices of layers by name, which cost no pass; keep: also make maps of weight 0, so that all can be kept.
     """
 
-    timesteps: tuple[int, ...] = (100,)
+    timesteps: tuple[int, ...] | None = None
     draws: int = 1
-    weights: Mapping[int, float] | None = None
-    ratios: tuple[int, ...] | None = None
-    blocks: tuple[str, ...] | None = None
+    layers: LayerChoice = LayerChoice()
     seed: int = 0
     grid: Mapping[str, LayerChoice] = field(default_factory=dict)
     keep: bool = False
-
-    @property
-    def choice(self) -> LayerChoice:
-        """The settings' own choice of layers."""
-        return LayerChoice(self.ratios, self.blocks, self.weights)
 
 
 @dataclass(frozen=True)
@@ -258,8 +241,8 @@ class RunSettings:
     variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the
-    user's own, by name.
+    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the user's own,
+    by name.
     """
 
     variants: Sequence[Variant]

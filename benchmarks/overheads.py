@@ -1,9 +1,9 @@
-"""What a run costs beside its evaluation: starting, Ray, the tracker, writing rows, the report page.
+"""What a run costs besides scoring: starting, Ray, the tracker, writing rows, the report page.
 
     python benchmarks/overheads.py [--rounds 3]
 
-Everything is measured in turn within one round, on the bundled model. Seconds are medians over rounds [least, most]; the
-last line is one JSON object.
+Everything is measured in turn within each round, on the bundled model. Printed are medians over rounds, in seconds,
+[least, most]. The last line is one JSON object.
 """
 
 import argparse
@@ -14,33 +14,33 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.measure import seconds
 
 RUN = [sys.executable, "-m", "attrbind_exp.run", "dataset.fraction=0.1", "gallery=2", "changed=2"]
 
 
-def seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
+def command(given: Sequence[str]) -> float:
+    """The wall time of one command."""
+    return seconds(lambda: subprocess.run(given, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
 def run(folder: Path, *more: str) -> float:
-    """Wall time of one command."""
-    given = [*RUN, f"hydra.run.dir={folder}", *more]
-    return seconds(lambda: subprocess.run(given, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    """The wall time of a run."""
+    return command([*RUN, f"hydra.run.dir={folder}", *more])
 
 
 def sweep(folder: Path, launcher: str) -> float:
-    """Wall time of a sweep of two runs."""
-    given = [*RUN, "-m", "alpha=0.5,0.9", f"launcher={launcher}", "tracker=none", f"hydra.sweep.dir={folder}"]
-    return seconds(lambda: subprocess.run(given, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    """The wall time of a sweep of two runs."""
+    return command([*RUN, "-m", "alpha=0.5,0.9", f"launcher={launcher}", "tracker=none", f"hydra.sweep.dir={folder}"])
 
 
 def start_ray() -> tuple[float, float]:
-    """Ray on this machine: start and stop; a process of its own for one empty task."""
+    """The time to start and stop Ray on this machine, and that of a process for one empty task."""
     import ray
 
     begin = seconds(lambda: ray.init(num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"))
@@ -48,31 +48,31 @@ def start_ray() -> tuple[float, float]:
     return begin + seconds(ray.shutdown), task
 
 
-def write_rows(rows: list[list[dict]], folder: Path) -> float:
-    """Milliseconds an image: its rows as JSON, written and flushed."""
+def write_rows(of_run: Path, folder: Path) -> tuple[float, int]:
+    """Milliseconds an image to write and flush the rows of a finished run once more; and how many images these are."""
+    from attrbind_exp.runs.rows import read_images
     from attrbind_exp.runs.store import RunStore
 
+    rows = [of_image for _, of_image in read_images(of_run)]
     with RunStore(folder, "key") as store:
-        return 1000 * seconds(lambda: [store.add_rows(image) for image in rows]) / len(rows)
+        return 1000 * seconds(lambda: [store.add_rows(of_image) for of_image in rows]) / len(rows), len(rows)
 
 
 def measure(folder: Path) -> dict[str, float]:
-    """One round."""
+    """All measurements once."""
     from attrbind_exp.reporting.html.write import write_report
+    from attrbind_exp.runs.summary import read_summary
 
     found = {"run, tracker=none": run(folder / "none", "tracker=none")}
     found["run, tracker=wandb offline"] = run(folder / "wandb", "tracker=wandb", "tracker.mode=offline")
-    summary = json.loads((folder / "none" / "summary.json").read_text())
-    found["of it evaluation"] = summary["seconds"]
+    scoring = read_summary(folder / "none").seconds
+    found["of it evaluation"] = scoring
     found["the same command again (finished: nothing to do)"] = run(folder / "none", "tracker=none")
     found["sweep of two runs, launcher=local"] = sweep(folder / "local", "local")
     found["sweep of two runs, launcher=gpus"] = sweep(folder / "gpus", "gpus")
     found["Ray: start and stop"], found["Ray: a process for a run"] = start_ray()
-    rows: dict[str, list[dict]] = {}
-    for line in (folder / "none" / "expressions.jsonl").read_text().splitlines():
-        rows.setdefault(json.loads(line)["image_id"], []).append(json.loads(line))
-    found["rows of an image, ms"] = write_rows(list(rows.values()), folder / "rows")
-    found["evaluation of an image, ms"] = 1000 * summary["seconds"] / len(rows)
+    found["rows of an image, ms"], images = write_rows(folder / "none", folder / "rows")
+    found["evaluation of an image, ms"] = 1000 * scoring / images
     found["report.html"] = seconds(lambda: write_report(folder / "none"))
     return found
 

@@ -2,31 +2,32 @@
 
     python benchmarks/precision.py [--expressions 120] [--device auto]
 
-Every way is compared with fp32, eager, batch 32 on the same expressions, noise and variants (baseline; UEA at 0.9): the
-largest and the mean absolute difference of heat maps in [0, 1], and the change of mIoU in percentage points at each
-one's best threshold and at fp32's. The last line is one JSON object.
+Every way is compared with fp32, eager, batch 32, on the same expressions, noise and variants (baseline; UEA at 0.9).
+Printed are the largest and the mean absolute difference of heat maps in [0, 1], and the change of mIoU in percentage
+points, once at each one's own best threshold and once at that of fp32. The last line is one JSON object.
 """
 
 import argparse
 import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from attrbind_exp.backbones.unet import load_model
+from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation.batching import by_image, segment_images
+from attrbind_exp.edits import Averaging
+from attrbind_exp.evaluation.batching import group_by_image, segment_images
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.language.processor import TextProcessor
 from attrbind_exp.scoring import metrics
 from attrbind_exp.types import MapSettings, RunSettings, Variant
+from benchmarks.models import BUNDLED, TIMESTEP
 
 BASE = {"dtype": "fp32", "batch": 32, "compiled": False}
 WAYS = {
@@ -35,26 +36,56 @@ WAYS = {
     "batch 1": {"batch": 1},
     "compiled": {"compiled": True},
 }
-VARIANTS = [Variant("baseline"), Variant("uncond_average", alpha=0.9)]
-WEIGHTS = {8: 0.0, 4: 0.0, 2: 1.0, 1: 0.0}  # conf/model/bundled.yaml
+VARIANTS = [Variant("baseline"), Variant("uncond_average", (Averaging(0.9),), 0.9)]
 
 
-def measure(dataset: Dataset, device: str, dtype: str, batch: int, compiled: bool) -> tuple[list, np.ndarray, float]:
-    """Heat maps of every expression and variant, IoU (n, variants, K) at every threshold, and seconds."""
-    model = load_model(str(PACKAGE / "assets" / "bundled"), device, dtype)
+@dataclass(frozen=True)
+class Measured:
+    """What one way gives: `heats[expression][variant]` (H, W), `iou` (n, variants, K) at every threshold, and seconds."""
+
+    heats: list[list[np.ndarray]]
+    iou: np.ndarray
+    seconds: float
+
+    @property
+    def curve(self) -> np.ndarray:
+        """mIoU in percent of each variant at every threshold, (variants, K)."""
+        return 100 * self.iou.mean(0)
+
+
+def measure(dataset: Dataset, device: str, dtype: str, batch: int, compiled: bool) -> Measured:
+    """Segment all expressions in one way."""
+    model = load_stable_diffusion(BUNDLED, device, dtype)
     if compiled:
         model.compile()
-    segmenter = Segmenter(model, TextProcessor(model.tokenizer, model.encode_text), MapSettings(weights=WEIGHTS))
+    segmenter = Segmenter(model, maps=MapSettings((TIMESTEP,)))  # as in the other benchmarks, for the same passes
     settings = RunSettings(VARIANTS, batch_size=batch)
     started = time.perf_counter()
-    items = [item for image in segment_images(by_image(dataset), segmenter, settings) for item in image.items]
+    items = [item for image in segment_images(group_by_image(dataset), segmenter, settings) for item in image.items]
     took = time.perf_counter() - started
-    heats = [[row[0].values for row in found] for _, found in items]
-    each = [
-        [metrics.iou(*metrics.count_overlap(h, item.truth)) for h in row]
-        for (item, _), row in zip(items, heats, strict=True)
+    heats = [[item.heat(v, 0).values for v in range(len(VARIANTS))] for item in items]
+    iou = [
+        [metrics.iou(*metrics.count_overlap(heat, item.truth)) for heat in row]
+        for item, row in zip(items, heats, strict=True)
     ]
-    return heats, np.array(each), took
+    return Measured(heats, np.array(iou), took)
+
+
+def compare(other: Measured, base: Measured) -> dict[str, float | list[float]]:
+    """How far one way is from the base: differences of heat maps, and of mIoU by variant."""
+    pairs = [
+        (a, b) for mine, theirs in zip(base.heats, other.heats, strict=True) for a, b in zip(mine, theirs, strict=True)
+    ]
+    gaps = [abs(a - b) for a, b in pairs]
+    rows = [metrics.best_row(curve, None) for curve in base.curve]
+    curves = list(zip(other.curve, base.curve, rows, strict=True))
+    return {
+        "largest": max(float(gap.max()) for gap in gaps),
+        "mean": float(np.mean([gap.mean() for gap in gaps])),
+        "mIoU_best": [float(new[metrics.best_row(new, None)] - old[k]) for new, old, k in curves],
+        "mIoU_same": [float(new[k] - old[k]) for new, old, k in curves],
+        "seconds": other.seconds,
+    }
 
 
 def main() -> None:
@@ -65,31 +96,21 @@ def main() -> None:
     args = parser.parse_args()
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val")
     dataset = replace(dataset, samples=dataset.samples[: args.expressions])
-    heats, each, took = measure(dataset, args.device, **BASE)
-    curve = 100 * each.mean(0)  # (variants, K)
-    rows = [metrics.best_row(c, None) for c in curve]
-    print(f"{len(heats)} expressions; fp32, eager, batch 32: " + ", ".join(
-        f"{v.label} {c[k]:.2f} at {k / 100:.2f}" for v, c, k in zip(VARIANTS, curve, rows, strict=True)) + f", {took:.1f} s")  # fmt: skip
+    base = measure(dataset, args.device, **BASE)
+    best = [
+        (variant, curve, metrics.best_row(curve, None)) for variant, curve in zip(VARIANTS, base.curve, strict=True)
+    ]
+    figures = ", ".join(f"{variant.label} {curve[k]:.2f} at {k / 100:.2f}" for variant, curve, k in best)
+    print(f"{len(base.heats)} expressions; fp32, eager, batch 32: {figures}, {base.seconds:.1f} s")
     print(f"{'way':10} {'largest':>9} {'mean':>9}   mIoU change, best threshold / same threshold")
     found = {}
     for name in args.ways:
-        other, each, took = measure(dataset, args.device, **(BASE | WAYS[name]))
-        gaps = [
-            abs(a - b) for mine, theirs in zip(heats, other, strict=True) for a, b in zip(mine, theirs, strict=True)
-        ]
-        largest, mean = max(float(g.max()) for g in gaps), float(np.mean([g.mean() for g in gaps]))
-        changed = 100 * each.mean(0)
-        best = [float(c[metrics.best_row(c, None)] - p[k]) for c, p, k in zip(changed, curve, rows, strict=True)]
-        same = [float(c[k] - p[k]) for c, p, k in zip(changed, curve, rows, strict=True)]
-        print(
-            f"{name:10} {largest:9.1e} {mean:9.1e}   {best[0]:+.3f} {best[1]:+.3f} / {same[0]:+.3f} {same[1]:+.3f}   {took:.1f} s",
-            flush=True,
-        )
-        found[name] = {"largest": largest, "mean": mean, "mIoU_best": best, "mIoU_same": same, "seconds": took}
+        way = compare(measure(dataset, args.device, **(BASE | WAYS[name])), base)
+        change = " / ".join(" ".join(f"{value:+.3f}" for value in way[key]) for key in ("mIoU_best", "mIoU_same"))
+        print(f"{name:10} {way['largest']:9.1e} {way['mean']:9.1e}   {change}   {way['seconds']:.1f} s", flush=True)
+        found[name] = way
     print(
-        json.dumps(
-            {"expressions": len(heats), "mIoU": [float(c[k]) for c, k in zip(curve, rows, strict=True)], "ways": found}
-        )
+        json.dumps({"expressions": len(base.heats), "mIoU": [float(curve[k]) for _, curve, k in best], "ways": found})
     )
 
 

@@ -12,11 +12,11 @@ from PIL import Image
 os.environ["WANDB_MODE"] = "offline"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from attrbind_exp.backbones.unet import load_model
+from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.edits import Averaging, NounChunk
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.language.processor import TextProcessor
-from attrbind_exp.types import MapSettings
+from attrbind_exp.types import LayerChoice, MapSettings, TextSettings, Variant
 
 SHARED = CONF.parent.parent / "shared" / "data"
 
@@ -31,13 +31,13 @@ def shared(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def model():
-    return load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
+    return load_stable_diffusion(str(PACKAGE / "assets" / "bundled"), device="cpu")
 
 
 @pytest.fixture(scope="session")
 def exact_model():
     """The bundled model in float64, where rounding hides nothing."""
-    model = load_model(str(PACKAGE / "assets" / "bundled"), device="cpu")
+    model = load_stable_diffusion(str(PACKAGE / "assets" / "bundled"), device="cpu")
     for part in (model.unet, model.vae, model.text_encoder):
         part.double()
     model.dtype = torch.float64
@@ -55,9 +55,29 @@ DIFFSEGMENTER = {8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}
 ALL_RESOLUTIONS = {8: 0.05, 4: 0.1, 2: 0.45, 1: 0.4}
 
 
-def make_segmenter(model, **settings):
-    settings = {"weights": ALL_RESOLUTIONS} | settings
-    return Segmenter(model, TextProcessor(model.tokenizer, model.encode_text), MapSettings(**settings))
+def make_segmenter(
+    model, *, ratios=None, blocks=None, weights=ALL_RESOLUTIONS, text=TextSettings(), methods=None, **settings
+):
+    """A segmenter at DiffSegmenter's timestep, its layers given one by one."""
+    maps = MapSettings(**{"timesteps": (100,), "layers": LayerChoice(ratios, blocks, weights), **settings})
+    return Segmenter(model, text, maps, methods)
+
+
+def make_variant(name, replace=False, alpha=None, prefix="none"):
+    """NCR where it says replace, then UEA where there is an alpha."""
+    edits = [NounChunk(prefix)] if replace else []
+    return Variant(name, (*edits, *([] if alpha is None else [Averaging(alpha)])), alpha)
+
+
+def states_of(model, texts):
+    """Embeddings of texts, (B, L, D)."""
+    return torch.stack([encoded.states for encoded in model.encode_text(texts)])
+
+
+def embeddings_of(segmenter, texts, of):
+    """Prompts and their embeddings under one variant."""
+    edited = segmenter.edit(segmenter.prepare(texts), [of])
+    return [e.prompt for e in edited], [e.embedding(0) for e in edited]
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

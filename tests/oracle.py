@@ -38,43 +38,70 @@ def bilinear(m, size):
 
 
 @torch.no_grad()
-def reference_heat_map(unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False):
-    """The heat map (H, W) of one prompt on one image.
-
-    noisy: (1, C, h, w); embedding, uncond: (L, D); columns: token positions of the target; weights: {ratio: weight}.
-    The unconditional half is computed and thrown away, as the published code does.
-    """
+def keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions):
+    """Every attention matrix of the conditional half by layer name, (heads, n, n or L). The unconditional half is computed
+    and thrown away, as the published code does."""
     kept = {}
     before = unet.attn_processors
     unet.set_attn_processor({name: KeepEverything(name, kept) for name in before})
     try:
-        unet(torch.cat([noisy, noisy]), timestep, torch.stack([uncond, embedding]))
+        unet(torch.cat([noisy, noisy]), timestep, torch.stack([uncond, embedding]), **conditions)
     finally:
         unet.set_attn_processor(before)
+    return {name: probabilities[1] for name, probabilities in kept.items()}
 
-    h, w = noisy.shape[-2:]
-    cross, self_full = defaultdict(list), []
-    for name, probabilities in kept.items():
-        conditional = probabilities[1].mean(0)  # mean over heads: (n, n or L)
+
+def grid_at(level, size):
+    """Cells (h, w) after so many halvings, each rounded up."""
+    for _ in range(level):
+        size = tuple((n + 1) // 2 for n in size)
+    return tuple(size)
+
+
+def reference_heat_map(
+    unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False, **conditions
+):
+    """DiffSegmenter's heat map (H, W) of one prompt on one image.
+
+    noisy: (1, C, h, w); embedding, uncond: (L, D); columns: token positions of the target; weights: {ratio: weight};
+    conditions: what else the UNet takes. Self-attention is that of the finest resolution that has any.
+    """
+    cross, own = defaultdict(list), defaultdict(list)
+    for name, matrix in keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions).items():
         level = depth_of(name, len(unet.config.block_out_channels))
-        if ".attn2." in name:
-            cross[level].append(conditional)
-        elif level == 0:
-            self_full.append(conditional)
+        (cross if ".attn2." in name else own)[level].append(matrix.mean(0))  # mean over heads: (n, n or L)
 
-    score = torch.zeros(h, w, dtype=noisy.dtype)
+    latent = tuple(noisy.shape[-2:])
+    grid = grid_at(min(own), latent)
+    score = torch.zeros(grid, dtype=noisy.dtype)
     for level, layers in cross.items():
-        grid_h, grid_w = h, w
-        for _ in range(level):
-            grid_h, grid_w = (grid_h + 1) // 2, (grid_w + 1) // 2
         mean = sum(layers) / len(layers)  # (n, L)
         tokens = [columns[-1]] if last_only else columns
         token_map = sum(mean[:, i] for i in tokens) / len(tokens)
-        score += weights[2**level] * normalise(bilinear(token_map.reshape(grid_h, grid_w), (h, w)))
+        score += weights[2**level] * normalise(bilinear(token_map.reshape(grid_at(level, latent)), grid))
 
-    S = sum(self_full) / len(self_full)  # (N, N)
-    completed = (S @ score.flatten()).reshape(h, w)
-    return normalise(bilinear(completed, image_size))
+    S = sum(own[min(own)]) / len(own[min(own)])  # (N, N)
+    completed = (S @ score.flatten()).reshape(grid)
+    return normalise(bilinear(bilinear(completed, latent), image_size))
+
+
+def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size):
+    """DAAM's heat map (H, W) of one prompt on one image; see attrbind_exp.heatmaps.daam for what differs from DAAM.
+
+    Every head of every layer but those of the coarsest resolution, every piece of the word: upsampled by itself, cut off
+    at zero, and averaged.
+    """
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond)
+    levels = {n: depth_of(n, len(unet.config.block_out_channels)) for n in matrices if ".attn2." in n}
+    latent, maps = tuple(noisy.shape[-2:]), []
+    for name, level in levels.items():
+        if level == max(levels.values()):
+            continue
+        for head in matrices[name]:  # (n, L)
+            for i in columns:
+                piece = head[:, i].reshape(1, 1, *grid_at(level, latent))
+                maps.append(F.interpolate(piece, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0))
+    return normalise(bilinear(sum(maps) / len(maps), image_size))
 
 
 def sharpen(unet, factor=16):

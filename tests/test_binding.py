@@ -17,6 +17,7 @@ from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.tasks import objects
 from attrbind_exp.tasks.objects import object_masks
 from attrbind_exp.types import Other, RunSettings, Sample, Variant
+from tests.conftest import make_variant
 
 
 def sample(text, own, others, image="7", category="star"):
@@ -172,7 +173,9 @@ def test_intervals_are_clustered_by_image():
 
 def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=12)
-    settings = RunSettings([Variant("baseline"), Variant("ncr", replace=True, chunk_prefix="template")], batch_size=12)
+    settings = RunSettings(
+        [Variant("baseline"), make_variant("ncr", replace=True, chunk_prefix="template")], batch_size=12
+    )
     store = RunStore(tmp_path, "key")
     scored = score(dataset, segmenter, settings, store)
     store.close()

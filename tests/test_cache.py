@@ -9,13 +9,15 @@ import time
 import pytest
 import torch
 
-from attrbind_exp.backbones.unet import DiffusionModel
+from attrbind_exp.backbones.backbone import encode_images
+from attrbind_exp.backbones.cached import CachedBackbone
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 from attrbind_exp.cache import Cache, digest
 from attrbind_exp.language import parse_cache
 from attrbind_exp.language.parse import parse_expressions
 from attrbind_exp.language.parse_cache import parse_cached
 from attrbind_exp.types import Override, UserError
-from tests.conftest import picture
+from tests.conftest import picture, states_of
 from tests.test_core import as_pipeline
 
 
@@ -105,16 +107,16 @@ def test_a_disk_that_takes_nothing_costs_the_entry_not_the_run(tmp_path, capsys,
 
 def test_warm_equals_cold_and_no_cache(tmp_path, model):
     images, texts = [picture(64, 64, i) for i in range(3)], ["a red star", "a red heart", "a red star"]
-    plain = model.encode_images(images), model.encode_text(texts)
+    plain = encode_images(model, images), states_of(model, texts)
     for expected in (0, 5):  # three latents and two texts, first unknown, then known
-        cached = DiffusionModel(as_pipeline(model), cache=Cache(tmp_path))
-        found = cached.encode_images(images), cached.encode_text(texts)
+        cached = CachedBackbone(StableDiffusion(as_pipeline(model)), Cache(tmp_path))
+        found = encode_images(cached, images), states_of(cached, texts)
         cached.cache.flush()
         assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
         assert cached.cache.hits >= expected
     encoded = []
     handle = cached.vae.encoder.register_forward_hook(lambda *_: encoded.append(1))
-    assert torch.equal(cached.encode_images(images[:1])[0], plain[0][0]) and not encoded
+    assert torch.equal(encode_images(cached, images[:1])[0], plain[0][0]) and not encoded
     handle.remove()
 
 
@@ -139,10 +141,9 @@ def test_other_weights_are_other_entries(tmp_path, model):
 
     cache = Cache(tmp_path)
     image = picture(64, 64)
-    one = DiffusionModel(as_pipeline(model), cache=cache)
-    first = one.encode_images([image])
+    first = encode_images(CachedBackbone(StableDiffusion(as_pipeline(model)), cache), [image])
     cache.flush()
     tuned = as_pipeline(model)
     tuned.vae = copy.deepcopy(model.vae)
     next(tuned.vae.encoder.parameters()).data.mul_(1.5)
-    assert not torch.equal(DiffusionModel(tuned, cache=cache).encode_images([image]), first)
+    assert not torch.equal(encode_images(CachedBackbone(StableDiffusion(tuned), cache), [image]), first)

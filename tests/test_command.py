@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
@@ -20,7 +22,7 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import RunSettings, UserError, Variant
-from tests.conftest import make_segmenter, picture, shared
+from tests.conftest import make_segmenter, make_variant, picture, shared
 
 
 def composed(*overrides, name="run"):
@@ -146,7 +148,7 @@ def test_refcoco_and_coco_choose_sd15_unless_told_otherwise():
 
 
 def test_variants_and_their_headline():
-    assert config.variants(composed("alpha=0.5")) == ([Variant("attribute_binding", True, 0.5)], 0)
+    assert config.variants(composed("alpha=0.5")) == ([make_variant("attribute_binding", True, 0.5)], 0)
     grid, head = config.variants(composed("alpha=grid"))
     assert [v.alpha for v in grid] == [0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0] and grid[head].alpha == 0.9
     table, head = config.variants(composed("text_processor=ablation"))
@@ -198,7 +200,7 @@ def test_a_run_leaves_its_summary_and_repeats_itself(tmp_path):
     strip = {"seconds", "overrides"}
     assert {k: v for k, v in one.items() if k not in strip} == {k: v for k, v in two.items() if k not in strip}
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    assert one["n_expressions"] == 12 and one["n_failed"] == 0
+    assert one["n"] == 12 and one["n_failed"] == 0
     head = one["variants"][one["headline"]]
     assert one["mIoU"] == max(head["mIoU_at"].values()) == head["mIoU_at"][f"{one['threshold']:.2f}"]
     assert set(head["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
@@ -272,10 +274,10 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
 
 
 def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):
-    from attrbind_exp.backbones.unet import DiffusionModel
+    from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 
-    encode = DiffusionModel.encode_images
-    monkeypatch.setattr(DiffusionModel, "encode_images", lambda self, images: encode(self, images) * float("nan"))
+    encode = StableDiffusion.encode_images
+    monkeypatch.setattr(StableDiffusion, "encode_images", lambda self, images: encode(self, images) * float("nan"))
     picture(90, 150).save(tmp_path / "photo.png")
     code, _, err = command(
         f"image={tmp_path}/photo.png", "expression=dog", f"hydra.run.dir={tmp_path}/out", module="segment"
@@ -340,3 +342,62 @@ def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_pa
     # The first picture carries three expressions, the second two.
     assert [f.reason for f in scored.failures] == ["vae_overflow"] * 3 and scored.task.tally().n_scored == 2
     assert "1.png" in scored.failures[0].message and "model.dtype=bf16" in scored.failures[0].message
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [("threshold.value=null", "threshold=null"), ("threshold=grid", "threshold=grid"), ("threshold=null", "'null'")],
+)
+def test_segment_takes_one_threshold(tmp_path, typed, named):
+    picture(20, 20).save(tmp_path / "a.png")
+    code, out, err = command("image=a.png", "expression=dog", typed, module="segment", cwd=tmp_path)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert err.startswith("error: ") and named in err and "a number" in err
+
+
+HARD = "a=b, (c) d/{e}: f"
+
+
+def test_every_path_and_text_may_hold_commas_and_equal_signs():
+    for key in set(command_line.FREE_TEXT) - {"expression", "image", "folder", "out"}:
+        group = key.partition(".")[0]
+        options = {"dataset": ["dataset=coco"], "captioner": ["captioner=blip"], "tracker": ["tracker=wandb"]}.get(
+            group, []
+        )
+        options += (
+            ["dataset=folder"] if key == "dataset.file" else ["dataset=shapes"] if key == "dataset.parses" else []
+        )
+        options += ["captioner=file"] if key == "captioner.file" else []
+        options += ["-m", "launcher=slurm"] if group == "launcher" else []
+        given = [a for a in command_line.rewrite_arguments([*options, f"{key}={HARD}"]) if a != "-m"]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            cfg = compose("run", overrides=given, return_hydra_config=True)
+        assert OmegaConf.select(cfg, f"hydra.{key}" if group == "launcher" else key) == HARD
+
+
+def test_no_key_of_the_configuration_that_holds_a_path_is_forgotten():
+    words = {"path", "root", "images", "annotations", "file", "labels", "parses", "note", "cache", "folder", "overrides",
+             "project", "dir", "out", "image", "expression", "submitit_folder", "partition", "account", "qos"}  # fmt: skip
+    for file in config.CONF.rglob("*.yaml"):
+        group = file.parent.name if file.parent != config.CONF else ""
+        for key, value in yaml.safe_load(file.read_text()).items():
+            if key in words and not isinstance(value, dict):
+                assert f"{group}.{key}".strip(".") in command_line.FREE_TEXT, f"{file.name}: {key}"
+
+
+def test_labels_of_classes_may_lie_in_any_file(tmp_path):
+    labels = tmp_path / "run=3, best" / "labels, v=2.json"
+    labels.parent.mkdir()
+    labels.write_text(json.dumps({}))
+    given = ("dataset=shapes_classes", f"dataset.labels={labels}", "dataset.limit=2", "tracker=none")
+    _, out, err = command(*given, f"hydra.run.dir={tmp_path / 'out'}")
+    # The file was found: what is wrong with it is said of what is in it.
+    assert f"'{labels}'" in err or "scored" in out, err
+    assert "Traceback" not in err and "mismatched input" not in err
+
+
+def test_what_was_typed_comes_back_as_typed():
+    typed = ["sweep=table3_alpha", "launcher=slurm", "launcher.partition=a,b", "dataset.root=/data, a", "seed=3"]
+    assert command_line.as_typed(command_line.rewrite_arguments(typed)) == typed
+    again = command_line.rewrite_arguments(command_line.as_typed(["expression='man\\'s hat'", "model.path='null'"]))
+    assert again == ["expression='man\\'s hat'", "model.path='null'"]

@@ -5,13 +5,15 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from attrbind_exp.backbones.unet import DiffusionModel, draw_noise
+from attrbind_exp.backbones.backbone import encode_images
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion, draw_noise
+from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.types import UserError, Variant
-from tests.conftest import DIFFSEGMENTER, make_segmenter, picture, shared
+from tests.conftest import DIFFSEGMENTER, embeddings_of, make_segmenter, make_variant, picture, shared
 from tests.oracle import reference_heat_map, sharpen
 
-NCR = Variant("noun_chunk", replace=True)
-OURS = Variant("attribute_binding", replace=True, alpha=0.9)
+NCR = make_variant("noun_chunk", replace=True)
+OURS = make_variant("attribute_binding", replace=True, alpha=0.9)
 EXPRESSIONS = [
     "the white star on the left", "a red circle next to a blue square", "tiny green skateboarder", "purple moon",
     "black ring above the orange heart", "the star", "yellow triangle", "two white dogs",
@@ -20,17 +22,15 @@ EXPRESSIONS = [
 
 def oracle_maps(segmenter, images, expressions, variant, timestep=100):
     """What the oracle says of each pair, one after the other."""
-    model = segmenter.model
-    weights = segmenter.settings.weights or {8: 1.0, 4: 1.0, 2: 1.0, 1: 1.0}
-    uncond = model.encode_text([""])[0]
+    model, weights = segmenter.backbone, segmenter.settings.layers.weights
+    uncond = model.encode_text([""])[0].states
     maps = []
     for i, (image, expression) in enumerate(zip(images, expressions, strict=True)):
-        prompt = segmenter.text.prepare([expression])[0]
-        bound = segmenter.text.bind([prompt], [variant])[0][0]
-        noisy = model.add_noise(model.encode_images([image]), [str(i)], timestep, 0, segmenter.settings.seed)
+        (prompt,), (embedding,) = embeddings_of(segmenter, [expression], variant)
+        noisy = model.add_noise(encode_images(model, [image]), [str(i)], timestep, 0, segmenter.settings.seed)
         size = (image.height, image.width)
         maps.append(
-            reference_heat_map(model.unet, noisy, timestep, bound.embedding, uncond, list(prompt.q), weights, size)
+            reference_heat_map(model.unet, noisy, timestep, embedding.keys, uncond, list(prompt.q), weights, size)
         )
     return maps
 
@@ -60,7 +60,7 @@ def test_in_double_precision_only_rounding_is_left(exact_model, variant):
 
 
 def test_non_square_model_input_equals_oracle(model):
-    model = DiffusionModel(as_pipeline(model), size=(96, 32))
+    model = StableDiffusion(as_pipeline(model), size=(96, 32))
     segmenter = make_segmenter(model)
     image = picture(120, 50)
     ours = segmenter([image], ["the white star"], OURS)[0].values
@@ -70,11 +70,11 @@ def test_non_square_model_input_equals_oracle(model):
 
 def test_a_noun_of_several_pieces_is_pooled_over_all_of_them(model):
     segmenter = make_segmenter(model)
-    prompt = segmenter.text.prepare(["tiny green skateboarder"])[0]
-    assert len(prompt.q) > 1
-    bound = segmenter.text.bind([prompt], [NCR])[0][0]
-    assert bound.weights.nonzero().flatten().tolist() == list(prompt.q)
-    assert bound.weights.sum() == pytest.approx(1)
+    prompt = segmenter.prepare(["tiny green skateboarder"])[0]
+    assert len(prompt.q) > 1 and prompt.read == prompt.q
+    weights = DiffSegmenter().pools(prompt.read, 77)
+    assert weights.nonzero()[:, 1].tolist() == list(prompt.q)
+    assert weights.sum() == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def random_sd15(size=(256, 192)):
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     sharpen(pipeline.unet)
-    return DiffusionModel(pipeline, size)
+    return StableDiffusion(pipeline, size)
 
 
 def as_pipeline(model):
@@ -121,17 +121,17 @@ def test_results_do_not_depend_on_batch_or_order(segmenter):
 
 
 def test_averaging_over_timesteps_and_draws_is_the_mean_of_their_maps(model):
-    image, bound_by = picture(64, 64), lambda s: s.text.bind(s.text.prepare(["the white star"]), [OURS])[0]
+    image, edited = picture(64, 64), lambda s: embeddings_of(s, ["the white star"], OURS)
     several = make_segmenter(model, timesteps=(50, 200), draws=2)
-    total = several.complete(several.model.encode_images([image]), ["x"], bound_by(several))
+    total = several.complete(encode_images(model, [image]), ["x"], *edited(several))
     parts = []
     for t in (50, 200):
         for draw in (0, 1):
             one = make_segmenter(model, timesteps=(t,))
-            plain = one.model.add_noise
-            one.model.add_noise = lambda z, ids, step, _, seed, draw=draw, plain=plain: plain(z, ids, step, draw, seed)
-            parts.append(one.complete(one.model.encode_images([image]), ["x"], bound_by(one)))
-            del one.model.add_noise
+            plain = model.add_noise
+            model.add_noise = lambda z, ids, step, _, seed, draw=draw, plain=plain: plain(z, ids, step, draw, seed)
+            parts.append(one.complete(encode_images(model, [image]), ["x"], *edited(one)))
+            del model.add_noise
     torch.testing.assert_close(total, sum(parts) / 4)
 
 
@@ -147,18 +147,18 @@ def test_flat_maps_are_counted_and_named(model, monkeypatch):
     segmenter([picture(64, 64)], ["the star"])
     assert segmenter.flat_note() is None
     monkeypatch.setattr("attrbind_exp.heatmaps.score_map.is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)
-    bound = [row[0] for row in segmenter.text.bind(segmenter.text.prepare(["a heart", "the star"]), [OURS])]
-    segmenter.complete(segmenter.model.encode_images([picture(64, 64)]), ["x"], bound, batch_size=8, images=[0, 0])
+    edited = embeddings_of(segmenter, ["a heart", "the star"], OURS)
+    segmenter.complete(encode_images(model, [picture(64, 64)]), ["x"], *edited, batch_size=8, images=[0, 0])
     assert segmenter.flat.tolist() == [2, 2, 2, 2]  # rows that fill up the batch are not counted
     assert "2 at 1/1 of the latents' resolution, 2 at 1/2" in segmenter.flat_note()
 
 
 def test_the_unet_is_as_before_after_a_failure(segmenter):
-    before = segmenter.model.unet.attn_processors
-    bound = segmenter.text.bind(segmenter.text.prepare(["the star"]), [Variant("baseline")])[0]
+    before = segmenter.backbone.unet.attn_processors
+    edited = embeddings_of(segmenter, ["the star"], Variant("baseline"))
     with pytest.raises(RuntimeError):
-        segmenter.complete(torch.zeros(1, 3, 16, 16), ["0"], bound)  # one channel short
-    assert segmenter.model.unet.attn_processors == before
+        segmenter.complete(torch.zeros(1, 3, 16, 16), ["0"], *edited)  # one channel short
+    assert segmenter.backbone.unet.attn_processors == before
 
 
 def test_settings_that_the_model_does_not_have_are_refused(model):
@@ -174,5 +174,6 @@ def test_settings_that_the_model_does_not_have_are_refused(model):
 
 
 def test_layer_choice_reads_only_those_layers(model):
-    names = [x.name for x in make_segmenter(model, ratios=(2,), blocks=("down",)).layers if x.cross]
+    plan = make_segmenter(model, ratios=(2,), blocks=("down",)).plan
+    names = [x.name for x in DiffSegmenter().request(plan.of_method("diffsegmenter"), model.layers).cross]
     assert names and all(n.startswith("down_blocks.1.") for n in names)

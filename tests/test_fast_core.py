@@ -8,30 +8,31 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from attrbind_exp import config
-from attrbind_exp.backbones.capture import find_layers, record
-from attrbind_exp.backbones.unet import DiffusionModel, load_model
+from attrbind_exp.backbones.backbone import Embedding, Request, encode_images
+from attrbind_exp.backbones.cached import CachedBackbone
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion
 from attrbind_exp.cache import Cache
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import batch_size
-from attrbind_exp.evaluation.batching import by_image, segment_images
+from attrbind_exp.evaluation.batching import group_by_image, segment_images
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
 from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
-from tests.conftest import ALL_RESOLUTIONS, make_segmenter, picture
+from tests.conftest import ALL_RESOLUTIONS, embeddings_of, make_segmenter, make_variant, picture
 from tests.oracle import reference_heat_map
 from tests.test_command import command, composed, process
 from tests.test_core import as_pipeline
 
-BASELINE, OURS = Variant("baseline"), Variant("ours", replace=True, alpha=0.9)
+BASELINE, OURS = Variant("baseline"), make_variant("ours", replace=True, alpha=0.9)
 ALL = ALL_RESOLUTIONS
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    return by_image(load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=14))
+    return group_by_image(load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=14))
 
 
 def heats(images, segmenter, settings):
@@ -44,7 +45,7 @@ def heats(images, segmenter, settings):
 
 
 def passes_of(model, monkeypatch):
-    """Notes the size of every UNet pass."""
+    """Notes the rows of every pass."""
     sizes, denoise = [], model.denoise
     monkeypatch.setattr(model, "denoise", lambda noisy, *rest: sizes.append(len(noisy)) or denoise(noisy, *rest))
     return sizes
@@ -61,9 +62,10 @@ def test_a_whole_run_equals_the_oracle(model, scenes, tmp_path, monkeypatch):
         return denoise(noisy, *rest)
 
     for _ in ("cold", "warm"):
-        cached = DiffusionModel(as_pipeline(model), cache=Cache(tmp_path))
+        own = StableDiffusion(as_pipeline(model))
+        cached = CachedBackbone(own, Cache(tmp_path))
         segmenter = make_segmenter(cached, weights=ALL)
-        monkeypatch.setattr(cached, "denoise", small)
+        monkeypatch.setattr(own, "denoise", small)
         found = heats(few, segmenter, RunSettings([BASELINE, OURS], batch_size=8))
         cached.cache.flush()
         for variant in (0, 1):
@@ -75,12 +77,17 @@ def test_a_whole_run_equals_the_oracle(model, scenes, tmp_path, monkeypatch):
 
 def oracle_map(segmenter, sample, variant):
     """The readable recipe from the picture on, (H, W)."""
-    model, image = segmenter.model, read_image(sample.image_path, sample.size)
-    prompt = segmenter.text.prepare([sample.text], [sample.category])[0]
-    bound = segmenter.text.bind([prompt], [variant])[0][0]
-    noisy = model.add_noise(model.encode_images([image]), [sample.image_id], 100, 0, 0)
-    uncond = model.encode_text([""])[0]
-    return reference_heat_map(model.unet, noisy, 100, bound.embedding, uncond, list(prompt.q), ALL, sample.size)
+    model, image = segmenter.backbone, read_image(sample.image_path, sample.size)
+    prompt = segmenter.prepare([sample.text], [sample.category])[0]
+    embedding = segmenter.edit([prompt], [variant])[0].embedding(0)
+    noisy = model.add_noise(encode_images(model, [image]), [sample.image_id], 100, 0, 0)
+    uncond = model.encode_text([""])[0].states
+    return reference_heat_map(model.unet, noisy, 100, embedding.keys, uncond, list(prompt.q), ALL, sample.size)
+
+
+def everything(layers):
+    """The request of all these layers' attention."""
+    return Request(cross=tuple(x for x in layers if x.cross), queries_keys=tuple(x for x in layers if not x.cross))
 
 
 def test_the_pass_ends_with_the_last_layer_that_is_read(model, segmenter):
@@ -90,32 +97,34 @@ def test_the_pass_ends_with_the_last_layer_that_is_read(model, segmenter):
         for n, m in model.unet.named_modules()
         if n in ("conv_out", "mid_block", "down_blocks.0")
     ]
-    layers = find_layers(model.unet)
-    noisy, embedding = torch.zeros(1, 4, 16, 16), model.encode_text(["star"])
+    noisy, embedding = torch.zeros(1, 4, 16, 16), Embedding(model.encode_text(["star"])[0].states[None])
+    pools = torch.ones(1, 1, embedding.keys.shape[1])
     try:
         for read, expected in [
-            (layers, ["down_blocks.0", "mid_block"]),
-            ([x for x in layers if x.name.startswith("down_blocks.1")], ["down_blocks.0"]),
+            (model.layers, ["down_blocks.0", "mid_block"]),
+            ([x for x in model.layers if x.name.startswith("down_blocks.1")], ["down_blocks.0"]),
         ]:
             ran.clear()
-            with record(model.unet, read, torch.ones(1, embedding.shape[1])) as attention:
-                model.denoise(noisy, 100, embedding)
-            assert ran == expected and not attention.awaited
-            assert {x.name for x in attention.cross} == {x.name for x in read if x.cross}
+            seen = model.observe(noisy, 100, embedding, everything(read), pools)
+            assert ran == expected
+            assert set(seen.cross) == {x for x in read if x.cross}
+            assert {x.layer for x in seen.self_attention} == {x for x in read if not x.cross}
+        ran.clear()
+        seen = model.observe(noisy, 100, embedding, Request(noise=True))
+        assert ran[-1] == "conv_out" and torch.equal(seen.noise, model.denoise(noisy, 100, embedding))
     finally:
         for handle in handles:
             handle.remove()
 
 
-def test_a_truncated_pass_reads_what_a_whole_one_does(model, segmenter):
-    noisy, embedding = torch.randn(2, 4, 16, 16), model.encode_text(["red star", "heart"])
-    weights = torch.ones(2, embedding.shape[1]) / 24
-    layers = [x for x in find_layers(model.unet) if x.cross or x.ratio == 1]
-    with record(model.unet, layers, weights) as whole:
-        model.denoise(noisy, 100, embedding)
+def test_a_truncated_pass_reads_what_a_whole_one_does(model):
+    noisy, texts = torch.randn(2, 4, 16, 16), model.encode_text(["red star", "heart"])
+    embedding = Embedding(torch.stack([x.states for x in texts]))
+    pools = torch.ones(2, 1, embedding.keys.shape[1]) / 24
+    layers = [x for x in model.layers if x.cross or x.ratio == 1]
+    whole = model.observe(noisy, 100, embedding, everything(layers), pools)
     for read in (layers[:2], layers[3:5]):
-        with record(model.unet, read, weights) as part:
-            model.denoise(noisy, 100, embedding)
+        part = model.observe(noisy, 100, embedding, everything(read), pools)
         assert part.cross
         for layer, found in part.cross.items():
             torch.testing.assert_close(found, whole.cross[layer])
@@ -123,11 +132,11 @@ def test_a_truncated_pass_reads_what_a_whole_one_does(model, segmenter):
 
 def test_rows_of_one_image_share_what_the_text_has_not_touched(segmenter):
     images, words = [picture(64, 64, i) for i in range(2)], ["the white star", "a red heart", "the star"]
-    latents = segmenter.model.encode_images(images)
-    bound = [row[0] for row in segmenter.text.bind(segmenter.text.prepare(words), [BASELINE])]
+    latents = encode_images(segmenter.backbone, images)
+    edited = embeddings_of(segmenter, words, BASELINE)
     owner = [1, 0, 1]  # not in order
-    shared = segmenter.complete(latents, ["a", "b"], bound, images=owner)
-    apart = segmenter.complete(latents[owner], ["b", "a", "b"], bound)
+    shared = segmenter.complete(latents, ["a", "b"], *edited, images=owner)
+    apart = segmenter.complete(latents[owner], ["b", "a", "b"], *edited)
     torch.testing.assert_close(shared, apart, rtol=1e-5, atol=1e-6)
     assert not torch.equal(shared[0], shared[1])
 
@@ -136,7 +145,7 @@ def test_passes_fill_batches_across_images_and_seeds_in_order(model, scenes, mon
     settings = RunSettings([BASELINE, OURS], batch_size=6, seeds=(0, 1))
     sizes = passes_of(model, monkeypatch)
     together = heats(scenes, make_segmenter(model), settings)
-    bound = sum(2 if row[0][0] is not row[1][0] else 1 for row in together)
+    bound = sum(1 if row[0][0] is row[1][0] else 2 for row in together)
     assert set(sizes) == {6}, "every pass has one size, the last one is filled up"
     assert len(sizes) == 2 * -(-bound // 6)
     alone = heats(scenes, make_segmenter(model), RunSettings([BASELINE, OURS], batch_size=1, seeds=(0, 1)))
@@ -187,11 +196,11 @@ def test_batch_size_follows_free_memory(model, monkeypatch):
 
 def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scenes, monkeypatch):
     choices = {
-        "all": LayerChoice(weights=ALL), "up": LayerChoice(blocks=("up",), weights=ALL), "half": LayerChoice(ratios=(2,)),
-        "uniform": LayerChoice(),
+        "all": LayerChoice(weights=ALL), "up": LayerChoice(blocks=("up",), weights=ALL), "half": LayerChoice(ratios=(2,), weights=ALL),
+        "uniform": LayerChoice(weights={8: 1.0, 4: 1.0, 2: 1.0, 1: 1.0}),
     }  # fmt: skip
     sizes = passes_of(model, monkeypatch)
-    variants = [Variant(f"baseline layers={name}", layers=name) for name in choices]
+    variants = [Variant("baseline", layers=name) for name in choices]
     found = heats(scenes, make_segmenter(model, weights=ALL, grid=choices), RunSettings(variants, batch_size=4))
     assert len(sizes) == 4  # 14 expressions
     for i, choice in enumerate(choices.values()):
@@ -201,8 +210,8 @@ def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scen
 
 
 def test_nothing_asks_diffusers_what_takes_a_walk_through_all_modules(scenes, tmp_path, monkeypatch):
-    model = load_model(str(PACKAGE / "assets" / "bundled"), "cpu", cache=Cache(tmp_path))
-    segmenter = make_segmenter(model)
+    model = load_stable_diffusion(str(PACKAGE / "assets" / "bundled"), "cpu")
+    segmenter = make_segmenter(CachedBackbone(model, Cache(tmp_path)))
     for name in ("device", "dtype", "attn_processors"):
         monkeypatch.setattr(UNet2DConditionModel, name, property(lambda _: pytest.fail("a walk")))
     monkeypatch.setattr(UNet2DConditionModel, "set_attn_processor", lambda *_: pytest.fail("a walk"))
@@ -229,7 +238,7 @@ def test_kept_maps_come_back(tmp_path):
     assert found.columns == columns
     assert np.array_equal(found.find("s", OURS, 0), found.maps[2])
     with pytest.raises(UserError, match="no maps of variant 'noun_chunk'"):
-        found.find("s", Variant("noun_chunk", True), 0)
+        found.find("s", make_variant("noun_chunk", True), 0)
     torn = maps_file(tmp_path, "a/b")
     torn.write_bytes(torn.read_bytes()[:-10])
     with pytest.raises(UserError, match="keep_maps=true"):

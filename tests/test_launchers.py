@@ -16,7 +16,8 @@ from filelock import FileLock
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
-from attrbind_exp.runs.board import Board, Launched, read_board
+from attrbind_exp.runs.board import Board
+from attrbind_exp.runs.index import Launched, read_launched
 from attrbind_exp.types import UserError
 from tests.test_command import command
 
@@ -30,7 +31,7 @@ ENDLESS = (*SMALL[:3], "batch_size=1")  # minutes
         ("launcher=gpus", "hydra/launcher=gpus"),
         ("launcher.gpus=7", "hydra.launcher.gpus=7"),
         ("launcher=slurm", "hydra/launcher=slurm"),
-        ("launcher.partition=long", "hydra.launcher.partition=long"),
+        ("launcher.partition=long,short", "hydra.launcher.partition='long,short'"),
     ],
 )
 def test_launchers_are_options_like_any_other(typed, given):
@@ -118,7 +119,7 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, cou
         os.kill(int(victim[1]), signal.SIGKILL)
         out, err = process.communicate(timeout=1200)
     assert process.returncode == 1, err
-    runs = read_board(tmp_path)
+    runs = read_launched(tmp_path)
     assert [r.state for r in runs] == ["failed", "failed", *["done"] * (count - 2)]
     assert "WorkerCrashed" in runs[0].error and "in use by another process" in runs[1].error
     for run in runs[:2]:
@@ -132,7 +133,7 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, cou
     assert not any((folder / "summary.json").is_file() for folder in folders[:2])
     before = {f: (f / "summary.json").stat().st_mtime_ns for f in folders[2:]}
     assert start(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=1200) == 0
-    assert [r.state for r in read_board(tmp_path)] == ["done"] * count
+    assert [r.state for r in read_launched(tmp_path)] == ["done"] * count
     assert {f: (f / "summary.json").stat().st_mtime_ns for f in before} == before
     assert all((folder / "summary.json").is_file() for folder in folders)
 
@@ -146,7 +147,7 @@ def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path, start):
     assert process.wait(timeout=60) == 130
     assert "goes on from here" in process.stderr.read()
     assert psutil.wait_procs(family, timeout=15)[1] == []
-    assert {r.state for r in read_board(tmp_path)} == {"stopped"}
+    assert {r.state for r in read_launched(tmp_path)} == {"stopped"}
     assert (tmp_path / "alpha.value=0.5,batch_size=1").is_dir()
 
 
@@ -155,7 +156,7 @@ def test_a_local_sweep_goes_on_after_a_failed_run_and_repeats_no_finished_one(tm
     for _ in range(2):
         code, out, err = command(*given)
         assert code == 1 and "failed: alpha=-1: alpha=-1; give a finite number >= 0" in err
-        assert [r.state for r in read_board(tmp_path)] == ["done", "failed", "done"]
+        assert [r.state for r in read_launched(tmp_path)] == ["done", "failed", "done"]
     assert out.count("finished before") == 2
     assert "Traceback" not in err
 
@@ -166,7 +167,7 @@ def test_slurm_jobs_by_submitit(tmp_path, start):
     process = start([*launched(tmp_path, [0.5, -1], *SMALL[:3]), "dataset.limit=6", *here], stderr=subprocess.PIPE)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1 and "failed: alpha=-1: alpha=-1; give" in err
-    assert [r.state for r in read_board(tmp_path)] == ["done", "failed"]
+    assert [r.state for r in read_launched(tmp_path)] == ["done", "failed"]
     assert len(list(tmp_path.glob("*/summary.json"))) == 1
 
 
@@ -207,7 +208,7 @@ def test_the_board_tells_runs_by_what_is_swept_and_reads_how_far_they_are(tmp_pa
         board.set(1, "done")
         board.set(2, "failed", "no [bold]luck[/bold]")
         raise KeyboardInterrupt
-    assert [r.state for r in read_board(tmp_path)] == ["stopped", "done", "failed"]
+    assert [r.state for r in read_launched(tmp_path)] == ["stopped", "done", "failed"]
     out = capsys.readouterr().out.splitlines()
     assert "run 2 of 3  alpha=0.1  done  mIoU 26.0" in out
     assert "run 3 of 3  alpha=0.2  failed  no [bold]luck[/bold]" in out

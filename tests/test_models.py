@@ -22,12 +22,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp import config
 from attrbind_exp.backbones import capture as attention
-from attrbind_exp.backbones.unet import DiffusionModel, load_model, overflowed
+from attrbind_exp.backbones.backbone import Layer, Request, encode_images
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion
+from attrbind_exp.backbones.tensors import overflowed
 from attrbind_exp.backbones.weights import CHOICES, READ, find_model
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.hub import fetch_command
 from attrbind_exp.types import SampleError, UserError, Variant
-from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
+from tests.conftest import DIFFSEGMENTER, make_segmenter, picture, states_of
 from tests.oracle import sharpen
 from tests.test_core import EXPRESSIONS, NCR, OURS, oracle_maps
 
@@ -63,7 +65,7 @@ def sd2():
 def test_text_is_encoded_as_the_pipeline_encodes_it(sd2):
     texts = ["a photograph of the white star!", "", "two words " * 20]
     theirs = sd2.encode_prompt(texts, "cpu", 1, do_classifier_free_guidance=False)[0]
-    assert torch.equal(DiffusionModel(sd2).encode_text(texts), theirs)
+    assert torch.equal(states_of(StableDiffusion(sd2), texts), theirs)
 
 
 def test_an_encoder_without_its_last_layer_gives_the_penultimate_one_normed(sd2):
@@ -75,14 +77,14 @@ def test_an_encoder_without_its_last_layer_gives_the_penultimate_one_normed(sd2)
     with torch.no_grad():
         penultimate = whole(ids, output_hidden_states=True).hidden_states[-2]
         expected = whole.final_layer_norm(penultimate)
-    torch.testing.assert_close(DiffusionModel(sd2).encode_text(["the white star"]), expected)
+    torch.testing.assert_close(states_of(StableDiffusion(sd2), ["the white star"]), expected)
 
 
 @pytest.mark.parametrize("variant", [NCR, OURS], ids=lambda v: v.name)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_sd2_structure_equals_oracle(sd2, variant, batch):
-    segmenter = make_segmenter(DiffusionModel(sd2), weights=DIFFSEGMENTER)
-    assert {x.ratio for x in segmenter.layers if x.cross} == {1, 2, 4, 8}
+    segmenter = make_segmenter(StableDiffusion(sd2), weights=DIFFSEGMENTER)
+    assert {column.ratio for _, column in segmenter.plan.columns} == {1, 2, 4, 8}
     images = [picture(50 + 10 * i, 90 - 5 * i, i) for i in range(batch)]
     ours = segmenter(images, EXPRESSIONS[:batch], variant)
     for heat, plain in zip(ours, oracle_maps(segmenter, images, EXPRESSIONS[:batch], variant), strict=True):
@@ -97,7 +99,7 @@ def test_larger_input_keeps_the_ratios(sd2):
     assert found["down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor"] == 1
     assert found["mid_block.attentions.0.transformer_blocks.0.attn2.processor"] == 8
     assert found["up_blocks.3.attentions.2.transformer_blocks.0.attn1.processor"] == 1
-    assert DiffusionModel(sd2).size == (96, 96)
+    assert StableDiffusion(sd2).size == (96, 96)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -107,7 +109,7 @@ def test_larger_input_keeps_the_ratios(sd2):
 def test_noise_is_that_of_training_whatever_the_sampler(sd2, kind, prediction):
     scheduler = kind(**SCHEDULE, prediction_type=prediction)
     parts = {k: v for k, v in sd2.components.items() if k != "scheduler"}
-    model = DiffusionModel(StableDiffusionPipeline(**parts, scheduler=scheduler, requires_safety_checker=False))
+    model = StableDiffusion(StableDiffusionPipeline(**parts, scheduler=scheduler, requires_safety_checker=False))
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     keep = (1 - betas).cumprod(0)[100].float()
     clean = torch.ones(1, 4, 24, 24)
@@ -139,33 +141,35 @@ def test_upcast_attention_is_honoured_where_probabilities_are_read(strong):
     layer, states = strong
     query, key = scores_of(layer, states)
     assert (query * layer.scale @ key.transpose(-1, -2)).isinf().any()  # what half precision would make of it
-    weights = torch.eye(9)[[0, 3]]
-    place = attention.Layer("attn2", "up", 1, True)
-    recording = attention.Recording({"attn2", "another"})
-    output = attention._CrossReader(recording, place, weights)(layer, states, states)
+    pools = torch.eye(9)[[0, 3]][:, None]  # (B, K, L)
+    place = Layer("attn2", "up", 1, True)
+    notes = attention._Notes(Request(cross=(place,)), {place, Layer("another", "up", 1, True)})
+    output = attention._CrossReader(notes, place, pools, None)(layer, states, states)
     probabilities = (query.double() @ key.double().transpose(-1, -2) * layer.scale).softmax(-1)
     expected = torch.stack([probabilities[b, :, :, t].mean(0) for b, t in enumerate((0, 3))])
-    torch.testing.assert_close(recording.cross[place], expected.float(), rtol=1e-3, atol=1e-3)
-    assert recording.cross[place].max() > 0.2 and output.isfinite().all()
+    found = notes.seen.cross[place][:, 0, 0]  # (B, n)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-3, atol=1e-3)
+    assert found.max() > 0.2 and output.isfinite().all()
 
 
 def test_upcast_attention_is_honoured_where_the_fused_kernel_works(strong):
     layer, states = strong
     query, key = scores_of(layer, states)
-    place = attention.Layer("attn1", "up", 1, False)
-    recording = attention.Recording({"attn1", "another"})
-    output = attention._SelfReader(recording, place, [attention.Part(slice(None), [0, 1])])(layer, states)
+    place = Layer("attn1", "up", 1, False)
+    notes = attention._Notes(Request(queries_keys=(place,)), {place, Layer("another", "up", 1, True)})
+    output = attention._SelfReader(notes, place, [attention.Part(slice(None), [0, 1])])(layer, states)
     probabilities = (query.double() @ key.double().transpose(-1, -2) * layer.scale).softmax(-1)
     value = attention._heads(layer, layer.to_v(states)).double()
     expected = attention._output(layer, (probabilities @ value).half())
     torch.testing.assert_close(output, expected, rtol=5e-3, atol=5e-3)
-    assert torch.equal(recording.full[0].query, query) and torch.equal(recording.full[0].key, key)
+    kept = notes.seen.self_attention[0]
+    assert torch.equal(kept.query, query) and torch.equal(kept.key, key)
 
 
 def test_bf16_on_a_cpu_comes_close_to_fp32(model):
     """bf16 keeps 8 bits: a heat map differs by 0.02 on average, its mask at 0.5 by a twentieth of the pixels at most."""
     images, expressions = [picture(60, 80, i) for i in range(4)], EXPRESSIONS[:4]
-    half, own = load_model(str(BUNDLED), "cpu", "bf16"), {8: 0.0, 4: 0.0, 2: 1.0, 1: 0.0}
+    half, own = load_stable_diffusion(str(BUNDLED), "cpu", "bf16"), {8: 0.0, 4: 0.0, 2: 1.0, 1: 0.0}
     assert half.dtype == torch.bfloat16
     found = [make_segmenter(m, weights=own)(images, expressions, OURS) for m in (half, model)]
     for ours, plain in zip(*found, strict=True):
@@ -179,16 +183,17 @@ def test_auto_precision_on_a_cpu_is_fp32(model):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_an_autoencoder_that_overflows_is_named_not_averaged_in(model, monkeypatch, value):
-    encode = model.encode_images
+    encode, images = model.encode_pixels, [picture(64, 64, i) for i in range(3)]
+    spoilt = model.pixels(images[1]).values
 
-    def overflowing(images):
-        latents = encode(images)
-        latents[1, 0, 3, 5] = value
+    def overflowing(pixels):
+        latents = encode(pixels)
+        if torch.equal(pixels.values, spoilt):
+            latents[0, 3, 5] = value
         return latents
 
-    monkeypatch.setattr(model, "encode_images", overflowing)
-    images = [picture(64, 64, i) for i in range(3)]
-    assert overflowed(model.encode_images(images)) == [False, True, False]
+    monkeypatch.setattr(model, "encode_pixels", overflowing)
+    assert overflowed(encode_images(model, images)) == [False, True, False]
     with pytest.raises(SampleError, match=r"image 'b'.*model\.dtype=bf16 or fp32") as error:
         make_segmenter(model)(images, EXPRESSIONS[:3], Variant("baseline"), ["a", "b", "c"])
     assert error.value.reason == "vae_overflow"
@@ -222,8 +227,8 @@ def refused(path, *words):
 
 def test_a_saved_pipeline_is_found_and_loaded(sd2, tmp_path):
     sd2.save_pretrained(tmp_path / "tuned")
-    model = load_model(str(tmp_path / "tuned"), "cpu")
-    assert torch.equal(model.encode_text(["a star"]), DiffusionModel(sd2).encode_text(["a star"]))
+    model = load_stable_diffusion(str(tmp_path / "tuned"), "cpu")
+    assert torch.equal(states_of(model, ["a star"]), states_of(StableDiffusion(sd2), ["a star"]))
     assert model.scheduler.config.prediction_type == "v_prediction"
 
 
@@ -284,7 +289,7 @@ def test_torn_weights_are_named(folder):
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"the weights at model\.path=.* cannot be read"):
-        load_model(str(folder), "cpu")
+        load_stable_diffusion(str(folder), "cpu")
 
 
 @pytest.mark.parametrize("option", [o for o in config.options("model") if o != "bundled"])
@@ -322,6 +327,6 @@ def test_what_the_command_fetches_is_what_loading_needs(tmp_path, monkeypatch):
         (cache / "snapshots" / "abc" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(BUNDLED / name, cache / "snapshots" / "abc" / name)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    assert load_model("some/model", "cpu").size == (64, 64)
+    assert load_stable_diffusion("some/model", "cpu").size == (64, 64)
     (cache / "snapshots" / "abc" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     refused("some/model", "vae/ without", "fetch it by 'hf download some/model")

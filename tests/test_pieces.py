@@ -38,21 +38,20 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-COMMANDS = {"run.py", "segment.py", "parse.py", "pretrain/__main__.py", "doctor/__main__.py"}
-
-
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", COMMANDS | {"sweep.py", "config.py", "command_line.py"}),
-        ("omegaconf", COMMANDS | {"sweep.py", "config.py", "command_line.py", "merge.py", "rescore.py"}),
-        ("wandb", {"runs/tracker.py", "runs/dashboard.py"}),
-        ("wandb_workspaces", {"runs/dashboard.py"}),
-        ("spacy", {"text/parse.py"}),
+        ("hydra", {"commands/", "config.py", "pretrain/__main__.py"}),
+        ("omegaconf", {"commands/", "config.py", "pretrain/__main__.py"}),
+        ("wandb", {"tracking/"}),
+        ("wandb_workspaces", {"tracking/dashboard.py"}),
+        ("spacy", {"language/parse.py"}),
         ("pycocotools", {"data/masks.py"}),
-        ("matplotlib", {"runs/figures.py"}),
-        ("jinja2", {"report/page.py"}),
+        ("matplotlib", {"reporting/"}),
+        ("jinja2", {"reporting/html/page.py"}),
         ("huggingface_hub", {"hub.py"}),
+        ("diffusers", {"backbones/", "pretrain/"}),
+        ("msgspec", {"runs/"}),
     ],
 )
 def test_each_library_lives_in_its_room(library, allowed):
@@ -61,44 +60,32 @@ def test_each_library_lives_in_its_room(library, allowed):
         for f in PACKAGE.rglob("*.py")
         if any(re.match(rf"{library}\b", m) for m in imports(f))
     }
-    assert users == allowed
+    assert [u for u in users if not u.startswith(tuple(allowed))] == []
+    assert [a for a in allowed if not any(u.startswith(a) for u in users)] == []
 
 
-def test_nothing_imports_upward():
-    order = [
-        "types",
-        "data",
-        "text",
-        "diffusion",
-        "segmentation",
-        "scoring",
-        "runs",
-        "report",
-        "batch",
-        "evaluation",
-        "gallery",
-        "experiment",
-        "run",
-    ]
-    for file in PACKAGE.rglob("*.py"):
-        room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room not in order:
-            continue
-        for module in imports(file):
-            other = module.split(".")[1] if module.startswith("attrbind_exp.") else None
-            if other in order:
-                assert order.index(other) <= order.index(room), f"{file} imports {module}"
+# Which room may import which is the business of lint-imports (pyproject.toml).
+STUBS = ("run", "segment", "parse", "doctor", "merge", "rescore", "report", "results", "study")
+
+
+def test_the_top_of_the_package_is_small():
+    top = {f.stem for f in PACKAGE.glob("*.py")}
+    assert set(STUBS) <= top and len(top - set(STUBS)) <= 6
+    for name in STUBS:
+        code = [line for line in (PACKAGE / f"{name}.py").read_text().splitlines() if line.strip()]
+        assert len(code) == 3  # an import and the call below `if __name__`
+
+
+def test_no_file_is_longer_than_a_reader_can_hold():
+    assert [str(f) for f in PACKAGE.rglob("*.py") if len(f.read_text().splitlines()) > 300] == []
 
 
 @pytest.mark.parametrize(
     "file",
     [
         "types.py",
-        "text/binding.py",
-        "segmentation/score_map.py",
-        "scoring/metrics.py",
-        "scoring/classes.py",
-        "scoring/compare.py",
+        "heatmaps/score_map.py",
+        *sorted(f"{r}/{f.name}" for r in ("edits", "scoring") for f in (PACKAGE / r).glob("*.py")),
     ],
 )
 def test_pure_modules_touch_no_files_or_devices(file):
@@ -215,7 +202,7 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
     assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
-    assets = [f for room in ("assets", "report/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
+    assets = [f for room in ("assets", "reporting/html/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
     assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names
     plugins = PACKAGE.parent / "hydra_plugins"
     assert {str(f.relative_to(plugins.parent)) for f in plugins.rglob("*.py")} <= names

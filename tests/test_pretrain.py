@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from attrbind_exp.backbones.unet import load_model
+from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
@@ -27,7 +27,7 @@ from attrbind_exp.pretrain.benchmark import (
 )
 from attrbind_exp.pretrain.clip import TWO_PHRASES, build_clip, cut_padding, noun_variance, tokenize
 from attrbind_exp.pretrain.loop import Plan, differentiate, train
-from attrbind_exp.pretrain.stages import Diet
+from attrbind_exp.pretrain.stages import UnetTraining
 from attrbind_exp.scoring.binding import swaps
 from tests.test_command import command
 
@@ -263,18 +263,18 @@ def test_the_learning_rate_knows_the_end_only_when_it_cools_down():
 
 
 def test_focused_timesteps():
-    diet = Diet(empty=0.1, words_only=0, object_weight=10, focus=(50, 450), focus_share=0.5)
-    t = diet.timesteps(np.random.default_rng(0), 20000, 1000)
+    training = UnetTraining(empty=0.1, words_only=0, object_weight=10, focus=(50, 450), focus_share=0.5)
+    t = training.draw_timesteps(np.random.default_rng(0), 20000, 1000)
     assert t.min() >= 0 and t.max() == 999
     assert np.mean((t >= 50) & (t <= 450)) == pytest.approx(0.5 + 0.5 * 0.401, abs=0.02)
 
 
 def test_end_and_padding_are_hidden_in_the_given_share_of_captions():
     ids = torch.tensor([[7, 1, 2, 9, 9]] * 2000)
-    diet = Diet(empty=0.1, words_only=0.3, object_weight=10, focus=(50, 450), focus_share=0.5)
-    seen = diet.seen(np.random.default_rng(0), ids, end=9)
-    assert seen[:, :3].all() and torch.equal(seen[:, 3], seen[:, 4])
-    assert 1 - seen[:, 3].float().mean() == pytest.approx(0.3, abs=0.03)
+    training = UnetTraining(empty=0.1, words_only=0.3, object_weight=10, focus=(50, 450), focus_share=0.5)
+    visible = training.visible_tokens(np.random.default_rng(0), ids, end=9)
+    assert visible[:, :3].all() and torch.equal(visible[:, 3], visible[:, 4])
+    assert 1 - visible[:, 3].float().mean() == pytest.approx(0.3, abs=0.03)
 
 
 def test_clip_learns_from_the_diagonal_and_padding_can_be_cut():
@@ -300,7 +300,7 @@ def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
     code, out, err = command(*given, module="pretrain")
     assert code == 0, err
     assert out.splitlines()[-1] == f"{tmp_path}/model" and (tmp_path / "work" / "samples.png").is_file()
-    model = load_model(f"{tmp_path}/model", device="cpu")
+    model = load_stable_diffusion(f"{tmp_path}/model", device="cpu")
     assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
     assert "swapped colours" in out
     for folder in (tmp_path / "model", ASSETS / "bundled"):

@@ -14,7 +14,7 @@ from attrbind_exp.runs.progress import Progress, read_progress
 from attrbind_exp.runs.rows import ImageRow
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import RunSettings, Variant
-from tests.conftest import make_segmenter
+from tests.conftest import make_segmenter, make_variant
 from tests.made_runs import expression_row
 
 BASELINE = Variant("baseline")
@@ -66,7 +66,7 @@ def test_no_file_and_a_torn_file_are_no_progress(tmp_path):
 
 def test_the_last_progress_of_a_run_is_its_summary(tmp_path, model):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=9)
-    settings = RunSettings([BASELINE, Variant("ours", replace=True, alpha=0.9)], seeds=(0, 1), batch_size=4)
+    settings = RunSettings([BASELINE, make_variant("ours", replace=True, alpha=0.9)], seeds=(0, 1), batch_size=4)
     with RunStore(tmp_path, "key") as store:
         scored = score(dataset, make_segmenter(model), settings, store)
     found = json.loads((tmp_path / "progress.json").read_text())

@@ -17,11 +17,11 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import RunSettings, UserError, Variant
-from tests.conftest import make_segmenter
+from tests.conftest import make_segmenter, make_variant
 from tests.made_runs import expression_row
 from tests.test_command import command, composed
 
-VARIANTS = [Variant("baseline"), Variant("ours", replace=True, alpha=0.9)]
+VARIANTS = [Variant("baseline"), make_variant("ours", replace=True, alpha=0.9)]
 
 
 def given(folder, *more, fraction=0.2):

@@ -32,7 +32,7 @@ def half(side):
 
 def prompt(text):
     parse = Parse(text, (0, 3), (0, len(text)), True, modifiers=("colour",))
-    return Prompt(f"a photograph of {text}", parse, (1,), (1,), bind=True, fallbacks=("override",))
+    return Prompt(f"a photograph of {text}", parse, (1,), (1,), (1,), bind=True, fallbacks=("override",))
 
 
 def sample(name, own, others=None, image="7", category="star"):

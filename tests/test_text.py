@@ -4,21 +4,19 @@ import pytest
 import torch
 
 from attrbind_exp import config
-from attrbind_exp.edits.equations import (
-    average_with_unconditioned,
-    pooling_weights,
-    replace_noun_chunk,
-    unconditioned_rows,
-)
+from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
+from attrbind_exp.edits.averaging import average_rows, unconditioned
+from attrbind_exp.edits.noun_chunk import replace_rows
+from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.language.parse import parse_expressions
-from attrbind_exp.language.processor import TextProcessor, place_prompts
-from attrbind_exp.language.tokens import load_tokenizer, tokenize
+from attrbind_exp.language.prompts import place_prompts
 from attrbind_exp.types import Override, TextSettings, UserError, Variant
-from tests.conftest import shared
+from tests.conftest import make_segmenter, make_variant, shared, states_of
 from tests.test_command import composed
 
-BASELINE, NCR = Variant("baseline"), Variant("noun_chunk", replace=True)
+BASELINE, NCR = Variant("baseline"), make_variant("noun_chunk", replace=True)
+PREFIXED = make_variant("prefixed", replace=True, prefix="template")
 
 
 def parse(text, category=None, chunk="noun_chunk", caption=None, override=None):
@@ -141,52 +139,50 @@ def test_fallbacks_are_named(text, category, target, fallback):
     assert p.binding == (fallback != "no_target")
 
 
-@pytest.fixture
-def processor(model):
-    return TextProcessor(model.tokenizer, model.encode_text)
-
-
 def settings(model, **kwargs):
-    return TextProcessor(model.tokenizer, model.encode_text, TextSettings(**kwargs))
+    return make_segmenter(model, text=TextSettings(**kwargs))
 
 
-def bind(processor, text, *variants):
-    return [b.embedding for b in processor.bind(processor.prepare([text]), variants)[0]]
+def bind(segmenter, text, *variants):
+    """The embeddings (L, D) of a text under every variant."""
+    edited = segmenter.edit(segmenter.prepare([text]), variants)[0]
+    return [edited.embedding(v).keys for v in range(len(variants))]
 
 
-def pieces(processor, text, positions):
-    ids = processor.tokenizer(text).input_ids
-    return processor.tokenizer.decode([ids[i] for i in positions]).strip()
+def pieces(segmenter, text, positions):
+    tokenizer = segmenter.backbone.tokenizer
+    ids = tokenizer(text).input_ids
+    return tokenizer.decode([ids[i] for i in positions]).strip()
 
 
-def test_positions_point_at_the_words(processor):
-    prompt = processor.prepare(["the skateboarder near a white  star"])[0]
-    assert pieces(processor, prompt.text, prompt.q).replace(" ", "") == prompt.parse.target_text
+def test_positions_point_at_the_words(segmenter):
+    prompt = segmenter.prepare(["the skateboarder near a white  star"])[0]
+    assert pieces(segmenter, prompt.text, prompt.q).replace(" ", "") == prompt.parse.target_text
     assert set(prompt.q) <= set(prompt.pos)
 
 
-def test_only_the_rows_of_the_chunk_change(processor):
-    prompt = processor.prepare(["a red circle next to a blue square"])[0]
-    E, bound = bind(processor, prompt.parse.text, BASELINE, NCR)
+def test_only_the_rows_of_the_chunk_change(segmenter):
+    prompt = segmenter.prepare(["a red circle next to a blue square"])[0]
+    E, bound = bind(segmenter, prompt.parse.text, BASELINE, NCR)
     changed = (bound != E).any(-1).nonzero().flatten().tolist()
     assert changed == list(prompt.pos)
 
 
-def test_chunk_rows_are_the_chunk_encoded_alone(processor, model):
-    prompt = processor.prepare(["the white star on the left"])[0]
-    R = model.encode_text(["the white star"])[0]
-    bound = bind(processor, prompt.parse.text, NCR)[0]
+def test_chunk_rows_are_the_chunk_encoded_alone(segmenter, model):
+    prompt = segmenter.prepare(["the white star on the left"])[0]
+    R = states_of(model, ["the white star"])[0]
+    bound = bind(segmenter, prompt.parse.text, NCR)[0]
     torch.testing.assert_close(bound[list(prompt.pos)], R[1 : 1 + len(prompt.pos)], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("text", ["the white star on the left", "tiny green skateboarder next to a dog"])
-def test_identities(processor, model, text):
-    q = list(processor.prepare([text])[0].q)
+def test_identities(segmenter, model, text):
+    q = list(segmenter.prepare([text])[0].q)
     E, ncr, both1, uea1, both0, uea0 = bind(
-        processor, text, BASELINE, NCR, Variant("b", True, 1.0), Variant("u", False, 1.0), Variant("b", True, 0.0),
-        Variant("u", False, 0.0),
+        segmenter, text, BASELINE, NCR, make_variant("b", True, 1.0), make_variant("u", False, 1.0), make_variant("b", True, 0.0),
+        make_variant("u", False, 0.0),
     )  # fmt: skip
-    U = model.encode_text([""])[0]
+    U = states_of(model, [""])[0]
     assert torch.equal(both1, ncr)
     assert torch.equal(uea1, E)
     for alpha0 in (both0, uea0):
@@ -195,40 +191,39 @@ def test_identities(processor, model, text):
     assert torch.equal(uea0[rest], E[rest])
 
 
-def test_a_chunk_that_is_the_whole_expression_is_only_encoded_without_the_prefix(processor, model):
-    prompt = processor.prepare(["white star"])[0]
-    bound = bind(processor, "white star", NCR)[0]
-    E = model.encode_text([prompt.text])[0]
-    R = model.encode_text(["white star"])[0]
+def test_a_chunk_that_is_the_whole_expression_is_only_encoded_without_the_prefix(segmenter, model):
+    prompt = segmenter.prepare(["white star"])[0]
+    bound = bind(segmenter, "white star", NCR)[0]
+    E = states_of(model, [prompt.text])[0]
+    R = states_of(model, ["white star"])[0]
     E[list(prompt.pos)] = R[1 : 1 + len(prompt.pos)]
     torch.testing.assert_close(bound, E, rtol=1e-5, atol=1e-6)
 
 
-def test_template_before_the_chunk_changes_nothing_for_the_first_noun(model):
-    E, ncr = bind(settings(model, chunk_prefix="template"), "the white star on the left", BASELINE, NCR)
+def test_template_before_the_chunk_changes_nothing_for_the_first_noun(segmenter):
+    E, ncr = bind(segmenter, "the white star on the left", BASELINE, PREFIXED)
     torch.testing.assert_close(E, ncr, rtol=1e-4, atol=1e-5)
 
 
-def test_template_isolates_a_chunk_that_is_not_first(processor, model):
-    kept = settings(model, chunk_prefix="template")
-    prompt = kept.prepare(["next to a blue square the red circle"])[0]
+def test_template_isolates_a_chunk_that_is_not_first(segmenter, model):
+    prompt = segmenter.prepare(["next to a blue square the red circle"])[0]
     if prompt.pos[0] == 4:
         pytest.fail("the target of this sentence should not be its first noun")
-    E, ncr = bind(kept, prompt.parse.text, BASELINE, NCR)
-    R = model.encode_text(["a photograph of " + prompt.parse.chunk_text])[0]
+    E, ncr = bind(segmenter, prompt.parse.text, BASELINE, PREFIXED)
+    R = states_of(model, ["a photograph of " + prompt.parse.chunk_text])[0]
     torch.testing.assert_close(ncr[list(prompt.pos)], R[4 : 4 + len(prompt.pos)], rtol=1e-5, atol=1e-6)
     assert (E[list(prompt.pos)] - ncr[list(prompt.pos)]).abs().max() > 1e-3
 
 
-def test_the_gate_leaves_plain_targets_alone(processor, model):
-    E, ncr = bind(processor, "the star", BASELINE, NCR)
+def test_the_gate_leaves_plain_targets_alone(segmenter, model):
+    E, ncr = bind(segmenter, "the star", BASELINE, NCR)
     assert torch.equal(E, ncr)
     E, ncr = bind(settings(model, gate=False), "the star", BASELINE, NCR)
     assert not torch.equal(E, ncr)
 
 
-def test_captions_stand_in_the_prompt(processor):
-    plain, captioned, none = processor.prepare(
+def test_captions_stand_in_the_prompt(segmenter):
+    plain, captioned, none = segmenter.prepare(
         ["star", "star", "heart"], ["star"] * 3, [None, "star on a red circle", None]
     )
     assert plain.text == "a photograph of star" and not plain.bind
@@ -236,46 +231,53 @@ def test_captions_stand_in_the_prompt(processor):
     assert captioned.q == plain.q and none.parse.text == "heart"
 
 
-def test_words_beyond_the_window_are_named(processor):
-    late = processor.prepare([" ".join(["very"] * 200) + " white star"])[0]
+def test_words_beyond_the_window_are_named(segmenter):
+    late = segmenter.prepare([" ".join(["very"] * 200) + " white star"])[0]
     assert "prompt_truncated" in late.fallbacks and "target_truncated" in late.fallbacks
-    assert late.q and max(late.q) < processor.tokenizer.model_max_length and not late.bind
-    early = processor.prepare(["the white star " + "next to a red circle " * 40])[0]
+    assert late.q and max(late.q) < segmenter.backbone.tokenizer.model_max_length and not late.bind
+    early = segmenter.prepare(["the white star " + "next to a red circle " * 40])[0]
     assert "prompt_truncated" in early.fallbacks
 
 
 @pytest.mark.parametrize(
     "text", ["белая звезда", "白い星", "une étoile blanche", "🐕 star", "the man's hat", "a\tstar"]
 )
-def test_other_letters_find_tokens(processor, text):
-    prompt = processor.prepare([text])[0]
+def test_other_letters_find_tokens(segmenter, text):
+    prompt = segmenter.prepare([text])[0]
     assert prompt.q and set(prompt.q) <= set(prompt.pos)
-    assert len(bind(processor, text, NCR)[0]) == processor.tokenizer.model_max_length
+    assert len(bind(segmenter, text, NCR)[0]) == segmenter.backbone.tokenizer.model_max_length
 
 
 def test_binding_by_hand():
     E = torch.arange(12.0).reshape(4, 3)
     R = torch.tensor([[100.0, 101, 102]])
-    assert replace_noun_chunk(E, R, [2])[2].tolist() == [100, 101, 102]
+    assert replace_rows(E, R, [2])[2].tolist() == [100, 101, 102]
     U = torch.ones(4, 3) * 10
-    assert average_with_unconditioned(E, U, [1], 0.5)[1].tolist() == [6.5, 7.0, 7.5]
+    assert average_rows(E, U, [1], 0.5)[1].tolist() == [6.5, 7.0, 7.5]
     assert E[2].tolist() == [6, 7, 8]  # inputs stay
     with pytest.raises(ValueError, match="1 rows for 2"):
-        replace_noun_chunk(E, R, [1, 2])
+        replace_rows(E, R, [1, 2])
 
 
 def test_diffsegmenter_weighting_is_alpha_above_one():
     E, U = torch.randn(4, 3), torch.randn(4, 3)
-    torch.testing.assert_close(average_with_unconditioned(E, U, [2], 1.21)[2], (U + 1.21 * (E - U))[2])
+    torch.testing.assert_close(average_rows(E, U, [2], 1.21)[2], (U + 1.21 * (E - U))[2])
 
 
 def test_unconditioned_rows_and_pooling():
     U = torch.arange(6.0).reshape(3, 2)
-    assert unconditioned_rows(U, "same") is U
-    assert unconditioned_rows(U, "eos").tolist() == [[2, 3]] * 3
-    assert unconditioned_rows(U, "mean").tolist() == [[3, 4]] * 3
-    assert pooling_weights([1, 2], 4, "mean").tolist() == [0, 0.5, 0.5, 0]
-    assert pooling_weights([1, 2], 4, "last").tolist() == [0, 0, 1, 0]
+    assert unconditioned(U, "same") is U
+    assert unconditioned(U, "eos").tolist() == [[2, 3]] * 3
+    assert unconditioned(U, "mean").tolist() == [[3, 4]] * 3
+    assert DiffSegmenter().pools([1, 2], 4).tolist() == [[0, 0.5, 0.5, 0]]
+
+
+def test_the_last_piece_alone_is_read_where_that_is_asked_for(model):
+    text = "tiny green skateboarder"
+    q = settings(model).prepare([text])[0].q
+    assert len(q) > 1
+    assert settings(model, token_pooling="mean").prepare([text])[0].read == q
+    assert settings(model, token_pooling="last").prepare([text])[0].read == q[-1:]
 
 
 @pytest.mark.parametrize(
@@ -283,20 +285,13 @@ def test_unconditioned_rows_and_pooling():
     ["white dog playing with two black dogs", "Tiny GREEN skateboarder!", "the man's blue-and-white hat", "étoile"],
 )
 def test_positions_with_the_tokenizer_of_stable_diffusion(text):
-    processor = TextProcessor(load_tokenizer(str(shared("sd15_config"))), encode=None)
-    prompt = processor.prepare([text])[0]
-    ids = processor.tokenizer(prompt.text).input_ids
+    tokenizer = load_tokenizer(str(shared("sd15_config")))
+    prompt = place_prompts(ClipWindow(tokenizer), [text])[0]
+    ids = tokenizer(prompt.text).input_ids
     for positions, words in ((prompt.q, prompt.parse.target_text), (prompt.pos, prompt.parse.chunk_text)):
-        decoded = processor.tokenizer.decode([ids[i] for i in positions])
+        decoded = tokenizer.decode([ids[i] for i in positions])
         assert decoded.replace(" ", "") == words.lower().replace(" ", "")
     assert not set(prompt.fallbacks) & {"chunk_mismatch", "target_truncated"}
-
-
-def test_a_variant_may_keep_the_prefix_on_its_own(processor, model):
-    text = "next to a blue square the red circle"
-    own = bind(processor, text, Variant("prefixed", True, chunk_prefix="template"), NCR)
-    assert torch.equal(own[0], bind(settings(model, chunk_prefix="template"), text, NCR)[0])
-    assert not torch.equal(own[0], own[1])
 
 
 @pytest.mark.parametrize(
@@ -312,38 +307,40 @@ def test_a_variant_may_keep_the_prefix_on_its_own(processor, model):
 )
 def test_the_ing_rule_reads_the_second_token_after_the_noun(text, second):
     tokenizer = load_tokenizer(str(shared("sd15_config")))
-    prompt = place_prompts(tokenizer, [text], settings=TextSettings(ing_rule=True))[0]
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer(prompt.text).input_ids)
-    assert [tokens[i] for i in prompt.further] == ([second] if second else [])
-    assert not prompt.further or prompt.further == (prompt.q[-1] + 2,)
-    assert place_prompts(tokenizer, [text])[0].further == ()
+    window = ClipWindow(tokenizer)
+    prompt = place_prompts(window, [text], settings=TextSettings(ing_rule=True))[0]
+    further = prompt.read[len(prompt.q) :]
+    tokens = window.words(prompt.text)
+    assert [tokens[i] for i in further] == ([second] if second else [])
+    assert not further or further == (prompt.q[-1] + 2,)
+    assert place_prompts(window, [text])[0].read == prompt.q
 
 
 def test_the_ing_rule_stays_inside_the_window(model):
     window = model.tokenizer.model_max_length
     for words in range(window):
         for prompt in settings(model, ing_rule=True).prepare(["the " * words + "star sitting on"]):
-            assert all(i < window for i in prompt.further)
+            assert all(i < window for i in prompt.read)
 
 
 def test_further_positions_share_the_weight():
-    assert pooling_weights([1, 2], 6, "last", [4]).tolist() == [0, 0, 0.5, 0, 0.5, 0]
-    assert pooling_weights([1, 2], 6, "mean", [4]).tolist() == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3, 0])
+    assert DiffSegmenter().pools([2, 4], 6).tolist() == [[0, 0, 0.5, 0, 0.5, 0]]
+    assert DiffSegmenter().pools([1, 2, 4], 6)[0].tolist() == pytest.approx([0, 1 / 3, 1 / 3, 0, 1 / 3, 0])
 
 
 def test_diffsegmenter_exact_is_compels_weighting_of_the_class_word(model):
     cfg = composed("text_processor=diffsegmenter_exact", "alpha=grid")
     variants, headline = config.variants(cfg)
     assert [v.label for v in variants] == ["diffsegmenter_exact alpha=1.21"] and headline == 0
-    processor = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg))
+    segmenter = make_segmenter(model, text=config.text_settings(cfg))
     for text in ("star", "star sitting on a circle"):
-        prompt = processor.prepare([text], ["star"])[0]
-        bound = processor.bind([prompt], variants)[0][0]
-        E, U = model.encode_text([prompt.text, ""])
+        prompt = segmenter.prepare([text], ["star"])[0]
+        bound = segmenter.edit([prompt], variants)[0].embedding(0).keys
+        E, U = states_of(model, [prompt.text, ""])
         q = list(prompt.q)
-        torch.testing.assert_close(bound.embedding[q], (U + 1.21 * (E - U))[q], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(bound[q], (U + 1.21 * (E - U))[q], rtol=1e-4, atol=1e-5)
         rest = [i for i in range(len(E)) if i not in q]
-        torch.testing.assert_close(bound.embedding[rest], E[rest], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(bound[rest], E[rest], rtol=1e-5, atol=1e-6)
         assert bound.weights.nonzero().flatten().tolist() == [q[-1], *prompt.further]
         assert bool(prompt.further) == ("sitting" in text)
 
@@ -434,7 +431,7 @@ def test_bad_files_of_overrides_are_refused(tmp_path, name, text, words):
 
 def test_truncation_is_seen_at_the_very_edge_of_the_window(model):
     room = model.tokenizer.model_max_length - 2  # beside BOS and EOS
-    exact, beyond, short = tokenize(model.tokenizer, ["the " * room, "the " * (room + 1), "the"])
+    exact, beyond, short = model.window(["the " * room, "the " * (room + 1), "the"])
     assert (exact.truncated, beyond.truncated, short.truncated) == (False, True, False)
     assert len(exact.content) == room
 

@@ -1,15 +1,14 @@
 """Reading attention out of one UNet pass at the price of little more than the pass.
 
-Layers are named as diffusers names them; a layer's `ratio` says how much coarser than the latents it works (1, 2, 4, 8:
-64, 32, 16, 8 cells a side for Stable Diffusion 1.x at 512 px). Cross-attention layers give one map, their probabilities
-pooled over the target's tokens; full-resolution self-attention layers leave their queries and keys, from which
-`segmentation.score_map.complete` works without any N x N matrix. The pass ends with the last layer that is read.
+Layers are named as diffusers names them. Cross-attention layers give their probabilities pooled over text positions;
+self-attention layers leave their queries and keys, from which `heatmaps.score_map.complete` works without any N x N
+matrix. The pass ends with the last layer that is asked for anything.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -17,49 +16,23 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SPARE = 8  # value columns added for the pooled probabilities: fused kernels take multiples of 8
+from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAttention
+from attrbind_exp.backbones.tensors import at_least_float32
+
+MULTIPLE = 8  # fused kernels take values whose width is a multiple of this
+
+
+class _PassEnded(Exception):
+    """Everything that was asked for is there."""
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One attention layer: its processor's name in the UNet, its block (down, mid, up) and its ratio."""
+class Part:
+    """What goes through a module at once: `taken` of the batch, whose result belongs to `rows`, one by one or, where it
+    is a single one, to all of them."""
 
-    name: str
-    block: str
-    ratio: int
-    cross: bool
-
-
-@dataclass(frozen=True)
-class SelfAttention:
-    """What a full-resolution self-attention layer leaves: `query`, `key` (b, heads, N, d) and the `scale` of their
-    product. They belong to the `rows` of the batch one by one; b = 1 serves all of them."""
-
-    layer: str
-    query: Tensor
-    key: Tensor
-    scale: float
-    rows: Sequence[int]
-
-
-@dataclass
-class Recording:
-    """What one pass left behind. `cross`: a map (B, n) of each cross-attention layer, averaged over heads, n cells in
-    row order; `full`: its full-resolution self-attention; `awaited`: layers that have not been reached yet."""
-
-    awaited: set[str]
-    cross: dict[Layer, Tensor] = field(default_factory=dict)
-    full: list[SelfAttention] = field(default_factory=list)
-
-    def reached(self, layer: Layer) -> None:
-        """Note that a layer is read. Ends the pass after the last one: nobody reads what comes behind it."""
-        self.awaited.discard(layer.name)
-        if not self.awaited:
-            raise _Enough
-
-
-class _Enough(Exception):
-    """Everything is read."""
+    taken: slice
+    rows: list[int]
 
 
 def find_layers(unet: UNet2DConditionModel) -> list[Layer]:
@@ -76,59 +49,76 @@ def find_layers(unet: UNet2DConditionModel) -> list[Layer]:
     return layers
 
 
-def find_available(layers: Sequence[Layer]) -> dict[int, list[str]]:
-    """Blocks that have cross-attention layers, by ratio."""
-    cross = [x for x in layers if x.cross]
-    return {r: list(dict.fromkeys(x.block for x in cross if x.ratio == r)) for r in sorted({x.ratio for x in cross})}
-
-
 @contextmanager
 def record(
-    unet: UNet2DConditionModel, layers: Sequence[Layer], weights: Tensor, alike: Sequence[int] | None = None
-) -> Iterator[Recording]:
-    """Within the block, one UNet pass of a batch of B leaves the attention of `layers` in the Recording and goes no
-    further than the last of them.
+    unet: UNet2DConditionModel,
+    request: Request,
+    rows: int,
+    pools: Tensor | None = None,
+    values: Tensor | None = None,
+    same_image: Sequence[int] | None = None,
+) -> Iterator[Observation]:
+    """Within the block, one UNet pass of `rows` rows leaves in the Observation what `request` asks for.
 
-    `weights` (B, L) pools the text tokens of each row's target. `alike[i]` is the first row with the same noisy latents
-    as row i, None = all differ; what the text has not touched yet is computed for that row alone. The UNet is as before
-    afterwards, whatever happens.
+    `pools` (B, K, L) are each row's weights over text positions. `values` (B, L, D), where cross-attention takes its
+    values from another embedding than its keys. `same_image`: as in Backbone.observe; None = all rows differ, and the
+    whole batch goes through together. The UNet is as before afterwards, whatever happens.
     """
+    every = find_layers(unet) if values is not None else []
+    touched = dict.fromkeys([*request.layers, *(x for x in every if x.cross)])
     # diffusers' own set_attn_processor walks all modules, 5 ms a pass.
-    modules = {x.name: unet.get_submodule(x.name.removesuffix(".processor")) for x in layers}
-    before = {name: module.processor for name, module in modules.items()}
+    modules = {x: unet.get_submodule(x.name.removesuffix(".processor")) for x in touched}
+    before = {layer: module.processor for layer, module in modules.items()}
+    whole = [Part(slice(None), list(range(rows)))]
+    images = whole if same_image is None else _by_image(same_image)
+    first = next(m for m in unet.modules() if isinstance(m, Attention))  # no text has touched what comes to it
+    notes = _Notes(request, None if request.noise else set(request.layers))
     block = unet.down_blocks[0]
-    recording = Recording({x.name for x in layers})
-    alike = range(len(weights)) if alike is None else alike
-    images = [Part(slice(i, i + 1), [row for row, k in enumerate(alike) if k == i]) for i in dict.fromkeys(alike)]
-    whole = [Part(slice(None), list(range(len(weights))))]
-    untouched = next(m for m in unet.modules() if isinstance(m, Attention))  # the first layer of all
-    reading = {
-        x.name: _CrossReader(recording, x, weights)
-        if x.cross
-        else _SelfReader(recording, x, images if modules[x.name] is untouched else whole)
-        for x in layers
-    }
     resnet = block.resnets[0]
     try:
-        block.resnets[0] = _ByImage(resnet, images)
-        for name, module in modules.items():
-            module.set_processor(reading[name])
-        yield recording
-    except _Enough:
+        if same_image is not None:
+            block.resnets[0] = _ByImage(resnet, images)
+        for layer, module in modules.items():
+            reader = (
+                _CrossReader(notes, layer, pools, values)
+                if layer.cross
+                else _SelfReader(notes, layer, images if module is first else whole)
+            )
+            module.set_processor(reader)
+        yield notes.seen
+    except _PassEnded:
         pass
     finally:
         block.resnets[0] = resnet
-        for name, module in modules.items():
-            module.set_processor(before[name])
+        for layer, module in modules.items():
+            module.set_processor(before[layer])
 
 
-@dataclass(frozen=True)
-class Part:
-    """What goes through a module at once: `taken` of the batch, whose result belongs to `rows`, one by one or, where it
-    is a single one, to all of them."""
+class _Notes:
+    """What was seen so far, and the layers that are still awaited; None = the pass goes to its end."""
 
-    taken: slice
-    rows: list[int]
+    def __init__(self, request: Request, awaited: set[Layer] | None):
+        self.request, self.awaited, self.seen = request, awaited, Observation()
+
+    def note(self, layer: Layer, states: Tensor, result: Tensor) -> None:
+        """A layer has been computed: keep its states and result if asked for. Ends the pass after the last layer."""
+        if layer in self.request.inputs:
+            self.seen.inputs[layer] = states
+        if layer in self.request.outputs:
+            self.seen.outputs[layer] = result
+        if self.awaited is not None:
+            self.awaited.discard(layer)
+            if not self.awaited:
+                raise _PassEnded
+
+    def is_last(self, layer: Layer) -> bool:
+        """Whether the pass ends here and nobody wants the layer's result."""
+        return self.awaited == {layer} and layer not in self.request.outputs
+
+
+def _by_image(same_image: Sequence[int]) -> list[Part]:
+    """One part for every image: its first row, whose result belongs to all of its rows."""
+    return [Part(slice(i, i + 1), [r for r, k in enumerate(same_image) if k == i]) for i in dict.fromkeys(same_image)]
 
 
 def _assemble(results: Sequence[Tensor], parts: Sequence[Part]) -> Tensor:
@@ -153,11 +143,6 @@ class _ByImage(nn.Module):
         return _assemble([self.module(states[x.taken], embedding[x.taken]) for x in self.images], self.images)
 
 
-def widen(values: Tensor) -> Tensor:
-    """Half precision to float32, as sums and differences of probabilities need; float32 and float64 as they are."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def _heads(attn: Attention, states: Tensor) -> Tensor:
     return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, n, heads * d) -> (B, heads, n, d)
 
@@ -168,43 +153,58 @@ def _output(attn: Attention, states: Tensor) -> Tensor:
 
 
 class _CrossReader:
-    """Cross-attention by the fused kernel, with the pooling weights as one more value column: what comes out in it is
-    the pooled probability, and no n x L matrix exists. Scores are fp32 inside, whatever the inputs are: all that
+    """Cross-attention by the fused kernel, with the pooling weights as more value columns: what comes out in them are
+    the pooled probabilities, and no n x L matrix exists. Scores are fp32 inside, whatever the inputs are: all that
     `upcast_attention` asks for."""
 
-    def __init__(self, recording: Recording, layer: Layer, weights: Tensor):
-        self.recording, self.layer, self.weights = recording, layer, weights
+    def __init__(self, notes: _Notes, layer: Layer, pools: Tensor | None, values: Tensor | None):
+        self.notes, self.layer, self.values = notes, layer, values
+        self.pools = pools if layer in notes.request.cross else None
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
-        query = _heads(attn, attn.to_q(hidden_states))
-        key, value = _heads(attn, attn.to_k(encoder_hidden_states)), _heads(attn, attn.to_v(encoder_hidden_states))
-        column = F.pad(self.weights[..., None], (0, SPARE - 1)).to(value.dtype)  # (B, L, SPARE)
-        value = torch.cat([value, column[:, None].expand(-1, attn.heads, -1, -1)], -1)
-        # Queries and keys get zeros to be as wide as the values: their products stay the same.
-        query, key = F.pad(query, (0, SPARE)), F.pad(key, (0, SPARE))
+        query, key = _heads(attn, attn.to_q(hidden_states)), _heads(attn, attn.to_k(encoder_hidden_states))
+        value = _heads(attn, attn.to_v(encoder_hidden_states if self.values is None else self.values))
+        spare = 0 if self.pools is None else -(-self.pools.shape[1] // MULTIPLE) * MULTIPLE
+        if self.pools is not None:
+            columns = F.pad(self.pools.transpose(1, 2), (0, spare - self.pools.shape[1])).to(
+                value.dtype
+            )  # (B, L, spare)
+            value = torch.cat([value, columns[:, None].expand(-1, attn.heads, -1, -1)], -1)
+            # Queries and keys get zeros to be as wide as the values: their products stay the same.
+            query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
         states = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
-        self.recording.cross[self.layer] = widen(states[..., -SPARE]).mean(1)  # (B, n)
-        self.recording.reached(self.layer)
-        return _output(attn, states[..., :-SPARE])
+        width = states.shape[-1] - spare
+        if self.pools is not None:
+            pooled = states[..., width : width + self.pools.shape[1]].movedim(-1, 1)  # (B, K, heads, n)
+            pooled = at_least_float32(pooled)
+            self.notes.seen.cross[self.layer] = pooled.clone() if self.notes.request.by_head else pooled.mean(2, True)
+        if self.notes.is_last(self.layer):
+            self.notes.note(self.layer, hidden_states, states)
+        result = _output(attn, states[..., :width])
+        self.notes.note(self.layer, hidden_states, result)
+        return result
 
 
 class _SelfReader:
-    """Self-attention by the fused kernel, part by part, queries and keys kept."""
+    """Self-attention by the fused kernel, part by part; queries and keys are kept where they are asked for."""
 
-    def __init__(self, recording: Recording, layer: Layer, parts: Sequence[Part]):
-        self.recording, self.layer, self.parts = recording, layer, parts
+    def __init__(self, notes: _Notes, layer: Layer, parts: Sequence[Part]):
+        self.notes, self.layer, self.parts = notes, layer, parts
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None, **_):
         taken = [hidden_states[x.taken] for x in self.parts]
         pairs = [(_heads(attn, attn.to_q(x)), _heads(attn, attn.to_k(x))) for x in taken]
-        left = [
-            SelfAttention(self.layer.name, query, key, attn.scale, part.rows)
-            for (query, key), part in zip(pairs, self.parts, strict=True)
-        ]
-        self.recording.full += left
-        self.recording.reached(self.layer)
+        if self.layer in self.notes.request.queries_keys:
+            self.notes.seen.self_attention += [
+                SelfAttention(self.layer, query, key, attn.scale, part.rows)
+                for (query, key), part in zip(pairs, self.parts, strict=True)
+            ]
+        if self.notes.is_last(self.layer):
+            self.notes.note(self.layer, hidden_states, hidden_states)
         results = [
-            F.scaled_dot_product_attention(x.query, x.key, _heads(attn, attn.to_v(states)), scale=x.scale)
-            for x, states in zip(left, taken, strict=True)
+            F.scaled_dot_product_attention(query, key, _heads(attn, attn.to_v(states)), scale=attn.scale)
+            for (query, key), states in zip(pairs, taken, strict=True)
         ]
-        return _assemble([_output(attn, x) for x in results], self.parts)
+        result = _assemble([_output(attn, x) for x in results], self.parts)
+        self.notes.note(self.layer, hidden_states, result)
+        return result

@@ -1,6 +1,10 @@
-"""Where a model's files lie, whether they are a Stable Diffusion 1.x or 2.x, and how to fetch them. Reads JSON only."""
+"""Where a model's files lie, whether it is a Stable Diffusion 1.x or 2.x, and how to fetch it.
+
+Only small JSON files are read here, no weights.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,7 @@ CLASSES = {
     "text_encoder": ("CLIPTextModel",),
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
 }
-# A scheduler of any class carries the same noise schedule; the others are never loaded.
+# Parts whose class does not matter. Schedulers of all classes carry the same noise schedule; the others are not loaded.
 IGNORED = ("scheduler", "safety_checker", "feature_extractor", "image_encoder")
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -28,9 +32,9 @@ READ = ("*.json", "tokenizer/*", "text_encoder/model.safetensors", "*/diffusion_
 
 
 def find_model(path: str) -> Path:
-    """The folder of model.path: a local one, or the hub name's in the local cache. Nothing is fetched.
+    """The folder that model.path means: a local one, or a hub name's in the local cache. Nothing is fetched.
 
-    Raises UserError when there is none, or what lies there is no Stable Diffusion 1.x or 2.x with safetensors.
+    Raises UserError when there is none, or when it does not hold a Stable Diffusion 1.x or 2.x with safetensors.
     """
     local = Path(path).expanduser()
     if local.is_file():
@@ -38,7 +42,7 @@ def find_model(path: str) -> Path:
             f"model.path='{path}' is a single file; convert it once by diffusers' "
             f"StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then give model.path=DIR"
         )
-    # Not snapshot_download: it calls a cache incomplete that holds only what the fetch command fetches.
+    # Not by snapshot_download: to it, a cache with just the files of our fetch command is incomplete.
     index = find_file(path, "model_index.json")
     folder = local if local.is_dir() else index.parent if index else None
     if folder is None:
@@ -54,13 +58,14 @@ def find_model(path: str) -> Path:
 
 
 def mend(path: str) -> str:
-    """How to get the weights of model.path whole."""
+    """What to do to have the weights of model.path whole: a part of an error's line."""
     if is_hub_name(path) and not Path(path).is_dir():
         return f"fetch it by '{fetch_command(path, READ)}'"
     return "save it again by diffusers' save_pretrained(DIR, safe_serialization=True)"
 
 
 def _check_parts(folder: Path, path: str) -> None:
+    """Raise UserError unless model_index.json names Stable Diffusion's parts, each of the right class."""
     if not (folder / "model_index.json").is_file():
         alone = folder / "config.json"
         kind = _read(alone).get("_class_name") if alone.is_file() else None
@@ -75,6 +80,7 @@ def _check_parts(folder: Path, path: str) -> None:
 
 
 def _check_channels(folder: Path, path: str) -> None:
+    """Raise UserError for a UNet that wants more than latents, a timestep and a text embedding."""
     unet = _read(folder / "unet" / "config.json")
     channels, latent = unet.get("in_channels", 4), _read(folder / "vae" / "config.json").get("latent_channels", 4)
     if channels != latent:
@@ -86,6 +92,7 @@ def _check_channels(folder: Path, path: str) -> None:
 
 
 def _check_files(folder: Path, path: str) -> None:
+    """Raise UserError where a part has no safetensors."""
     for part, name in FILES.items():
         if not ((folder / part / name).is_file() or (folder / part / f"{name}.index.json").is_file()):
             found = f"{part}/ without {name}: {_listing(folder / part)}"
@@ -93,15 +100,18 @@ def _check_files(folder: Path, path: str) -> None:
 
 
 def _refusal(path: str, found: str) -> str:
+    """The line that refuses a model of another kind."""
     return f"model.path='{path}' is no Stable Diffusion 1.x or 2.x: found {found}; choose {CHOICES}"
 
 
 def _listing(folder: Path) -> str:
+    """The first names in a folder, for an error's line."""
     names = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
     return ", ".join(names[:8]) + (" .." if len(names) > 8 else "") if names else "nothing"
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> Mapping[str, Any]:
+    """The object in a JSON file. Raises UserError where it cannot be read or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

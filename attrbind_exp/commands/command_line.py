@@ -1,8 +1,9 @@
-"""What may be typed: the command line as Hydra needs it, the names of folders, and how a command ends."""
+"""What may be typed: the command line as Hydra needs it and back, the names of folders, and how a command ends."""
 
 import hashlib
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,24 +17,37 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from attrbind_exp.config import CONF, SWEEPS, options
+from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
+from attrbind_exp.config import SWEEPS, options, own_folder
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
+# Values that are paths or words for people: one value whatever is in it, never several to sweep over.
 FREE_TEXT = (
     "expression",
     "image",
     "model.path",
+    "model.name",
     "dataset.root",
     "dataset.images",
     "dataset.annotations",
     "dataset.file",
+    "dataset.labels",
+    "dataset.parses",
+    "dataset.note",
+    "captioner.path",
     "captioner.file",
     "captioner.cache",
     "cache.folder",
     "text_processor.overrides",
+    "tracker.project",
     "hydra.run.dir",
     "hydra.sweep.dir",
+    "launcher.submitit_folder",
+    "launcher.name",
+    "launcher.partition",
+    "launcher.account",
+    "launcher.qos",
     "folder",
     "out",
 )
@@ -44,8 +58,9 @@ def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
 
     Hydra refuses a number for a config group, so `alpha=0.9` becomes `alpha.value=0.9`; `sweep=NAME` adds the file
     sweeps/NAME.yaml; free text (expressions, paths) is quoted, so that commas and spaces need no second pair of quotes;
-    -m may stand anywhere; a multirun's folder is named by what was typed. Raises UserError for an option that a group
-    does not have, and for a launcher that would launch nothing.
+    -m may stand anywhere; a multirun's folder is named by what was typed. The user's own folder is that of
+    use_config_dir. Raises UserError for an option that a group does not have, and for a launcher that would launch
+    nothing.
     """
     multirun = [a for a in arguments if a in ("-m", "--multirun")]
     rewritten = [_rewrite(a) for a in arguments if a not in ("-m", "--multirun")]
@@ -71,23 +86,49 @@ def group_name(sweep_dir: str) -> str:
     return "/".join(Path(sweep_dir).absolute().parts[-2:])
 
 
+TYPED = {"+sweeps=": "sweep=", "hydra/launcher=": "launcher=", "hydra.launcher.": "launcher."}
+
+
+def as_typed(overrides: Sequence[str]) -> list[str]:
+    """What a person types for the overrides that Hydra saw; the way back from rewrite_arguments."""
+    own = own_folder()
+    named = [f"{CONFIG_DIR}={own}"] if own else []
+    return named + [_as_typed(o) for o in overrides if not o.startswith("hydra.searchpath=")]
+
+
+def _as_typed(override: str) -> str:
+    if override == "hydra.mode=MULTIRUN":
+        return "-m"
+    for rewritten, typed in (
+        ("+sweeps=", "sweep="),
+        ("hydra/launcher=", "launcher="),
+        ("hydra.launcher.", "launcher."),
+    ):
+        if override.startswith(rewritten):
+            override = typed + override.removeprefix(rewritten)
+    # Only quotes that would be put around the text again are taken away.
+    quoted = re.fullmatch(r"([a-z_.]+)='([^'\"\\$]+)'", override)
+    return f"{quoted[1]}={quoted[2]}" if quoted and quoted[1] in FREE_TEXT and quoted[2] != "null" else override
+
+
+def command(overrides: Sequence[str]) -> str:
+    """The command of a run or a sweep with these overrides, to be pasted into a shell."""
+    return f"python -m attrbind_exp.run {shlex.join(as_typed(overrides))}"
+
+
 def _rewrite(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
         return argument
     if key in FREE_TEXT:
-        quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        return argument if quoted or value == "null" or "${" in value else f"{key}='{_escape(value)}'"
-    if key == "launcher" or key.startswith("launcher."):
-        if key == "launcher" and value not in options("hydra/launcher"):
-            raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")
-        return f"hydra/{argument}" if key == "launcher" else f"hydra.{argument}"
+        argument = f"{key}={_quote(value)}"
+    if key.split(".")[0] == "launcher":
+        return _rewrite_launcher(argument)
     if key == "sweep":
-        known = sorted(f.stem for f in SWEEPS.glob("*.yaml"))
-        if value not in known:
-            raise UserError(f"unknown sweep '{value}'; choose from {', '.join(known)}")
+        if value not in options("sweeps"):
+            raise UserError(f"unknown sweep '{value}'; choose from {', '.join(options('sweeps'))}")
         return f"+sweeps={value}"
-    if not (CONF / key).is_dir():
+    if not options(key):
         return argument
     parts = value.strip("[]").split(",")
     if key in NUMBER_GROUPS and any(_is_number(p) for p in parts):
@@ -99,6 +140,23 @@ def _rewrite(argument: str) -> str:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
             raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
     return argument
+
+
+def _rewrite_launcher(argument: str) -> str:
+    """launcher=NAME and launcher.KEY=VALUE by the names that they have in Hydra."""
+    key, _, value = argument.partition("=")
+    if key != "launcher":
+        return f"hydra.{argument}"
+    if value not in options("hydra/launcher"):
+        raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")
+    return f"hydra/{argument}"
+
+
+def _quote(value: str) -> str:
+    """Free text in Hydra's quotes, so that it is one value whatever is in it; null, references to other keys and what
+    is quoted already stay as they are."""
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value if quoted or value == "null" or "${" in value else f"'{_escape(value)}'"
 
 
 def _escape(value: str) -> str:
@@ -121,8 +179,11 @@ def run_main(main: Callable[[], Any]) -> None:
     """Run a Hydra entry point: what a user can mend ends in one line and exit code 2, a bug in a traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
-        sys.argv[1:] = rewrite_arguments(sys.argv[1:])
-        main()
+        folder, arguments = take_config_dir(sys.argv[1:])
+        with use_config_dir(folder):
+            named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
+            sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
+            main()
     except MENDABLE as error:
         _exit(error)
     except KeyboardInterrupt:

@@ -4,16 +4,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from attrbind_exp import __version__, config
+from attrbind_exp import __version__
+from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
 from attrbind_exp.reporting.html.write import write_report
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
-
-BUNDLED = str(config.PACKAGE / "assets" / "bundled")
 
 
 def finish(
@@ -40,27 +37,19 @@ def finish(
     return summary
 
 
-def describe_origin(cfg: DictConfig, dataset: Dataset, captioner: str, overrides: Sequence[str]) -> Origin:
+def describe_origin(settings: Settings, dataset: Dataset, captioner: str, overrides: Sequence[str]) -> Origin:
     """What a summary says of how its run was made; `captioner`: its option, `overrides`: what was typed."""
     return Origin(
         dataset=dataset.name,
-        split=cfg.dataset.get("split"),
-        model=cfg.model.path,
-        model_name=cfg.model.name,
+        split=settings.split,
+        model=settings.segmenter.model.path,
+        model_name=settings.segmenter.model.name,
         captioner=captioner,
-        note=note(cfg, dataset.note),
+        note="; ".join(filter(None, [dataset.note, settings.warning])) or None,
         overrides=list(overrides),
-        config_hash=config.config_hash(cfg),
+        config_hash=settings.key,
         version=__version__,
     )
-
-
-def note(cfg: DictConfig, dataset_note: str | None) -> str | None:
-    """What a reader must know before believing the figures."""
-    notes = [dataset_note] if dataset_note else []
-    if cfg.model.path == BUNDLED and not str(cfg.dataset.root).startswith(str(config.PACKAGE)):
-        notes.append("the bundled model knows only shapes: its figures on other data mean nothing")
-    return "; ".join(notes) or None
 
 
 def show(summary: Summary, folder: Path, line: str | None = None) -> None:

@@ -12,11 +12,12 @@ from attrbind_exp import config
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
-from attrbind_exp.types import RunSettings, UserError
+from attrbind_exp.types import UserError
 
 
 def merge(shards: Mapping[str, Path], target: Path) -> Summary:
@@ -24,22 +25,21 @@ def merge(shards: Mapping[str, Path], target: Path) -> Summary:
     not drawn."""
     cfg = read_config(next(iter(shards.values())))
     cfg.shard = None
-    dataset = config.load_dataset(cfg)
-    variants, headline = config.variants(cfg)
-    seeds = tuple(range(cfg.seed, cfg.seed + cfg.seeds))
-    task = choose_task(dataset, RunSettings(variants, headline, cfg.threshold.value, seeds=seeds))
+    settings = config.read_settings(cfg)
+    dataset = settings.load_dataset()
+    task = choose_task(dataset, settings.run)
     summaries = [read_summary(shard) for shard in shards.values()]
     failures = [failure for shard in shards.values() for failure in read_failures(shard)]
-    with RunStore(target, config.config_hash(cfg)) as store:
+    with RunStore(target, settings.key) as store:
         store.keep(0)
-        store.write_text("config.yaml", OmegaConf.to_yaml(cfg))
+        store.write_text("config.yaml", settings.yaml)
         for rows in in_order(list(by_image(dataset)), list(shards.values())):
             store.add_rows(rows)
             task.add_rows(rows)
         store.add_failures(failures)
         overrides = [o for o in summaries[0].overrides if not o.startswith("shard=")]
-        origin = describe_origin(cfg, dataset, summaries[0].captioner, overrides)
-        return finish(Scored(task, failures, sum(s.seconds for s in summaries)), headline, origin, store)
+        origin = describe_origin(settings, dataset, summaries[0].captioner, overrides)
+        return finish(Scored(task, failures, sum(s.seconds for s in summaries)), settings.run.headline, origin, store)
 
 
 def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row]]:
@@ -106,8 +106,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     folder = parser.parse_args().folder
     try:
-        for name, shards in shard_sets(folder).items():
-            show(merge(shards, folder / name), folder / name)
+        sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+        for run, shards in sets.items():
+            show(merge(shards, run), run)
+        write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,7 @@ a run that kept its maps (keep_maps=true).
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -19,19 +19,22 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp import config
+from attrbind_exp.backbones.backbone import Layer
+from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.merge import read_config
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.heatmaps import score_map
-from attrbind_exp.heatmaps.layers import find_columns
+from attrbind_exp.heatmaps.method import HeatMapMethod
+from attrbind_exp.heatmaps.plan import MadeBy, Plan
 from attrbind_exp.runs.maps import KeptMaps, read_maps
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
-from attrbind_exp.types import MapSettings, RunSettings, Sample, UserError, Variant
+from attrbind_exp.types import MapSettings, Sample, UserError, Variant
 
 KEYS = ("attention_layers", "threshold")
 
@@ -62,58 +65,62 @@ def rescore(source: Path, cfg: DictConfig, target: Path) -> Summary:
     drawn."""
     started = time.perf_counter()
     before = read_summary(source)
-    dataset = config.load_dataset(cfg)
-    variants, headline = config.variants(cfg)
-    seeds = tuple(range(cfg.seed, cfg.seed + cfg.seeds))
-    task = choose_task(dataset, RunSettings(variants, headline, cfg.threshold.value, seeds=seeds))
+    settings = config.read_settings(cfg)
+    dataset = settings.load_dataset()
+    task = choose_task(dataset, settings.run)
     known = by_image(dataset)
-    maps = config.map_settings(cfg)
+    methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
     failures = read_failures(source)
-    with RunStore(target, config.config_hash(cfg)) as store:
+    with RunStore(target, settings.key) as store:
         store.keep(0)
-        store.write_text("config.yaml", OmegaConf.to_yaml(cfg))
+        store.write_text("config.yaml", settings.yaml)
         for image, rows in read_images(source):
             if image in known:
-                made = task.recount(rows, KeptHeat(source, image, maps))
+                made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
                 store.add_rows(made)
                 task.add_rows(made)
         store.add_failures(failures)
-        origin = describe_origin(cfg, dataset, before.captioner, before.overrides)
-        return finish(Scored(task, failures, time.perf_counter() - started), headline, origin, store)
+        origin = describe_origin(settings, dataset, before.captioner, before.overrides)
+        seconds = time.perf_counter() - started
+        return finish(Scored(task, failures, seconds), settings.run.headline, origin, store)
 
 
 class KeptHeat:
     """Heat maps of one image from its kept maps, by sample, variant and number of the noise seed. The maps are read
     when the first heat map is asked for: an image in which no class was looked for has none."""
 
-    def __init__(self, source: Path, image_id: str, settings: MapSettings):
-        self.source, self.image_id, self.settings = source, image_id, settings
+    def __init__(
+        self, source: Path, image_id: str, methods: Mapping[str, HeatMapMethod], settings: MapSettings, reading: Reading
+    ):
+        self.source, self.image_id = source, image_id
+        self.methods, self.settings, self.reading = methods, settings, reading
 
     @cached_property
     def kept(self) -> KeptMaps:
         """The completed maps of the image."""
         return read_maps(self.source, self.image_id)
 
+    @cached_property
+    def plan(self) -> Plan:
+        """Which of the kept maps every reading sums."""
+        layers = [Layer(*parts) for parts in self.kept.layers]
+        return Plan(self.methods, self.settings, layers, self.reading)
+
     def __call__(self, sample: Sample, variant: Variant, seed: int) -> np.ndarray:
         """(H, W) float32 in [0, 1]."""
         completed = torch.from_numpy(self.kept.find(sample.sample_id, variant, seed))
-        score = score_map.combine(completed[None], _weights(self.settings, variant.layers, self.kept))
-        return score_map.heat_map(score, sample.size)[0].numpy()
+        weights = find_weights(self.plan.weights(variant.heatmap, variant.layers), self.kept.columns)
+        return score_map.heat_map(score_map.combine(completed[None], weights), sample.size)[0].numpy()
 
 
-def _weights(settings: MapSettings, name: str | None, kept: KeptMaps) -> torch.Tensor:
-    """Weights (1, C) of the kept columns for a choice of layers. Raises UserError where a column was not kept."""
-    choice = settings.choice if name is None else settings.grid[name]
-    available: dict[int, list[str]] = {}
-    for column in kept.columns:
-        available[column.ratio] = list(dict.fromkeys([*available.get(column.ratio, []), *column.blocks]))
-    wanted = {column: weight for column, weight in find_columns(choice, available).items() if weight}
-    if missing := [column for column in wanted if column not in kept.columns]:
+def find_weights(wanted: Mapping[MadeBy, float], kept: Sequence[MadeBy]) -> torch.Tensor:
+    """Weights (1, C) of the kept columns. Raises UserError where a column was not kept."""
+    if missing := [column for made, weight in wanted.items() if weight and made not in kept for column in made[1:]]:
         raise UserError(
             f"the run kept no map of ratio {missing[0].ratio} from {'+'.join(missing[0].blocks)} alone; run it with "
             "keep_maps=true attention_layers=grid"
         )
-    return torch.tensor([[wanted.get(column, 0.0) for column in kept.columns]])
+    return torch.tensor([[wanted.get(made, 0.0) for made in kept]])
 
 
 def main() -> None:

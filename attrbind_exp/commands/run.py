@@ -1,105 +1,84 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import RunSettings, UserError
+
+if TYPE_CHECKING:  # its libraries load once configuration and data are known to be good
+    from attrbind_exp.language.caption import Captioner
+    from attrbind_exp.tracking.tracker import Tracker
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 @command_line.task
 def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent."""
-    config.check(cfg)
-    config.text_settings(cfg)
-    folder, key = Path(HydraConfig.get().runtime.output_dir), config.config_hash(cfg)
-    if (done := finished(folder, key)) is not None:
+    settings = config.read_settings(cfg)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if (done := finished(folder, settings.key)) is not None:
         show(done, folder, "this run was finished before: nothing to do")
         return done.mIoU
-    dataset = config.load_dataset(cfg)
+    dataset = settings.load_dataset()
     check_not_empty(dataset)
-    captioner = instantiate(cfg.captioner)
-    with RunStore(folder, key) as store:
-        summary = evaluate(cfg, dataset, captioner, store)
+    captioner = settings.make_captioner()
+    with RunStore(folder, settings.key) as store:
+        store.write_text("config.yaml", settings.yaml)
+        tracker = start_tracker(cfg, settings, dataset, folder)
+        try:
+            summary, warning = evaluate(settings, dataset, captioner, store, tracker)
+        finally:
+            upload = tracker.close()
+    if warning:  # not in the summary: a run that was resumed has seen a part of the images only
+        print(f"WARNING: {warning}", file=sys.stderr)
+    show(summary, folder, upload)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
-        raise UserError(
-            f"none of the {summary.n_failed} {summary.scored} could be scored: see {store.folder}/failures.jsonl"
-        )
+        raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")
     return summary.mIoU
 
 
-def evaluate(cfg: DictConfig, dataset: Dataset, captioner: Any, store: RunStore) -> Summary:
-    """Build what the configuration names, run it, leave table, summary and the tracker's share. Returns the summary."""
-    # Heavy libraries load only once configuration and data are known to be good.
-    from attrbind_exp.backbones.unet import load_model
-    from attrbind_exp.cache import Cache
+def evaluate(
+    settings: Settings, dataset: Dataset, captioner: "Captioner | None", store: RunStore, tracker: "Tracker"
+) -> tuple[Summary, str | None]:
+    """Build what the settings name, score the dataset, leave tables, pictures and page. Returns the summary, and what
+    to know of maps that were flat."""
+    from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.evaluation.batch_size import fit_batch_size
     from attrbind_exp.evaluation.loop import score
-    from attrbind_exp.heatmaps.segmenter import Segmenter
-    from attrbind_exp.language.processor import TextProcessor
     from attrbind_exp.reporting import figures
     from attrbind_exp.reporting.gallery import Artist
     from attrbind_exp.reporting.track import track_run
 
-    cache = None if cfg.cache.folder is None else Cache(cfg.cache.folder, cfg.cache.gigabytes)
-    model = load_model(cfg.model.path, cfg.model.device, cfg.model.dtype, config.model_size(cfg), cache)
-    text = TextProcessor(model.tokenizer, model.encode_text, config.text_settings(cfg), cache)
-    if cfg.model.compile:
-        model.compile()
-    segmenter = Segmenter(model, text, config.map_settings(cfg))
-    batch_size = fit_batch_size(segmenter, cfg.model.batch_size) if cfg.batch_size == "auto" else cfg.batch_size
-    found, headline = config.variants(cfg)
-    seeds = range(cfg.seed, cfg.seed + cfg.seeds)
-    settings = RunSettings(
-        found,
-        headline,
-        cfg.threshold.value,
-        batch_size,
-        cfg.gallery,
-        cfg.changed,
-        tuple(seeds),
-        config.shard(cfg),
-        cfg.keep_maps,
-    )
-    store.write_text("config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
-    tracker = instantiate(cfg.tracker, _partial_=True)(
-        folder=store.folder,
-        run_config=tracked_config(cfg, settings),
-        group=sweep_group(),
-        tags=[dataset.name, cfg.model.name, *([str(cfg.dataset.split)] if "split" in cfg.dataset else [])],
-    )
+    segmenter = build_segmenter(settings.segmenter)
+    batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
+    run = replace(settings.run, batch_size=batch_size)
+    scored = score(dataset, segmenter, run, store, captioner)
+
+    def draw(summary: Summary) -> None:
+        galleries = Artist(scored.task, segmenter, run, store, captioner).draw(summary.variants)
+        curves = {v.label: scored.task.curve(i) for i, v in enumerate(run.variants) if summary.n_scored}
+        if curves:
+            figures.threshold_curve(curves, store.folder / "threshold_curve.png")
+        track_run(summary, curves, store.folder, tracker, galleries)
+
     choices = HydraConfig.get()
-    origin = describe_origin(cfg, dataset, choices.runtime.choices["captioner"], choices.overrides.task)
-    try:
-        scored = score(dataset, segmenter, settings, store, captioner)
-
-        def draw(summary: Summary) -> None:
-            galleries = Artist(scored.task, segmenter, settings, store, captioner).draw(summary.variants)
-            curves = {v.label: scored.task.curve(i) for i, v in enumerate(settings.variants) if summary.n_scored}
-            if curves:
-                figures.threshold_curve(curves, store.folder / "threshold_curve.png")
-            track_run(summary, curves, store.folder, tracker, galleries)
-
-        summary = finish(scored, headline, origin, store, draw)
-    finally:
-        upload = tracker.close()
-    if flat := segmenter.flat_note():  # not in the summary: a run that was taken up again has seen a part only
-        print(f"WARNING: {flat}", file=sys.stderr)
-    show(summary, store.folder, upload)
-    return summary
+    typed = command_line.as_typed(choices.overrides.task)
+    origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed)
+    return finish(scored, run.headline, origin, store, draw), segmenter.flat_note()
 
 
 def check_not_empty(dataset: Dataset) -> None:
@@ -108,12 +87,23 @@ def check_not_empty(dataset: Dataset) -> None:
         raise UserError(f"no expressions in {dataset.name}; choose another dataset.split or a larger dataset.fraction")
 
 
+def start_tracker(cfg: DictConfig, settings: Settings, dataset: Dataset, folder: Path) -> "Tracker":
+    """The tracker of a run, told where the run belongs."""
+    return settings.make_tracker(
+        folder=folder,
+        run_config=tracked_config(cfg, settings.run),
+        group=sweep_group(),
+        tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
+    )
+
+
 def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
     """The resolved configuration with `alpha` a number in every run, so that a tracker can draw by it: the headline
     variant's; 1 where nothing is averaged, which comes to the same embedding."""
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     alpha = settings.variants[settings.headline].alpha
-    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": config.alphas(cfg)}
+    alphas = [v.alpha for v in settings.variants if v.alpha is not None]
+    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": list(dict.fromkeys(alphas))}
 
 
 def sweep_group() -> str | None:

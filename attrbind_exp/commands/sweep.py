@@ -1,6 +1,5 @@
 """What a sweep leaves behind: shards made one, the table or figure that sweeps/*.yaml asks for, and who failed."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ class SweepReport(Callback):
         """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
         sweep; then name the runs that failed and exit with code 1."""
         from attrbind_exp.reporting.paper_tables import read_spec
-        from attrbind_exp.runs.board import read_board
+        from attrbind_exp.runs.index import read_launched
 
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
         try:
@@ -37,7 +36,7 @@ class SweepReport(Callback):
             print(f"error: {error}", file=sys.stderr)
         report_sweep(config, folder)
         print(folder)
-        failed = [run for run in read_board(folder) if run.state == "failed"]
+        failed = [run for run in read_launched(folder) if run.state == "failed"]
         for run in failed:
             print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
         if failed:
@@ -64,9 +63,10 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
 
 
 def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed: Sequence[str]) -> None:
-    """The table and figure of the sweep's runs; of several splits the first chooses the thresholds of the others.
-    `typed`: the sweep's overrides."""
+    """Results of the sweep in `folder`, which the overrides `typed` started; of several splits the first chooses the
+    thresholds of the others."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
+    from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import figures
     from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
     from attrbind_exp.reporting.tables import markdown
@@ -79,8 +79,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     failed = sum(r.summary.n_failed for r in runs)
     facts = f"Model {model}; data {', '.join(r.summary.dataset for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
-    command = "python -m attrbind_exp.run " + shlex.join(o.replace("+sweeps=", "sweep=") for o in typed)
-    page = [f"## {title}", f"    {command}", shown, "  \n".join([facts, *notes])]
+    page = [f"## {title}", f"    {command(typed)}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     figures.paper_figure(table, title, model, folder / "results.png")
@@ -88,9 +87,12 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
 
 
 def merge_shards(folder: Path) -> None:
-    """One run of every set of shards in a sweep's folder."""
+    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on."""
     from attrbind_exp.commands.merge import merge, shard_sets
+    from attrbind_exp.runs.index import write_merged
 
-    for name, shards in shard_sets(folder).items():
-        merge(shards, folder / name)
-        print(folder / name)
+    sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+    for run, shards in sets.items():
+        merge(shards, run)
+        print(run)
+    write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})

@@ -1,17 +1,17 @@
-"""COCO 2014 for class-wise evaluation: every image with its objects, and the class names to look for in it."""
+"""COCO for class-wise scoring: every image with its objects, and the class names to look for in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
+from attrbind_exp.data.annotations import ImageEntry, Instances, read_instances, read_json
 from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.data.masks import decode_mask
-from attrbind_exp.data.refer import ImageFinder, Instances, read_instances, read_json
+from attrbind_exp.data.refer import ImageFinder
 from attrbind_exp.types import IGNORED, Failure, Region, Sample, SampleError, Scene, UserError
 
-# Words of the published label files (DiffSegmenter's, VOC's style, one misspelt as there) that COCO calls otherwise.
+# Class names of published label files, and what COCO calls them. "toothbrus" is how DiffSegmenter's file spells it.
 SYNONYMS = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
@@ -43,13 +43,15 @@ def load_coco(
     fraction: float | None = None,
     note: str | None = None,
 ) -> Dataset:
-    """One Sample for every class looked for in an image, its text the class name; scenes hold the ground truth.
+    """One Sample for every class that is looked for in an image. Its text is the class name; scenes hold the truth.
 
-    `root` holds annotations/instances_<split>.json (or `annotations` names the file) and <split>/ (or `images` the
-    folder). `labels`: "gt" = the classes of the image's own objects, else a file of predictions by image name, of which
-    `label_keys` are united. `names`: how the six classes with a VOC name are called in the prompt. `limit` keeps the
-    first images. Raises UserError when a file is missing or broken, naming what is there; an image that the label file
-    does not name becomes a Failure.
+    `root` holds annotations/instances_<split>.json and <split>/ with the images; `annotations` and `images` name them
+    where they lie elsewhere. `labels` says which classes are looked for: "gt" takes those of the image's own objects,
+    anything else is a file of predicted labels by image name, of which the lists under `label_keys` are united.
+    `names`: what six classes are called in the prompt, "coco" (couch) or "voc" (sofa). `limit` keeps the first images.
+
+    An image that the label file does not name becomes a Failure "no_labels", an annotation without its image a Failure
+    "image_missing". Raises UserError when a file is missing or broken, naming what is there.
     """
     file, folder = coco_places(root, split, annotations, images)
     if not file.is_file():
@@ -95,7 +97,7 @@ def load_coco(
 
 
 def coco_places(root: str, split: str, annotations: str | None, images: str | None) -> tuple[Path, Path]:
-    """The annotation file and the image folder of a split."""
+    """The annotation file and the image folder of a split, whether they exist or not."""
     base = Path(root).expanduser().absolute()
     file = Path(annotations).expanduser() if annotations else base / "annotations" / f"instances_{split}.json"
     if images:
@@ -103,8 +105,11 @@ def coco_places(root: str, split: str, annotations: str | None, images: str | No
     return file, next((p for p in (base / split, base / "images" / split) if p.is_dir()), base / split)
 
 
-def _read_scenes(images: Sequence[Mapping[str, Any]], data: Instances, file: Path) -> dict[str, Scene]:
-    """Scenes of the chosen images by image id; classes are numbered by rising category id, from 1."""
+def _read_scenes(images: Sequence[ImageEntry], data: Instances, file: Path) -> dict[str, Scene]:
+    """Scenes of the chosen images, by image id. Classes are numbered from 1, in the order of their category ids.
+
+    Raises UserError for an annotation whose category the file does not list.
+    """
     number = {category: n for n, category in enumerate(sorted(data.categories), start=1)}
     regions: dict[int, list[Region]] = {image["id"]: [] for image in images}
     for a in data.annotations.values():
@@ -117,8 +122,11 @@ def _read_scenes(images: Sequence[Mapping[str, Any]], data: Instances, file: Pat
 
 
 def label_map(size: tuple[int, int], masks: Sequence[tuple[int, float, bool, np.ndarray]]) -> np.ndarray:
-    """Ground truth (H, W) uint8 from (class, area, crowd, mask) of each object: smaller objects lie on top of larger
-    ones, pixels of a crowd are IGNORED, all others 0."""
+    """The ground truth of an image, (H, W) uint8, from (class, area, crowd, mask (H, W) bool) of each object.
+
+    Smaller objects lie on top of larger ones. Pixels of a crowd are IGNORED, whatever else lies there. Pixels without
+    an object are 0.
+    """
     truth = np.zeros(size, np.uint8)
     for label, _, _, mask in sorted((m for m in masks if not m[2]), key=lambda m: -m[1]):
         truth[mask] = label
@@ -128,8 +136,10 @@ def label_map(size: tuple[int, int], masks: Sequence[tuple[int, float, bool, np.
 
 
 def label_scene(scene: Scene) -> np.ndarray:
-    """The scene's label map (H, W) uint8. Raises SampleError where an object's mask cannot be read; an object without
-    any pixel leaves none."""
+    """The scene's label map, (H, W) uint8 (see `label_map`). An object without any pixel is left out.
+
+    Raises SampleError where an object's mask cannot be read.
+    """
     masks = []
     for region in scene.regions:
         try:
@@ -141,10 +151,11 @@ def label_scene(scene: Scene) -> np.ndarray:
 
 
 def read_label_file(file: Path, keys: Sequence[str], classes: Sequence[str]) -> dict[str, set[int]]:
-    """Classes (numbers into `classes`) by image file name, united over `keys`.
+    """The predicted classes of every image, as numbers into `classes`, by image file name.
 
-    The file maps each key (synonym_matching, text_similarity, image_similarity) to {image path: [class name, ..]}; of
-    the path only the file name counts. Raises UserError for an unknown key or class name, naming the image.
+    The file maps each key (synonym_matching, text_similarity, image_similarity) to {image path: [class name, ..]}. The
+    lists of all `keys` are united. Only the file name of a path counts. Raises UserError for an unknown key, and for an
+    unknown class name, naming the image.
     """
     data = read_json(file)
     number = {name: i for i, name in enumerate(classes)}

@@ -1,4 +1,4 @@
-"""What every loader returns, and how a part of it is chosen."""
+"""What every loader returns, and how a random part of the images is chosen."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,11 @@ from attrbind_exp.types import Failure, Sample, Scene, UserError
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples in file order and those that were given up while reading.
+    """Samples in file order, and the failures: what could not become a sample.
 
-    `note`: a line on what the figures mean. `described`: the samples carry slices of their own, none are added.
-    Class-wise evaluation has `scenes` by image id, those without any label included, and `classes`, background first.
+    `note`: a line on what the figures mean. `described`: the samples bring slice labels of their own, so none are
+    added. Class-wise scoring also needs `scenes` by image id, images without any object included, and the names of all
+    `classes`, background first.
     """
 
     name: str
@@ -33,10 +34,10 @@ def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
 
 
 def choose_image(image_id: str | int, fraction: float | None, seed: int = 0) -> bool:
-    """Does the image belong to a random `fraction` (0 to 1, None = all)? It depends on (seed, image id) alone, so a
-    smaller fraction is a part of a larger one, and all expressions of an image go together.
+    """Whether the image belongs to a random `fraction` of all images (0 to 1, None = all).
 
-    Raises UserError for a fraction outside (0, 1].
+    The answer depends on (seed, image id) and the fraction alone. So all expressions of an image go together, and a
+    smaller fraction is a part of a larger one. Raises UserError for a fraction outside (0, 1].
     """
     if fraction is None:
         return True

@@ -1,34 +1,33 @@
-"""Own images: a folder of pictures and one table of expressions, JSON lines or CSV.
+"""Your own images: a folder of pictures and one table of expressions, JSON lines or CSV.
 
-Columns: `image` and `expression`; optional `mask` (path of a PNG, or COCO's run lengths or polygons as JSON),
-`category`, `id`. Every further column is a slice to report by. Paths are relative to the folder, or absolute.
+The columns `image` and `expression` are needed. `mask` (path of a PNG, or COCO's run lengths or polygons as JSON),
+`category` and `id` may be there. Every other column is a slice label to report by. Paths are relative to the folder, or
+absolute.
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from attrbind_exp.data.dataset import Dataset, choose_image
-from attrbind_exp.data.rows import ENDINGS, read_rows
+from attrbind_exp.data.rows import ENDINGS, Row, read_rows
 from attrbind_exp.types import Failure, Sample, SampleError, UserError
 
 NEEDED = ("image", "expression")
 OPTIONAL = ("mask", "category", "id")
-Row = Mapping[str, Any]
 
 
 def load_folder(
     root: str, file: str | None = None, limit: int | None = None, fraction: float | None = None, note: str | None = None
 ) -> Dataset:
-    """One Sample a row, in the table's order; `file` names the table where the folder holds several, `limit` keeps the
-    first rows, `fraction` a seeded random part of the images. A row without mask has segmentation None.
+    """One Sample for every row, in the table's order. A row without a mask has segmentation None.
 
-    Raises UserError for a missing folder or table and for rows that cannot be read, with their line. A row that cannot
-    be used becomes a Failure: "duplicate_id", "empty_expression", "image_missing", "image_unreadable", "image_turned",
-    "mask_malformed".
+    `file` names the table where the folder holds several. `limit` keeps the first rows. `fraction` keeps a seeded
+    random part of the images. A row that cannot be used becomes a Failure: "duplicate_id", "empty_expression",
+    "image_missing", "image_unreadable", "image_turned", "mask_malformed". Raises UserError for a missing folder or
+    table and for a row that cannot be read, naming its line.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -57,6 +56,7 @@ def load_folder(
 
 
 def _find_table(base: Path, file: str | None) -> Path:
+    """The table of expressions. Raises UserError where it is not there, or where several are and none is named."""
     found = sorted(f.name for f in base.iterdir() if f.suffix in ENDINGS)
     here = f"'{base}' holds {', '.join(found) or 'no *.jsonl or *.csv'}"
     if file is None:
@@ -70,6 +70,7 @@ def _find_table(base: Path, file: str | None) -> Path:
 
 
 def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, int]]) -> Sample:
+    """The Sample of one row. `sizes` remembers (height, width) by path; it grows. Raises SampleError."""
     expression = _text(row["expression"])
     if not expression:
         raise SampleError("empty_expression", "the expression is empty")
@@ -90,12 +91,13 @@ def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, i
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
+    """A cell as text without spaces around it; "" for an empty one."""
     return "" if value is None else str(value).strip()
 
 
-def _segmentation(mask: Any, base: Path) -> Any:
-    """A mask cell in the forms of data.masks.decode_mask; None where there is none."""
+def _segmentation(mask: object, base: Path) -> Any:
+    """A mask cell in one of the forms that masks.decode_mask reads; None where the cell is empty."""
     if not isinstance(mask, str):
         return mask
     text = mask.strip()
@@ -108,17 +110,20 @@ def _segmentation(mask: Any, base: Path) -> Any:
 
 
 def _displayed_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a picture once its EXIF rotation is applied, from its header."""
+    """The (height, width) of a picture after its EXIF rotation, from the file's header.
+
+    Raises SampleError: "image_missing", "image_unreadable", "image_turned".
+    """
     try:
         with Image.open(path) as opened:
             width, height = opened.size
-            # The base class's: a PNG's own getexif decodes the whole picture.
+            # The base class's method: a PNG's own getexif decodes the whole picture.
             turn = Image.Image.getexif(opened).get(ExifTags.Base.Orientation, 1)
     except FileNotFoundError as error:
         raise SampleError("image_missing", f"image '{path}' does not exist") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {error}") from error
     if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and width == height):
-        # An annotation's size tells stored pixels from displayed ones; here both have the same.
+        # Readers tell a turned picture by its size, which here is the same either way.
         raise SampleError("image_turned", f"image '{path}' is turned by EXIF without a change of size; save it upright")
     return (width, height) if turn in (5, 6, 7, 8) else (height, width)

@@ -1,4 +1,4 @@
-"""Pictures in: any mode, any orientation, to upright RGB."""
+"""Pictures of any mode and orientation, read as upright RGB."""
 
 import os
 from pathlib import Path
@@ -10,11 +10,10 @@ from attrbind_exp.types import SampleError
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> Image.Image:
-    """Read a picture as RGB.
+    """A picture as RGB. Transparent pixels are laid on white, 16-bit greys are scaled to 8 bits.
 
-    `size` is the (height, width) that an annotation claims: the stored pixels are taken if they have it, the
-    EXIF-rotated picture if that has it instead. Without `size` the EXIF rotation is applied. Transparent pixels are
-    laid on white, 16-bit greys are scaled to 8 bits.
+    `size` is the (height, width) that an annotation gives. The stored pixels are taken if they have this size, else the
+    picture after its EXIF rotation if that has it. Without `size` the EXIF rotation is always applied.
 
     Raises SampleError: "image_missing", "image_unreadable" (truncated, or no picture), "size_mismatch".
     """
@@ -42,7 +41,8 @@ def _size(image: Image.Image) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB without clipping 16-bit values or showing hidden colours of transparent pixels."""
+    """The picture in RGB, from any PIL mode. 16-bit values are scaled, not clipped. Transparent pixels are laid on
+    white, so that the colours hidden in them do not show."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, np.float64)
         scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0

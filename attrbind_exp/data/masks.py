@@ -1,7 +1,7 @@
-"""Ground-truth masks: COCO's polygons, compressed and uncompressed run lengths, and pictures (PNG)."""
+"""Ground-truth masks: COCO's polygons and run lengths (compressed or not), and PNG pictures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -10,11 +10,20 @@ from pycocotools import mask as coco_mask
 from attrbind_exp.types import SampleError
 
 
-def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool of one object's `segmentation` in an image of `size` (height, width).
+class RunLengths(TypedDict):
+    """COCO's compressed run lengths: `size` is [height, width]."""
 
-    {"union": [segmentation, ...]} is the union of several objects, {"png": path} a picture (see `read_png`).
-    Raises SampleError: "mask_missing", "mask_malformed", "mask_size" (of another size than the image), "empty_mask".
+    size: list[int]
+    counts: str
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    """The mask (H, W) bool of one object, in an image of `size` (height, width).
+
+    `segmentation` is one of: a list of polygons, run lengths (compressed or not), {"union": [segmentation, ...]} for
+    several objects together, {"png": path} for a picture (see `read_png`).
+
+    Raises SampleError: "mask_missing", "mask_malformed", "mask_size" (its size is not the image's), "empty_mask".
     """
     height, width = size
     if isinstance(segmentation, dict) and "union" in segmentation:
@@ -44,9 +53,9 @@ def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool of a mask drawn as a PNG of any mode: every pixel that is neither black nor transparent.
+    """The mask (H, W) bool drawn in a PNG of any mode: every pixel that is neither black nor transparent.
 
-    Raises SampleError: "mask_missing", "mask_malformed" (JPEG among them: its blacks are not black), "mask_size",
+    Raises SampleError: "mask_missing", "mask_malformed" (a JPEG, too: its blacks are not quite black), "mask_size",
     "empty_mask".
     """
     try:
@@ -68,7 +77,7 @@ def read_png(path: Path, size: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Compressed run lengths of an (H, W) bool mask, ready for JSON."""
+def encode_mask(mask: np.ndarray) -> RunLengths:
+    """The compressed run lengths of a mask (H, W) bool, ready for JSON."""
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode()}

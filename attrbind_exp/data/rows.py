@@ -1,23 +1,22 @@
-"""Tables that people write: JSON lines or CSV, one row a line, every error with its line."""
+"""Tables that people write by hand: JSON lines or CSV, one row a line. Every error names its line."""
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from attrbind_exp.types import UserError
 
 ENDINGS = (".jsonl", ".csv")
-Row = dict[str, Any]
+Row = Mapping[str, object]  # cells by column; text in CSV, anything in JSON
 
 
 def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
-    """(line number, row) of each row; blank lines and spaces after commas do no harm.
+    """Every row as (line number, row). Blank lines and spaces after commas do no harm.
 
-    Raises UserError naming file, line and mend: a file that is not there, of another ending or not UTF-8, a torn row,
-    one without a `needed` column.
+    Raises UserError naming file, line and mend, for a file that is missing, not UTF-8 or of another ending, for a torn
+    row, and for a row without one of the columns `needed`.
     """
     if file.suffix.lower() not in ENDINGS:
         raise UserError(f"'{file}' is no table of rows; give a file that ends in {' or '.join(ENDINGS)}")

@@ -1,0 +1,8 @@
+"""Edits of the text embedding: the paper's two, and those of others."""
+
+from attrbind_exp.edits.averaging import Averaging
+from attrbind_exp.edits.edit import Edit
+from attrbind_exp.edits.noun_chunk import NounChunk
+from attrbind_exp.edits.weight import Weight
+
+__all__ = ["Averaging", "Edit", "NounChunk", "Weight"]

@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from attrbind_exp.backbones.unet import VAE_OVERFLOW, Pixels, to_host
+from attrbind_exp.backbones.backbone import Pixels
+from attrbind_exp.backbones.tensors import to_host
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
-from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.heatmaps.segmenter import VAE_OVERFLOW, Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.types import Failure, Prompt, Sample, SampleError
 
@@ -25,8 +26,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A sample with its picture, the picture's latents (C, h, w), its ground truth (H, W) bool where it has one, and
+class LoadedSample:
+    """A sample with its picture, the picture's latents (c, h, w), its ground truth (H, W) bool where it has one, and
     its place in the prompt."""
 
     sample: Sample
@@ -40,7 +41,7 @@ Failed = list[tuple[Sample, Failure]]
 
 
 @dataclass(frozen=True)
-class Read:
+class Files:
     """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path,
     and what could not be read."""
 
@@ -50,8 +51,8 @@ class Read:
     failures: Failed
 
 
-def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
-    """`function` of every item, in order, computed by threads up to `depth` items ahead of who asks."""
+def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int) -> Iterator[Result]:
+    """`function` of every item, in order, computed by threads up to `depth` items before the caller asks for it."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         for item in items:
@@ -62,8 +63,8 @@ def ahead(function: Callable[[Item], Result], items: Iterable[Item], depth: int)
             yield pending.popleft().result()
 
 
-def one_behind(items: Iterable[Item]) -> Iterator[Item]:
-    """Every item, but only after the next one is made: what that has queued on a device goes on meanwhile."""
+def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:
+    """Every item, but only after the next one is made: what that one queues on a device goes on meanwhile."""
     kept: deque[Item] = deque()
     for item in items:
         kept.append(item)
@@ -72,40 +73,39 @@ def one_behind(items: Iterable[Item]) -> Iterator[Item]:
     yield from kept
 
 
-def read_samples(samples: Sequence[Sample], segmenter: Segmenter) -> Read:
+def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
     """Pictures and ground truths of samples. Touches no device: safe in a thread."""
-    read = Read([], {}, {}, [])
+    files = Files([], {}, {}, [])
     for sample in samples:
         try:
-            if (path := sample.image_path) not in read.pictures:
-                read.pictures[path] = read_image(path, sample.size)
-                read.pixels[path] = segmenter.model.pixels(read.pictures[path])
+            if (path := sample.image_path) not in files.pictures:
+                files.pictures[path] = read_image(path, sample.size)
+                files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            read.samples.append((sample, truth))
+            files.samples.append((sample, truth))
         except SampleError as error:
-            read.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
-    return read
+            files.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
+    return files
 
 
 def start_loading(
-    read: Read, segmenter: Segmenter, captioner: Captioner | None = None
-) -> Callable[[], tuple[list[Loaded], Failed]]:
+    files: Files, segmenter: Segmenter, captioner: Captioner | None = None
+) -> Callable[[], tuple[list[LoadedSample], Failed]]:
     """Captions, prompts and latents of what was read; what cannot be used comes back as a failure.
 
-    The latents are queued on the device; to call the result is to wait for them.
+    The latents are queued on the device; calling the result waits for them.
     """
-    samples = [sample for sample, _ in read.samples]
-    captions = _captions(samples, read.pictures, captioner)
-    prompts = segmenter.text.prepare([s.text for s in samples], [s.category for s in samples], captions)
+    samples = [sample for sample, _ in files.samples]
+    captions = _captions(samples, files.pictures, captioner)
+    prompts = segmenter.prepare([s.text for s in samples], [s.category for s in samples], captions)
     # One by one: a picture's latents do not depend on which others come with it.
-    latents = {
-        path: segmenter.model.encode_pixels(read.pixels[path]) for path in dict.fromkeys(s.image_path for s in samples)
-    }
+    paths = dict.fromkeys(s.image_path for s in samples)
+    latents = {path: segmenter.backbone.encode_pixels(files.pixels[path]) for path in paths}
     finite = {path: to_host(found.isfinite().all()) for path, found in latents.items()}
 
-    def finish() -> tuple[list[Loaded], Failed]:
-        loaded, failures = [], list(read.failures)
-        for (sample, truth), prompt, caption in zip(read.samples, prompts, captions, strict=True):
+    def finish() -> tuple[list[LoadedSample], Failed]:
+        loaded, failures = [], list(files.failures)
+        for (sample, truth), prompt, caption in zip(files.samples, prompts, captions, strict=True):
             path = sample.image_path
             try:
                 if captioner and caption is None:
@@ -114,7 +114,7 @@ def start_loading(
                     raise SampleError("empty_expression", f"the tokenizer sees nothing in {sample.text!r}")
                 if not finite[path]():
                     raise SampleError("vae_overflow", f"image '{path}': {VAE_OVERFLOW}")
-                loaded.append(Loaded(sample, read.pictures[path], latents[path], truth, prompt))
+                loaded.append(LoadedSample(sample, files.pictures[path], latents[path], truth, prompt))
             except SampleError as error:
                 failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
         return loaded, failures

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.batching import Images, segment_images
 from attrbind_exp.evaluation.finish import Scored
-from attrbind_exp.evaluation.loading import ahead
+from attrbind_exp.evaluation.loading import map_ahead
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.runs.maps import write_maps
@@ -41,7 +41,7 @@ def score(
         store.add_failures(failures)
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
-        counted = ahead(lambda image: (image, *task.count(image)), segmented, depth=2)
+        counted = map_ahead(lambda image: (image, *task.count(image)), segmented, depth=2)
         for image, rows, failed in counted:
             if image.kept:
                 write_maps(store.folder, image.image_id, image.kept)

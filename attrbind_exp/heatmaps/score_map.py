@@ -1,4 +1,4 @@
-"""Attention -> heat map, by the published recipe of DiffSegmenter. Pure functions of tensors.
+"""What heat-map methods are made of: means, resizing, completion by self-attention, min-max. Pure functions of tensors.
 
 B rows of a batch, C columns (layers.py), (h, w) the latent grid, N = h * w, heads and d of an attention layer.
 """
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attrbind_exp.backbones.capture import SelfAttention, widen
-from attrbind_exp.edits.equations import consecutive
+from attrbind_exp.backbones.backbone import SelfAttention
+from attrbind_exp.backbones.tensors import at_least_float32
+from attrbind_exp.language.window import as_slice
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -19,9 +20,11 @@ def min_max(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, h, w) to (B, *size), bilinear with pixel centres aligned as cv2 and torch do by default."""
-    return F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """(B, h, w) to (B, *size), bilinear or bicubic, with pixel centres aligned as cv2 and torch do by default."""
+    if maps.shape[-2:] == size:
+        return maps
+    return F.interpolate(maps[:, None], size, mode=mode, align_corners=False)[:, 0]
 
 
 def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
@@ -29,10 +32,11 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
     return -(-latent[0] // ratio), -(-latent[1] // ratio)
 
 
-def mean_map(layers: Sequence[Tensor], ratio: int, latent: tuple[int, int]) -> Tensor:
-    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n), on the latent grid. (B, h, w)."""
-    mean = torch.stack([widen(m) for m in layers]).mean(0).unflatten(-1, grid_at(ratio, latent))  # (B, h_r, w_r)
-    return resize(mean, latent)
+def mean_map(layers: Sequence[Tensor], own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n) of `own` (h_r, w_r) cells, resized
+    to `grid`. (B, h, w)."""
+    mean = torch.stack([at_least_float32(m) for m in layers]).mean(0).unflatten(-1, own)  # (B, h_r, w_r)
+    return resize(mean, grid)
 
 
 def is_flat(maps: Tensor, precision: torch.dtype) -> Tensor:
@@ -55,7 +59,7 @@ def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:
     flat = flat - mean
     total = torch.zeros_like(flat)
     for layer in full:
-        rows = consecutive(layer.rows)
+        rows = as_slice(layer.rows)
         mine = flat[rows]  # (b, C, N)
         if len(layer.query) == 1:  # one image's rows share S: all their columns go through it together
             found = attend(layer, mine.flatten(0, 1)[None])[0].unflatten(0, mine.shape[:2])
@@ -77,7 +81,7 @@ def attend(layer: SelfAttention, columns: Tensor) -> Tensor:
         value = F.pad(part, (0, 0, 0, width - part.shape[1])).transpose(1, 2).contiguous().to(layer.key.dtype)
         value = value[:, None].expand(-1, heads, -1, -1)  # (b, heads, N, width)
         states = F.scaled_dot_product_attention(layer.query, layer.key, value, scale=layer.scale)
-        found.append(widen(states[..., : part.shape[1]]).mean(1).transpose(1, 2))
+        found.append(at_least_float32(states[..., : part.shape[1]]).mean(1).transpose(1, 2))
     return torch.cat(found, 1)
 
 

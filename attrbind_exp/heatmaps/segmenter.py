@@ -1,51 +1,61 @@
-"""THE shared core: images and expressions in, heat maps out. No Hydra, no tracker, no files.
+"""THE shared core: pictures and expressions in, heat maps out. No Hydra, no tracker, no files.
 
-model = load_model("attrbind_exp/assets/bundled")
-segmenter = Segmenter(model, TextProcessor(model.tokenizer, model.encode_text))
-heat = segmenter([image], ["the white star"], variant=Variant("ours", replace=True, alpha=0.9))[0]
+segmenter = Segmenter(load_stable_diffusion("attrbind_exp/assets/bundled"))
+ours = Variant("ours", edits=(NounChunk(), Averaging(0.9)))
+heat = segmenter([image], ["the white star"], variant=ours)[0]
 mask = heat.mask(0.4)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from attrbind_exp.backbones.capture import Recording, find_available, find_layers, record
-from attrbind_exp.backbones.unet import VAE_OVERFLOW, DiffusionModel, fill, overflowed, to_device, to_host
+from attrbind_exp.backbones.backbone import Backbone, Embedding, Observation, Request, encode_images
+from attrbind_exp.backbones.tensors import overflowed, pad_rows, to_device, to_host
+from attrbind_exp.cache import Cache
+from attrbind_exp.edits.chain import EditedPrompt, edit_prompts
 from attrbind_exp.heatmaps import score_map
-from attrbind_exp.heatmaps.layers import find_columns
-from attrbind_exp.language.processor import TextProcessor
-from attrbind_exp.types import BoundPrompt, HeatMap, LayerChoice, MapSettings, SampleError, UserError, Variant
+from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.heatmaps.method import HeatMapMethod
+from attrbind_exp.heatmaps.plan import Plan
+from attrbind_exp.language.prompts import place_prompts
+from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError, Variant
 
 BASELINE = Variant("baseline")
+VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
 class Segmenter:
-    """A model, a text processor and map settings, ready to segment.
+    """A backbone and the ways of reading it, ready to segment.
 
-    `columns`: what `complete` makes for every prompt; `flat`: how many of each column's maps were flat (`flat_note`).
-    Raises UserError when settings name a timestep, ratio or block that the model does not have.
+    `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name,
+    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass; `flat`
+    counts each column's maps that were flat (see `flat_note`). Raises UserError when settings name a timestep, ratio or
+    block that the model does not have.
     """
 
-    def __init__(self, model: DiffusionModel, text: TextProcessor, settings: MapSettings = MapSettings()):
-        self.model, self.text, self.settings = model, text, settings
-        layers = find_layers(model.unet)
-        self.available = find_available(layers)
-        choices: dict[str | None, LayerChoice] = {None: settings.choice} | dict(settings.grid)
-        self.choices = {name: find_columns(choice, self.available) for name, choice in choices.items()}
-        # A map of weight 0 need not be made, nor its layers read, unless all maps are to be kept.
-        weights = [pair for found in self.choices.values() for pair in found.items()]
-        self.columns = list(dict.fromkeys(column for column, weight in weights if weight or settings.keep))
-        self.flat = torch.zeros(len(self.columns), dtype=torch.int64, device=model.device)
-        read = {(column.ratio, block) for column in self.columns for block in column.blocks}
-        self.layers = [x for x in layers if ((x.ratio, x.block) in read if x.cross else x.ratio == 1)]
-        last = model.scheduler.config.num_train_timesteps - 1
-        if not settings.timesteps or not all(0 <= t <= last for t in settings.timesteps):
-            raise UserError(f"model.timesteps={list(settings.timesteps)}; give one or more between 0 and {last}")
-        if settings.draws < 1:
-            raise UserError(f"model.draws={settings.draws}; give 1 or more")
+    def __init__(
+        self,
+        backbone: Backbone,
+        text: TextSettings = TextSettings(),
+        maps: MapSettings = MapSettings(),
+        methods: Mapping[str, HeatMapMethod] | None = None,
+        cache: Cache | None = None,
+    ):
+        self.backbone, self.text, self.settings, self.cache = backbone, text, maps, cache
+        self.methods = dict(methods or {"diffsegmenter": DiffSegmenter()})
+        self.plan = Plan(self.methods, maps, backbone.layers, backbone.reading)
+        self.flat = torch.zeros(len(self.plan.columns), dtype=torch.int64, device=backbone.device)
+        own = maps.timesteps or backbone.reading.timesteps
+        self.timesteps = {name: method.timesteps or own for name, method in self.methods.items()}
+        last = backbone.timesteps - 1
+        for steps in self.timesteps.values():
+            if not all(0 <= t <= last for t in steps):
+                raise UserError(f"model.timesteps={list(steps)}; give one or more between 0 and {last}")
+        if maps.draws < 1:
+            raise UserError(f"model.draws={maps.draws}; give 1 or more")
 
     def __call__(
         self,
@@ -60,66 +70,105 @@ class Segmenter:
         "not_finite" where half precision was too little for a picture.
         """
         ids = list(image_ids) if image_ids else [str(i) for i in range(len(images))]
-        bound = [row[0] for row in self.text.bind(self.text.prepare(expressions), [variant])]
-        latents = self.model.encode_images(images)
+        edited = self.edit(self.prepare(expressions), [variant])
+        latents = encode_images(self.backbone, images)
         if any(bad := overflowed(latents)):
             raise SampleError("vae_overflow", f"image '{ids[bad.index(True)]}': {VAE_OVERFLOW}")
-        completed = self.complete(latents, ids, bound)
+        prompts, embeddings = [e.prompt for e in edited], [e.embedding(0) for e in edited]
+        completed = self.complete(latents, ids, prompts, embeddings)
         if any(bad := overflowed(completed)):
             message = f"image '{ids[bad.index(True)]}': its map is not finite; try model.dtype=bf16 or fp32"
             raise SampleError("not_finite", message)
         sizes = [(image.height, image.width) for image in images]
-        return [self.heat_map(row, size) for row, size in zip(completed, sizes, strict=True)]
+        return [self.heat_map(row, size, variant) for row, size in zip(completed, sizes, strict=True)]
+
+    def prepare(
+        self,
+        texts: Sequence[str],
+        categories: Sequence[str | None] | None = None,
+        captions: Sequence[str | None] | None = None,
+    ) -> list[Prompt]:
+        """Parse expressions and find their positions, as language.prompts.place_prompts does."""
+        return place_prompts(self.backbone.window, texts, categories, captions, self.text, self.cache)
+
+    def edit(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[EditedPrompt]:
+        """The embeddings of every prompt under every variant."""
+        return edit_prompts(prompts, variants, self.backbone.encode_text)
 
     @torch.no_grad()
     def complete(
         self,
         latents: Tensor,
         image_ids: Sequence[str],
-        bound: Sequence[BoundPrompt],
+        prompts: Sequence[Prompt],
+        embeddings: Sequence[Embedding],
         seed: int | None = None,
         batch_size: int = 1,
         images: Sequence[int] | None = None,
     ) -> Tensor:
-        """Completed maps (B, C, h, w), one for each of `columns`, of B bound prompts on P latents (P, c, h, w); one
-        UNet pass a timestep and draw. They are what heat maps are made of, before weights and image sizes come in.
+        """Completed maps (B, C, h, w), one for each of `plan.columns`, of B prompts under their embeddings on P latents
+        (P, c, h, w). They are what heat maps are made of, before weights and image sizes come in.
 
-        `images[i]`: which of the latents the i-th prompt belongs to, None = the i-th; `seed` of the noise, if it is not
-        to be the settings' own; `batch_size`: the pass has as many rows at least (see `fill`).
+        One pass a timestep and noise draw. `images[i]`: which of the latents the i-th prompt belongs to, None = the
+        i-th; `seed` of the noise, None = the settings' own; `batch_size`: the pass has as many rows at least (see
+        pad_rows).
         """
-        device, rows = self.model.device, max(len(bound), batch_size)
-        embeddings = fill(torch.stack([b.embedding for b in bound]), rows).to(device, self.model.dtype)
-        weights = to_device(fill(torch.stack([b.weights for b in bound]), rows), device)
-        owner = fill(torch.tensor(range(len(bound)) if images is None else images), rows)
-        alike = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
+        device, count = self.backbone.device, len(prompts)
+        rows = max(count, batch_size)
+        embedding = _pad(Embedding.stack(embeddings), rows)
+        length = embedding.keys.shape[1]
+        owner = pad_rows(torch.tensor(range(count) if images is None else images), rows)
+        same_image = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
+        owner = to_device(owner, device)
         seed = self.settings.seed if seed is None else seed
-        passes = [(t, draw) for t in self.settings.timesteps for draw in range(self.settings.draws)]
-        total = torch.zeros(1, device=device)
-        for timestep, draw in passes:
-            noisy = self.model.add_noise(latents, image_ids, timestep, draw, seed)
-            with record(self.model.unet, self.layers, weights, alike) as attention:
-                self.model.denoise(noisy[to_device(owner, device)], timestep, embeddings)
-            means = self._means(attention, tuple(latents.shape[-2:]))
-            self.flat += torch.stack([score_map.is_flat(m[: len(bound)], self.model.dtype).sum() for m in means])
-            maps = torch.stack([score_map.min_max(m) for m in means], 1)
-            total = total + score_map.complete(maps, attention.full)
-        return total[: len(bound)] / len(passes)
+        total: dict[str, Tensor] = {}
+        for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
+            names = [name for name, steps in self.timesteps.items() if timestep in steps]
+            request, pools, parts = self._ask(names, [p.read for p in prompts], length)
+            pools = to_device(pad_rows(pools, rows), device)
+            for draw in range(self.settings.draws):
+                noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
+                seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image)
+                for name in names:
+                    mine = _of_method(seen, parts[name])
+                    made = self._maps(name, mine, (latents.shape[-2], latents.shape[-1]), count)
+                    total[name] = total[name] + made if name in total else made
+        means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
+        return torch.cat(means, 1)[:count]
 
-    def _means(self, attention: Recording, grid: tuple[int, ...]) -> list[Tensor]:
-        """Every column's map (B, h, w) as attention has it."""
-        return [
-            score_map.mean_map(
-                [m for x, m in attention.cross.items() if x.ratio == column.ratio and x.block in column.blocks],
-                column.ratio,
-                (grid[0], grid[1]),
-            )
-            for column in self.columns
-        ]
+    def _ask(
+        self, names: Sequence[str], read: Sequence[Sequence[int]], length: int
+    ) -> tuple[Request, Tensor, dict[str, slice]]:
+        """What a pass is asked for that serves several methods: the request, the poolings (B, K, L) of all of them, and
+        which of these are whose."""
+        request, parts = Request(), {}
+        pools: list[Tensor] = []
+        for name in names:
+            method = self.methods[name]
+            request |= method.request(self.plan.of_method(name), self.plan.layers)
+            rows = [method.pools(positions, length) for positions in read]
+            most = max(map(len, rows))
+            start = sum(p.shape[1] for p in pools)
+            pools.append(torch.stack([torch.cat([r, r.new_zeros(most - len(r), length)]) for r in rows]))
+            parts[name] = slice(start, start + most)
+        return request, torch.cat(pools, 1), parts
+
+    def _maps(self, name: str, seen: Observation, grid: tuple[int, int], count: int) -> Tensor:
+        """One method's completed maps (B, C, h, w) of a pass; flat ones among the first `count` rows are counted."""
+        method, columns = self.methods[name], self.plan.of_method(name)
+        raw = method.raw_maps(seen, columns, grid)
+        flat = [score_map.is_flat(raw[:count, c], self.backbone.dtype).sum() for c in range(len(columns))]
+        first = self.plan.columns.index((name, columns[0]))
+        self.flat[first : first + len(columns)] += torch.stack(flat)
+        made = method.complete(raw, seen)
+        return (
+            made if made.shape[-2:] == grid else score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
+        )
 
     def flat_note(self) -> str | None:
         """What to know of maps that were flat but for rounding; None where there were none. Waits for the device."""
-        counts = dict(zip(self.columns, self.flat.tolist(), strict=True))
-        found = ", ".join(f"{n} at 1/{column.ratio} of the latents' resolution" for column, n in counts.items() if n)
+        counts = zip(self.plan.columns, self.flat.tolist(), strict=True)
+        found = ", ".join(f"{n} at 1/{column.ratio} of the latents' resolution" for (_, column), n in counts if n)
         if not found:
             return None
         return (
@@ -127,15 +176,27 @@ class Segmenter:
         )
 
     def start_heat_maps(
-        self, completed: Tensor, size: tuple[int, int], layers: Sequence[str | None]
+        self, completed: Tensor, size: tuple[int, int], readings: Sequence[tuple[str | None, str | None]]
     ) -> Callable[[], list[HeatMap]]:
-        """Completed maps (M, C, h, w) at an image's (height, width), the m-th by the choice `layers[m]`; to call the
-        result is to wait for the device."""
-        weights = [[self.choices[name].get(column, 0.0) for column in self.columns] for name in layers]
+        """Queue completed maps (M, C, h, w) at an image's (height, width), the m-th by the heat-map method and choice
+        of layers readings[m]; calling the result waits for the device."""
+        weights = [[self.plan.weights(*reading).get(made, 0.0) for made in self.plan.columns] for reading in readings]
         score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
         wait = to_host(score_map.heat_map(score, size))
         return lambda: [HeatMap(values) for values in wait().numpy()]
 
-    def heat_map(self, completed: Tensor, size: tuple[int, int], layers: str | None = None) -> HeatMap:
-        """One prompt's completed maps (C, h, w) at an image's (height, width)."""
-        return self.start_heat_maps(completed[None], size, [layers])()[0]
+    def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:
+        """One prompt's completed maps (C, h, w) at an image's (height, width), read as a variant says."""
+        return self.start_heat_maps(completed[None], size, [(variant.heatmap, variant.layers)])()[0]
+
+
+def _pad(embedding: Embedding, rows: int) -> Embedding:
+    """A batch's embedding with its last row repeated until there are `rows`."""
+    values, pooled = (None if part is None else pad_rows(part, rows) for part in (embedding.values, embedding.pooled))
+    return Embedding(pad_rows(embedding.keys, rows), values, pooled)
+
+
+def _of_method(seen: Observation, part: slice) -> Observation:
+    """What a pass has left behind, with one method's poolings alone."""
+    cross = {layer: pooled[:, part] for layer, pooled in seen.cross.items()}
+    return Observation(cross, seen.self_attention, seen.inputs, seen.outputs, seen.noise)

@@ -1,47 +1,59 @@
-"""Captions: an expression continued by what a captioner sees ("dog" -> "dog sitting on a bench").
+"""Captions: an expression, continued by what a captioner sees ("dog" -> "dog sitting on a bench").
 
-DiffSegmenter gives BLIP the prompt "a photograph of dog" and the picture; what BLIP adds becomes part of the prompt.
+DiffSegmenter gives BLIP the picture and the prompt "a photograph of dog". What BLIP adds becomes part of the prompt.
 """
 
 import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
-from attrbind_exp.data.rows import read_rows
+from attrbind_exp.data.rows import Row, read_rows
 from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.language.caption_cache import CaptionCache
 from attrbind_exp.types import TEMPLATE, UserError
 
-READ = ("*.json", "vocab.txt", "model.safetensors")
+if TYPE_CHECKING:
+    from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    Blip = tuple[BlipForConditionalGeneration, PreTrainedTokenizerBase, BlipImageProcessorPil]
+
+FILES = ("*.json", "vocab.txt", "model.safetensors")
 
 
 class Captioner(Protocol):
-    """Continues expressions[i], seen on images[i] (RGB) of file name names[i]; None where it has no caption."""
+    """Continues expressions by what it sees in pictures."""
 
     def caption(
         self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str]
-    ) -> Sequence[str | None]: ...
+    ) -> Sequence[str | None]:
+        """The caption of every expression; None where there is none.
+
+        expressions[i] is about images[i] (RGB), whose file is called names[i]. Its caption starts with the expression.
+        """
+        ...
 
 
-def no_captioner(**_: Any) -> None:
-    """captioner=none: prompts are the expressions alone."""
+def no_captioner(**_: object) -> None:
+    """None: with captioner=none, prompts are the expressions alone."""
     return None
 
 
 class BlipCaptioner:
-    """BLIP from a folder or the local Hugging Face cache, greedy or by beams, never sampled.
+    """Captions by BLIP, from a folder or from the local Hugging Face cache.
 
-    `cache`: a folder that many processes may share, None = no cache; a caption is kept by (pixels, prompt, weights,
-    generation settings). The model loads with the first caption that the cache does not have. `hits` and `misses` count
-    the pairs asked for.
+    The search is greedy or by beams, never sampled, so a caption is the same every time. `cache` is a folder that many
+    processes may share, None = no cache. A caption is kept under its pixels, prompt, weights and generation settings.
+    The model is loaded when the first caption is not in the cache. `hits` and `misses` count the distinct pairs of
+    picture and expression that were in the cache or not.
     """
 
     def __init__(
@@ -57,14 +69,16 @@ class BlipCaptioner:
         self.settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
         self.cache = CaptionCache(Path(cache).expanduser()) if cache else None
         self.hits = self.misses = 0
-        self._loaded: tuple[Any, Any, Any] | None = None
+        self._loaded: Blip | None = None
 
     def caption(
         self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str] = ()
     ) -> list[str | None]:
-        """Expressions with BLIP's continuation, which is in lower case. Raises UserError where there are no weights."""
-        digests = {key: image_digest(image) for key, image in {id(i): i for i in images}.items()}
-        keys = [self.key(digests[id(i)], text) for i, text in zip(images, expressions, strict=True)]
+        """Every expression with BLIP's continuation, which is in lower case. `names` are not used.
+
+        Raises UserError where there are no weights.
+        """
+        keys = [self.key(digest, text) for digest, text in zip(image_digests(images), expressions, strict=True)]
         known = self.cache.get(set(keys)) if self.cache else {}
         missing = {k: (i, text) for k, i, text in zip(keys, images, expressions, strict=True) if k not in known}
         self.misses += len(missing)
@@ -77,20 +91,20 @@ class BlipCaptioner:
         return [f"{text} {known[k]}".strip() for k, text in zip(keys, expressions, strict=True)]
 
     def key(self, image: str, expression: str) -> str:
-        """What a caption depends on, as one digest."""
+        """The cache's key of a caption: a digest of all that it depends on. `image` is the picture's digest."""
         parts = [image, TEMPLATE + expression, self.path, weights_identity(self.path), self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def generate(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[str]:
-        """Continuations alone, without the cache.
+        """BLIP's continuations alone, without the expressions and without the cache.
 
-        Prompts of one length go together: BLIP drops the last token of every row, which must be the separator and no
-        padding.
+        Prompts of one length are generated together. BLIP drops the last token of every row, and that must be the
+        separator, not padding.
         """
         model, tokenizer, processor = self._load()
         window = model.config.text_config.max_position_embeddings - self.settings["max_new_tokens"]
         ids = tokenizer([TEMPLATE + text for text in expressions], truncation=True, max_length=window).input_ids
-        # A continuation starts a word of its own: "frisbee", not "frisbees".
+        # A continuation may not start with a piece of a word ("##s"), which would change the expression's last word.
         pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("##")]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
@@ -109,53 +123,60 @@ class BlipCaptioner:
                     found[row] = " ".join(text.split())
         return found
 
-    def _load(self) -> tuple[Any, Any, Any]:
+    def _load(self) -> "Blip":
+        """Model, tokenizer and image processor, loaded once. Raises UserError where they are not all there."""
         if self._loaded is None:
             import torch
             from transformers import AutoTokenizer, BlipForConditionalGeneration
             from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-            where: dict[str, Any] = {"local_files_only": True}
             try:
                 model, info = BlipForConditionalGeneration.from_pretrained(
-                    self.path, use_safetensors=True, output_loading_info=True, **where
+                    self.path, use_safetensors=True, output_loading_info=True, local_files_only=True
                 )
-                if info["missing_keys"]:  # they would be drawn at random
+                if info["missing_keys"]:  # transformers would fill them with random numbers
                     raise ValueError(
                         f"weights lack {len(info['missing_keys'])} tensors, {min(info['missing_keys'])} among them"
                     )
-                tokenizer = AutoTokenizer.from_pretrained(self.path, **where)
-                processor = BlipImageProcessorPil.from_pretrained(self.path, **where)
+                tokenizer = AutoTokenizer.from_pretrained(self.path, local_files_only=True)
+                processor = BlipImageProcessorPil.from_pretrained(self.path, local_files_only=True)
             except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 name = self.path if is_hub_name(self.path) else "Salesforce/blip-image-captioning-large"
                 raise UserError(
                     f"no BLIP at captioner.path='{self.path}' ({str(error).splitlines()[0][:120]}); get one by "
-                    f"'{fetch_command(name, READ)}', or give captioner.path=DIR, captioner=file or captioner=none"
+                    f"'{fetch_command(name, FILES)}', or give captioner.path=DIR, captioner=file or captioner=none"
                 ) from error
             device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
             self._loaded = (model.eval().to("cpu" if device == "auto" else device), tokenizer, processor)
         return self._loaded
 
 
+def image_digests(images: Sequence[Image.Image]) -> list[str]:
+    """The digest of every picture. A picture that stands several times in a row is read once."""
+    digests: list[str] = []
+    for before, image in zip([None, *images], images):
+        digests.append(digests[-1] if image is before else image_digest(image))
+    return digests
+
+
 def image_digest(image: Image.Image) -> str:
-    """SHA-256 over a picture's size and pixels."""
+    """SHA-256 of a picture's size and pixels."""
     pixels = np.ascontiguousarray(np.asarray(image))
     return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
 
 
-def weights_identity(path: str) -> list[Any]:
-    """Tells one set of weights from another under the same name: name, size and time of its files."""
+def weights_identity(path: str) -> list[list[str | int]]:
+    """[name, size, time] of every file of BLIP's weights: it differs where other weights have the same path."""
     files = [find_file(path, name) for name in ("model.safetensors", "config.json", "vocab.txt")]
     resolved = [file.resolve() for file in files if file]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in resolved]
 
 
 class FileCaptioner:
-    """Replays captions from JSON lines or CSV: {"expression": .., "caption": .., "image": ..}, where `image`, a file
-    name, may be left out of a row that holds for every picture.
+    """Captions from a file of JSON lines or CSV: {"expression": .., "caption": .., "image": ..}.
 
-    Raises UserError for a torn line, a missing field, a caption that does not start with its expression, and two
-    captions for one pair.
+    `image` is a file name. A row without it holds for every picture. Raises UserError for a torn line, a missing field,
+    a caption that does not start with its expression, and two captions of one expression on one picture.
     """
 
     def __init__(self, file: str | None):
@@ -168,7 +189,8 @@ class FileCaptioner:
             except ValueError as error:
                 raise UserError(f"'{file}' line {line}: {error}; mend or remove that row") from error
 
-    def _read(self, row: Mapping[str, Any]) -> None:
+    def _read(self, row: Row) -> None:
+        """Add one row to the captions. Raises ValueError, naming what is wrong with it."""
         expression, caption, image = row["expression"], row["caption"], row.get("image") or None
         if not isinstance(expression, str) or not isinstance(caption, str) or not isinstance(image, str | None):
             raise ValueError("expression, caption and image must be text")
@@ -180,6 +202,6 @@ class FileCaptioner:
     def caption(
         self, images: Sequence[Image.Image], expressions: Sequence[str], names: Sequence[str]
     ) -> list[str | None]:
-        """The file's captions, those for the picture itself first."""
+        """The file's caption of every expression. A row for the picture itself goes before one for every picture."""
         pairs = zip(names, expressions, strict=True)
         return [self.captions.get((name, text), self.captions.get((None, text))) for name, text in pairs]

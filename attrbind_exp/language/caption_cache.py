@@ -1,4 +1,4 @@
-"""Captions on disk, by digest, shared by many processes."""
+"""Captions on disk, in one SQLite file that many processes share."""
 
 import hashlib
 import os
@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 TIMEOUT = 120.0  # seconds that a process waits for another one's write
-VARIABLES = 500  # of one SQL statement; SQLite's own limit is 999 in old versions
+VARIABLES = 500  # in one SQL statement; old versions of SQLite allow 999
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 T = TypeVar("T")
 
 
 class CaptionCache:
-    """Text by key in one SQLite file of `folder`. Every write is one transaction: it is there whole or not at all.
+    """Captions by key, in `folder`/captions.sqlite.
 
-    Each row carries a digest of itself; one that does not fit is not returned. A file that is no database any more is
-    put aside with a warning, and captions are made again.
+    Every write is one transaction, so it is there whole or not at all. Each row holds a digest of itself. A row that
+    does not fit its digest is not returned. A file that is no longer a database is renamed, with a warning, and a new
+    one is begun.
     """
 
     def __init__(self, folder: Path):
@@ -27,7 +28,7 @@ class CaptionCache:
         self.file = folder / "captions.sqlite"
 
     def get(self, keys: Collection[str]) -> dict[str, str]:
-        """Those of `keys` that are known."""
+        """The captions of those `keys` that the file has."""
         wanted = sorted(keys)
 
         def read(database: sqlite3.Connection) -> dict[str, str]:
@@ -42,11 +43,13 @@ class CaptionCache:
         return self._with_database(read)
 
     def put(self, captions: Mapping[str, str]) -> None:
-        """Keep captions."""
+        """Write captions by key; those of the same key are replaced."""
         rows = [(key, caption, _digest(key, caption)) for key, caption in captions.items()]
         self._with_database(lambda d: d.executemany("INSERT OR REPLACE INTO captions VALUES (?, ?, ?)", rows))
 
     def _with_database(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns. Where the file turns out to be damaged, it is renamed and `work` is done on a new
+        one."""
         try:
             return self._attempt(work)
         except sqlite3.DatabaseError as error:
@@ -62,8 +65,9 @@ class CaptionCache:
             return self._attempt(work)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` returns, done in one transaction."""
         with closing(sqlite3.connect(self.file, timeout=TIMEOUT)) as database, database:
-            # Bytes that are no text any more fail the digest, not the query.
+            # Damaged bytes that are not text must fail their digest, not the whole query.
             database.text_factory = lambda raw: raw.decode(errors="replace")
             table = "captions (key TEXT PRIMARY KEY, caption TEXT NOT NULL, digest TEXT NOT NULL)"
             database.execute(f"CREATE TABLE IF NOT EXISTS {table}")

@@ -1,14 +1,14 @@
-"""Parses corrected by hand: a JSONL or CSV file of expression, target and chunk."""
+"""Parses corrected by hand, from a JSONL or CSV file of expression, target and chunk."""
 
 import re
 from pathlib import Path
-from typing import Any
 
-from attrbind_exp.data.rows import read_rows
+from attrbind_exp.data.rows import Row, read_rows
 from attrbind_exp.types import Override, UserError
 
-# What the audit's parses.csv has besides, so that rows cut from it can be corrected and given back.
-PASSED_OVER = (
+# Further columns of the parses.csv that attrbind_exp.parse writes. They are ignored here, so that rows can be copied
+# from that file and corrected.
+IGNORED_COLUMNS = (
     "sample_id",
     "image_id",
     "modifiers",
@@ -25,7 +25,7 @@ KNOWN = ("expression", "target", "chunk")
 def read_overrides(path: str | Path) -> dict[str, Override]:
     """The overrides of a file, by expression.
 
-    Target and chunk are words that occur once in the expression, or "start:end" characters of it; a chunk may be left
+    Target and chunk are words that occur once in the expression, or its characters as "start:end". A chunk may be left
     out. Raises UserError naming file, line, value and mend.
     """
     file = Path(path).expanduser()
@@ -33,7 +33,7 @@ def read_overrides(path: str | Path) -> dict[str, Override]:
     lines: dict[str, int] = {}
     for line, row in read_rows(file, KNOWN[:2]):
         try:
-            if unknown := [k for k in row if k not in (*KNOWN, *PASSED_OVER)]:
+            if unknown := [k for k in row if k not in (*KNOWN, *IGNORED_COLUMNS)]:
                 raise ValueError(f"unknown column '{unknown[0]}'; choose from {', '.join(KNOWN)}")
             expression = _text(row, "expression")
             if expression in lines:
@@ -45,7 +45,8 @@ def read_overrides(path: str | Path) -> dict[str, Override]:
     return found
 
 
-def _override(expression: str, row: dict[str, Any]) -> Override:
+def _override(expression: str, row: Row) -> Override:
+    """The override that a row gives. Raises ValueError for words that are not there and a chunk without its target."""
     target = _locate(expression, _text(row, "target"), "target")
     if not row.get("chunk"):
         return Override(target)
@@ -56,7 +57,10 @@ def _override(expression: str, row: dict[str, Any]) -> Override:
 
 
 def _locate(expression: str, value: str, name: str) -> tuple[int, int]:
-    """Characters of words, or of "start:end", in the expression."""
+    """The (start, end) characters of the words `value` in the expression, or of `value` itself where it is "start:end".
+
+    `name` is the column, for the message. Raises ValueError where the words occur not once.
+    """
     if given := re.fullmatch(r"(\d+):(\d+)", value):
         start, end = int(given[1]), int(given[2])
         words = expression[start:end]
@@ -74,7 +78,8 @@ def _locate(expression: str, value: str, name: str) -> tuple[int, int]:
     raise ValueError(f"{name} {value!r} occurs {len(spans)} times in {expression!r}; give one of {choices} instead")
 
 
-def _text(row: dict[str, Any], name: str) -> str:
+def _text(row: Row, name: str) -> str:
+    """A needed cell. Raises ValueError where it is empty or not text."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is {value!r}; give {name} as text")

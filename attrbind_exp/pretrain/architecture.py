@@ -1,4 +1,5 @@
-"""The tiny Stable Diffusion: every part is the class that Stable Diffusion 1.5 uses, only smaller."""
+"""The parts of the tiny Stable Diffusion, untrained. Each is of the class that Stable Diffusion 1.5 uses, only
+smaller."""
 
 import json
 from collections.abc import Iterable
@@ -9,14 +10,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-PIXELS = 64
+PIXELS = 64  # sides of a picture
 WIDTH = 128  # of the text encoder and of cross-attention
-WINDOW = 24  # tokens, room for the longest caption; CLIP has 77 (docs/negative-results.md)
+WINDOW = 24  # tokens: enough for the longest caption; CLIP has 77 (docs/negative-results.md says why not here)
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(texts: Iterable[str], merges: int = 400) -> CLIPTokenizer:
-    """A CLIP tokenizer whose merges are learned from `texts`; other words fall into pieces, down to single bytes."""
+    """A CLIP tokenizer that learns its `merges` from `texts`. Other words fall into pieces, down to single bytes."""
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     trained.normalizer = normalizers.Lowercase()
     trained.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False)])
@@ -32,7 +33,7 @@ def build_tokenizer(texts: Iterable[str], merges: int = 400) -> CLIPTokenizer:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Three causal layers of width 128, as CLIP's text encoder otherwise."""
+    """CLIP's text encoder with three causal layers of width 128."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -49,7 +50,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_image_encoder() -> nn.Module:
-    """CLIP's other half: strided convolutions, 64 x 64 pixels to a vector of the text encoder's width."""
+    """CLIP's image encoder: strided convolutions that turn pictures (B, 3, 64, 64) into vectors (B, WIDTH)."""
     widths = (3, 32, 64, 128, 192)
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
@@ -59,7 +60,7 @@ def build_image_encoder() -> nn.Module:
 
 
 def build_vae() -> AutoencoderKL:
-    """A 4x autoencoder: 64 x 64 pixels become 16 x 16 latents of 4 channels."""
+    """The autoencoder: pictures (B, 3, 64, 64) become latents (B, 4, 16, 16)."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -72,7 +73,8 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Stable Diffusion's UNet with one layer a block: attention at 16, 8, 4 and (middle) 2."""
+    """Stable Diffusion's UNet with one layer in each block. It has attention at 16, 8 and 4 cells a side, and at 2 in
+    the middle block."""
     return UNet2DConditionModel(
         sample_size=PIXELS // 4,
         in_channels=4,
@@ -80,7 +82,7 @@ def build_unet() -> UNet2DConditionModel:
         block_out_channels=(32, 64, 128, 128),
         layers_per_block=1,
         cross_attention_dim=WIDTH,
-        attention_head_dim=2,  # heads; diffusers keeps the misnomer for old models
+        attention_head_dim=2,  # the number of heads; diffusers keeps the wrong name for the sake of old models
         norm_num_groups=16,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

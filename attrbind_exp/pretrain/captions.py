@@ -1,4 +1,4 @@
-"""What people would write under a drawn scene: training captions, and expressions that single out one object."""
+"""What people would write about a drawn scene: captions for training, and expressions that fit one object only."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ Rng = np.random.Generator
 
 
 def place_word(obj: Object) -> str:
-    """Where in the picture the object lies; the sides come first."""
+    """Where in the picture the object lies, in words. Left and right go before top and bottom."""
     if obj.x < 0.36:
         return "on the left"
     if obj.x > 0.64:
@@ -25,7 +25,7 @@ def place_word(obj: Object) -> str:
 
 
 def relation_word(rng: Rng, a: Object, b: Object) -> str:
-    """A true relation of a to b; the larger offset names the direction."""
+    """How a lies to b, in words that are true: "next to", else the direction of the larger offset."""
     if rng.random() < 0.3:
         return "next to"
     dx, dy = a.x - b.x, a.y - b.y
@@ -35,7 +35,10 @@ def relation_word(rng: Rng, a: Object, b: Object) -> str:
 
 
 def noun_phrase(rng: Rng, obj: Object, colour: bool, article: str | None = None) -> str:
-    """ "a white star", "the star", "white star": article drawn unless given."""
+    """A noun phrase: "a white star", "the star", "white star". The article is drawn at random unless it is given.
+
+    `colour`: whether the colour is named.
+    """
     if article is None:
         article = str(rng.choice(["a ", "the ", ""], p=[0.5, 0.35, 0.15]))
     words = f"{obj.colour} {obj.shape}" if colour else obj.shape
@@ -43,20 +46,21 @@ def noun_phrase(rng: Rng, obj: Object, colour: bool, article: str | None = None)
 
 
 def related(phrase: str, relation: str, other: str, last: bool) -> str:
-    """ "the star above a moon", or with what is meant `last`: "above a moon, the star"."""
+    """The phrase with its relation: "the star above a moon", or, with `last`, "above a moon, the star"."""
     return f"{relation} {other}, {phrase}" if last else f"{phrase} {relation} {other}"
 
 
 def says_colour(rng: Rng, obj: Object) -> bool:
-    """Does a caption name the colour? What is usual often goes without saying."""
+    """Whether a caption names the object's colour, drawn at random. A usual colour is named less often."""
     return bool(rng.random() < (0.4 if obj.pair == "usual" else 0.65))
 
 
 def training_caption(rng: Rng, scene: Scene) -> str:
-    """A caption as people write them: of all objects (six in ten), of two or of one, which may be a bare noun chunk.
+    """A caption as people write them, drawn at random.
 
-    Colours are named in four of ten phrases where they are the shape's usual ones and in 65 of a hundred otherwise;
-    "a photograph of" stands before six in ten.
+    Six in ten captions name all objects, two in ten name two, two in ten name one. A colour is named in 40 % of the
+    phrases where it is the shape's usual one, and in 65 % otherwise. "a photograph of" stands before six captions in
+    ten.
     """
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
     mentioned = objects[: rng.choice([1, 2, 4], p=[0.2, 0.2, 0.6])]
@@ -74,7 +78,8 @@ def training_caption(rng: Rng, scene: Scene) -> str:
 
 
 def jumble(rng: Rng, caption: str) -> str:
-    """The caption's words in any order, as keywords are in many of the alternative texts that CLIP was trained on."""
+    """The caption's words in random order, like the keywords in many of the alternative texts that CLIP learned
+    from."""
     return " ".join(rng.permutation(caption.replace(",", "").split()))
 
 
@@ -87,8 +92,9 @@ def plural(shape: str) -> str:
 class Reference:
     """An expression that fits one object of its scene only.
 
-    `kind`: colour, position, relation or plain. `order`: where the noun of what is meant stands, "one_noun",
-    "target_first" or "target_second". `chunk`: its noun chunk as characters of the text.
+    `kind`: what tells the object from others: "colour", "position", "relation", or "plain" where its shape does.
+    `order`: where the object's noun stands: "one_noun", "target_first" or "target_second". `chunk`: its noun chunk, as
+    (start, end) characters of the text.
     """
 
     text: str
@@ -98,12 +104,13 @@ class Reference:
 
 
 def refer(phrase: str, kind: str, place: str = "") -> Reference:
-    """An expression of one noun."""
+    """An expression with one noun: a phrase, and a place where one is given."""
     return Reference(f"{phrase} {place}".strip(), kind, "one_noun", (0, len(phrase)))
 
 
 def refer_by_relation(rng: Rng, target: Object, other: Object, last: bool) -> Reference:
-    """ "the white star above the red moon", or "above the red moon, the white star"; both colours named."""
+    """An expression with two nouns and both colours: "the white star above the red moon", or, with `last`, "above the
+    red moon, the white star"."""
     phrase, relation = noun_phrase(rng, target, True, "the "), relation_word(rng, target, other)
     text = related(phrase, relation, noun_phrase(rng, other, True), last)
     start = len(text) - len(phrase) if last else 0
@@ -111,33 +118,33 @@ def refer_by_relation(rng: Rng, target: Object, other: Object, last: bool) -> Re
 
 
 def references(rng: Rng, scene: Scene, target: Object) -> list[Reference]:
-    """Every kind of expression that singles out `target`; those that do not are left out.
+    """One expression of every kind that fits `target` and no other object of the scene.
 
-    colour: "the white star"; position: "the (white) star on the left"; relation, with either noun first: "the red
-    circle next to a blue square", "next to a blue square, the red circle"; plain: "the star".
+    colour: "the white star"; relation, once with either noun first: "the red circle next to a blue square" and "next to
+    a blue square, the red circle"; plain: "the star"; position: "the star on the left", with or without its colour.
     """
     others = [o for o in scene.objects if o is not target]
-    kin = [o for o in others if o.shape == target.shape]
+    same_shape = [o for o in others if o.shape == target.shape]
     found: list[Reference] = []
-    if all(o.colour != target.colour for o in kin):
+    if all(o.colour != target.colour for o in same_shape):
         found.append(refer(noun_phrase(rng, target, True, "the "), "colour"))
-        # The hardest thing to be named beside it: its own kind, where there is one.
-        beside = kin or others
+        # The other noun is the hardest one: another object of the same shape, where there is one.
+        beside = same_shape or others
         for last in (False, True):
             for i in rng.permutation(len(beside))[:1]:
                 found.append(refer_by_relation(rng, target, beside[i], last))
-    if not kin:
+    if not same_shape:
         found.append(refer(noun_phrase(rng, target, False, "the "), "plain"))
     place = place_word(target)
     named = rng.random() < 0.5
-    rivals = [o for o in kin if not named or o.colour == target.colour]
+    rivals = [o for o in same_shape if not named or o.colour == target.colour]
     if place != "in the middle" and all(stands_out(target, o, place) for o in rivals):
         found.append(refer(noun_phrase(rng, target, named, "the "), "position", place))
     return found
 
 
 def stands_out(target: Object, rival: Object, place: str) -> bool:
-    """Is the target clearly further in the named direction than its rival?"""
+    """Whether the target lies clearly further in the named direction than its rival."""
     dx, dy = target.x - rival.x, target.y - rival.y
     step = {"on the left": -dx, "on the right": dx, "at the top": -dy, "at the bottom": dy}[place]
     return step > 0.15

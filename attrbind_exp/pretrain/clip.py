@@ -1,7 +1,7 @@
-"""The tiny CLIP: captions and pictures pulled together contrastively, before anything is generated.
+"""The tiny CLIP: a text encoder and an image encoder, trained so that captions and their pictures find each other.
 
-What Stable Diffusion conditions on was learned like this: a caption must be told from those of other pictures, for
-which a bag of words will do; which colour goes with which shape hardly matters. That is where mis-binding comes from.
+Stable Diffusion's text encoder was trained like this. It must tell a caption from those of other pictures. For that a
+bag of words is enough: which colour goes with which shape hardly matters. That is where mis-binding comes from.
 """
 
 import math
@@ -20,13 +20,13 @@ from attrbind_exp.pretrain.loop import Batch, Log, Plan, load_average, train
 from attrbind_exp.pretrain.pictures import as_tensor, draw_pictures
 from attrbind_exp.pretrain.scenes import COLOURS, SHAPES, SPLITS, Scene, place, scene_rng, training_scene
 
-LOWEST = 1 / 100  # temperature, CLIP's own bound
-TOKENIZER_TEXTS = 4000
+LOWEST_TEMPERATURE = 1 / 100  # CLIP's own bound
+TOKENIZER_TEXTS = 4000  # captions that the tokenizer learns its merges from
 TWO_PHRASES = PREFIX + "a {other_colour} {other_shape} and a {colour} {shape}"
 
 
 class Clip(nn.Module):
-    """CLIPTextModel (the part that Stable Diffusion takes over), image encoder, projection and temperature."""
+    """CLIP: text encoder, image encoder, projection and temperature. Stable Diffusion keeps the text encoder alone."""
 
     def __init__(self, tokenizer: CLIPTokenizer):
         super().__init__()
@@ -36,40 +36,43 @@ class Clip(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor(math.log(0.07)))
 
     def embed_texts(self, ids: Tensor) -> Tensor:
-        """Token ids (B, L) to unit vectors (B, D): the mean over start, words and end.
+        """Unit vectors (B, D) of token ids (B, L): the mean of the states of start, words and end, projected.
 
-        CLIP takes the state at the end alone. So small an encoder then leaves nothing of a word in the word's own
-        state, which is the one that segmentation reads (docs/negative-results.md).
+        CLIP itself takes the state at the end alone. An encoder as small as this one then keeps nothing of a word in
+        the word's own state, which is the state that segmentation reads (docs/negative-results.md).
         """
         end = (ids == self.text_encoder.config.eos_token_id).int()
-        told = (end.cumsum(-1) - end == 0)[..., None]
+        pooled = (end.cumsum(-1) - end == 0)[..., None]  # (B, L, 1), False for the padding
         states = self.text_encoder(ids).last_hidden_state
-        return F.normalize(self.projection((states * told).sum(1) / told.sum(1)).float(), dim=-1)
+        return F.normalize(self.projection((states * pooled).sum(1) / pooled.sum(1)).float(), dim=-1)
 
     def embed_images(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, 64, 64) in [-1, 1] to unit vectors (B, D)."""
+        """Unit vectors (B, D) of pictures (B, 3, 64, 64) in [-1, 1]."""
         return F.normalize(self.image_encoder(pictures).float(), dim=-1)
 
     def forward(self, ids: Tensor, pictures: Tensor) -> Tensor:
-        """CLIP's loss: each caption finds its picture in the batch and each picture its caption."""
-        scale = 1 / self.log_temperature.exp().clamp_min(LOWEST)
+        """CLIP's loss of a batch: how well each caption finds its picture, and each picture its caption."""
+        scale = 1 / self.log_temperature.exp().clamp_min(LOWEST_TEMPERATURE)
         scores = scale * self.embed_texts(ids) @ self.embed_images(pictures).T
         own = torch.arange(len(scores), device=scores.device)
         return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Token ids (B, L), each in the full padded window."""
+    """Token ids (B, L) of texts, padded to the full window."""
     return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def cut_padding(ids: Tensor, end: int) -> Tensor:
-    """Token ids (B, L) up to the last `end` that is anyone's first: a causal encoder's state there is the same."""
+    """Token ids (B, L) without the columns that are padding in every row. `end` is the id of the end token.
+
+    The encoder is causal, so the states before the padding stay the same.
+    """
     return ids[:, : int((ids == end).int().argmax(-1).max()) + 1]
 
 
 def build_clip(seed: int) -> tuple[CLIPTokenizer, Clip]:
-    """Tokenizer and untrained CLIP of one seed."""
+    """The tokenizer, and the untrained CLIP of one seed."""
     texts = [training_caption(np.random.default_rng([7, i]), training_scene(i)) for i in range(TOKENIZER_TEXTS)]
     tokenizer = architecture.build_tokenizer(texts)
     torch.manual_seed(seed)
@@ -77,7 +80,7 @@ def build_clip(seed: int) -> tuple[CLIPTokenizer, Clip]:
 
 
 def load_clip(seed: int, folder: Path) -> tuple[CLIPTokenizer, Clip]:
-    """Tokenizer and trained CLIP, frozen."""
+    """The tokenizer, and the trained CLIP in `folder`, frozen."""
     tokenizer, clip = build_clip(seed)
     load_average(folder / "clip.safetensors", clip)
     return tokenizer, clip.eval().requires_grad_(False)
@@ -86,15 +89,15 @@ def load_clip(seed: int, folder: Path) -> tuple[CLIPTokenizer, Clip]:
 def train_clip(
     plan: Plan, jumbled: float, scenes: Sequence[Scene], pictures: Tensor, device: torch.device, folder: Path, log: Log
 ) -> tuple[float, dict[str, float]]:
-    """Returns the mean loss at the end and, in percent, what `tell_apart` and `noun_variance` find.
+    """Train CLIP. Returns the mean loss at the end, and what `caption_preference` and `noun_variance` find, in percent.
 
-    `jumbled`: share of the captions whose words come in any order, as keywords do in the alternative texts that CLIP
-    read; the larger, the more is what it learns a bag of words. `pictures`: (scenes, 3, 64, 64) uint8.
+    `jumbled`: the share of captions whose words come in random order, as in many of the alternative texts that CLIP
+    learned from. The larger it is, the more of a bag of words CLIP learns. `pictures`: (scenes, 3, 64, 64) uint8.
     """
     tokenizer, clip = build_clip(plan.seed)
     clip.to(device)
     if device.type == "cpu":
-        clip.text_encoder.set_attn_implementation("eager")  # the fused kernel's backward is slower on a CPU
+        clip.text_encoder.set_attn_implementation("eager")  # on a CPU the fused kernel's gradient is slower
 
     def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, 2, step])
@@ -105,15 +108,19 @@ def train_clip(
         return ids.to(device), as_tensor(pictures[chosen]).to(device)
 
     last = train(clip, sample, clip, plan, folder, log)
-    preferred, known = tell_apart(tokenizer, clip.cpu()), noun_variance(tokenizer, clip.text_encoder, TWO_PHRASES)
+    preferred = caption_preference(tokenizer, clip.cpu())
+    known = noun_variance(tokenizer, clip.text_encoder, TWO_PHRASES)
     facts = {f"true caption preferred to one with {k}": v for k, v in preferred.items()}
     return last, facts | {f"variance of the second noun by {k}": v for k, v in known.items()}
 
 
 @torch.no_grad()
-def tell_apart(tokenizer: CLIPTokenizer, clip: Clip, count: int = 500) -> dict[str, float]:
-    """How often CLIP prefers a picture's true caption, in percent, on scenes of two objects made for this: to one that
-    names a wrong colour or shape, and to one with the two colours swapped. Chance is 50."""
+def caption_preference(tokenizer: CLIPTokenizer, clip: Clip, count: int = 500) -> dict[str, float]:
+    """How often CLIP prefers a picture's true caption to a false one, in percent. Chance is 50.
+
+    A false caption names a wrong colour, a wrong shape, or has the two colours swapped. `count` scenes of two objects
+    each are drawn for this.
+    """
     scenes, captions = [], []
     for index in range(count):
         rng = scene_rng("val", index, purpose=3)
@@ -133,10 +140,10 @@ def tell_apart(tokenizer: CLIPTokenizer, clip: Clip, count: int = 500) -> dict[s
 def noun_variance(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, caption: str, count: int = 3000
 ) -> dict[str, float]:
-    """What the state of a caption's last noun knows, in percent of its variance over random words: "shape" and
-    "colour" are its own, "other shape" and "other colour" the other phrase's; interactions make up the rest.
+    """What the state of a caption's last noun depends on, in percent of its variance over random words.
 
-    `caption`: holds {colour} and {shape} last, and may hold {other_colour} and {other_shape}.
+    "shape" and "colour" are the noun's own words, "other shape" and "other colour" those of the other phrase. The rest
+    to 100 are interactions. `caption` ends in {colour} and {shape}, and may hold {other_colour} and {other_shape}.
     """
     rng = np.random.default_rng(0)
     drawn = {

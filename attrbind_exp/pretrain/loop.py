@@ -1,9 +1,12 @@
-"""A training loop that can be killed at any moment: step k is a function of (seed, k) and the last checkpoint."""
+"""A training loop that can be killed at any moment and goes on from its last checkpoint.
+
+The batch of step k depends on (seed, k) alone, so a training that was killed ends with the same weights.
+"""
 
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-Log = Callable[[int, float], None]  # step and loss to the tracker
-Batch = Sequence[Tensor]  # all with as many rows
+Log = Callable[[int, float], None]  # gives a step and its loss to the tracker
+Batch = Sequence[Tensor]  # each has the batch's rows first
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How one stage is trained. `precision`: "fp32" or "bf16" (autocast); `ema`: decay of the averaged weights;
-    `workers`: threads that share a batch, see `differentiate`."""
+    """How one stage is trained.
+
+    `warmup`: steps; `cooldown`: share of the steps (see `rate`); `ema`: decay of the averaged weights; `precision`:
+    "fp32" or "bf16" (autocast); `workers`: threads that share a batch (see `differentiate`); `checkpoint_every`: steps.
+    """
 
     name: str
     steps: int
@@ -37,14 +43,19 @@ class Plan:
     checkpoint_every: int = 250
 
     def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, level, and in the last `cooldown` of the steps linearly to nothing. Until
-        then it does not depend on how many steps there will be: a training can be made longer or shorter on its way."""
+        """The learning rate of a step: it rises linearly, stays level, and falls linearly to 0 in the cooldown.
+
+        Before the cooldown it does not depend on how many steps there will be. So a training that turns out too short
+        can go on with more steps, as if they had been planned.
+        """
         return self.lr * min(1.0, (step + 1) / self.warmup, (self.steps - step) / (self.cooldown * self.steps))
 
 
 def default_precision(device: torch.device) -> str:
-    """bf16 on CUDA and on CPUs with matrix tiles (AMX); on AVX-512 alone it was slower than fp32 (31 pictures a core
-    and second against 43)."""
+    """ "bf16" on CUDA and on CPUs with matrix tiles (AMX), else "fp32".
+
+    On a CPU with AVX-512 alone bf16 was slower than fp32: 31 pictures a second on one core against 43.
+    """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
@@ -58,9 +69,10 @@ def train(
     folder: Path,
     log: Log,
 ) -> float:
-    """Train `module` by `loss(*sample(step))`, leave averaged weights in it; the mean loss of the last 200 steps.
+    """Train `module` and leave its averaged weights in it. Returns the mean loss of the last 200 steps.
 
-    Checkpoints go to `folder`/<plan.name>.safetensors; a run started again goes on from there.
+    The loss of a step is loss(*sample(step)). Checkpoints go to `folder`/<plan.name>.safetensors, and a training that
+    is started again goes on from there.
     """
     optimizer = torch.optim.AdamW(
         module.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, betas=(0.9, 0.99), fused=True
@@ -68,8 +80,8 @@ def train(
     average = {name: p.detach().clone() for name, p in module.named_parameters()}
     file = folder / f"{plan.name}.safetensors"
     first, recent = _restore(file, module, average, optimizer) if file.exists() else (0, [])
-    every = 0.5 if sys.stderr.isatty() else 30  # seconds; a log file wants few lines
-    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, mininterval=every)
+    redraw = 0.5 if sys.stderr.isatty() else 30  # seconds; few lines in a log file
+    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, mininterval=redraw)
     module.train()
     for step in progress:
         for group in optimizer.param_groups:
@@ -96,10 +108,10 @@ def train(
 
 
 def differentiate(module: nn.Module, batch: Batch, loss: Callable[..., Tensor], plan: Plan) -> float:
-    """The loss of a batch; its gradient is left in the parameters.
+    """The loss of a batch. Its gradient is left in the parameters.
 
-    `plan.workers` threads take an equal part of the rows each, and losses and gradients are averaged. On a CPU that is
-    faster than threads inside each of a thousand small operations, which wait for each other every time.
+    Each of `plan.workers` threads takes an equal part of the rows, and losses and gradients are averaged. On a CPU this
+    is faster than several threads inside each small operation, which wait for each other a thousand times.
     """
     parameters = list(module.parameters())
     device = parameters[0].device.type
@@ -120,7 +132,15 @@ def differentiate(module: nn.Module, batch: Batch, loss: Callable[..., Tensor], 
     return sum(value for value, _ in found) / len(found)
 
 
-def _save(file: Path, module: nn.Module, average: dict, optimizer: torch.optim.Optimizer, step: int, recent: list):
+def _save(
+    file: Path,
+    module: nn.Module,
+    average: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    recent: Sequence[float],
+) -> None:
+    """Write a checkpoint: weights, averaged weights and the optimizer's state after `step` steps, and recent losses."""
     tensors: dict[str, Tensor] = {}
     for name, p in module.named_parameters():
         state = optimizer.state[p]
@@ -133,7 +153,10 @@ def _save(file: Path, module: nn.Module, average: dict, optimizer: torch.optim.O
     os.replace(scratch, file)
 
 
-def _restore(file: Path, module: nn.Module, average: dict, optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
+def _restore(
+    file: Path, module: nn.Module, average: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[int, list[float]]:
+    """Put a checkpoint into module, averaged weights and optimizer. Returns the steps done and the recent losses."""
     with safe_open(file, "pt") as stored, torch.no_grad():
         step = int(stored.metadata()["step"])
         for name, p in module.named_parameters():
@@ -148,7 +171,7 @@ def _restore(file: Path, module: nn.Module, average: dict, optimizer: torch.opti
 
 
 def load_average(file: Path, module: nn.Module) -> dict[str, str]:
-    """Put a checkpoint's averaged weights into `module`; returns the checkpoint's metadata."""
+    """Put a checkpoint's averaged weights into `module`. Returns the checkpoint's metadata."""
     with safe_open(file, "pt") as stored, torch.no_grad():
         for name, p in module.named_parameters():
             p.copy_(stored.get_tensor(f"ema.{name}"))

@@ -1,4 +1,4 @@
-"""Training scenes as pictures and latents, made once and kept on disk."""
+"""Training scenes as pictures and latents. Both are made once and kept on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +15,18 @@ from attrbind_exp.pretrain.scenes import Scene, draw
 
 
 def draw_pictures(scenes: Sequence[Scene], name: str = "pictures") -> Tensor:
-    """(scenes, 3, 64, 64) uint8."""
+    """The scenes as pictures, (scenes, 3, 64, 64) uint8. `name` stands beside the progress bar."""
     drawn = [draw(scene, architecture.PIXELS) for scene in tqdm(scenes, desc=name, disable=None)]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
 
 
 def as_tensor(pictures: Tensor) -> Tensor:
-    """uint8 to float in [-1, 1]."""
+    """Pictures (.., 3, 64, 64) uint8 as float32 in [-1, 1]."""
     return pictures.float() / 127.5 - 1
 
 
 def kept_pictures(scenes: Sequence[Scene], folder: Path) -> Tensor:
-    """Pictures of the training scenes, from `folder` where they are there already."""
+    """The training scenes as pictures, (scenes, 3, 64, 64) uint8. They are drawn unless `folder` has them already."""
     file = folder / f"pictures_{len(scenes)}.safetensors"
     if not file.exists():
         save_file({"pictures": draw_pictures(scenes)}, file)
@@ -35,7 +35,10 @@ def kept_pictures(scenes: Sequence[Scene], folder: Path) -> Tensor:
 
 @torch.no_grad()
 def kept_latents(vae: AutoencoderKL, pictures: Tensor, folder: Path) -> Tensor:
-    """Latents of the pictures, (scenes, 4, 16, 16), scaled to unit deviation; the scale becomes the autoencoder's."""
+    """The pictures' latents, (scenes, 4, 16, 16), scaled to a standard deviation of 1.
+
+    They are encoded unless `folder` has them already. The scale becomes the autoencoder's own, in `folder`/vae.
+    """
     file = folder / f"latents_{len(pictures)}.safetensors"
     if not file.exists():
         parts = tqdm(pictures.split(100), desc="latents", disable=None)

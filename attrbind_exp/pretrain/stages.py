@@ -1,4 +1,4 @@
-"""The stages of pretraining after CLIP: autoencoder, then UNet; and the export to disk."""
+"""The stages of pretraining after CLIP: the autoencoder, the UNet, and the export to disk."""
 
 import json
 from collections.abc import Sequence
@@ -22,8 +22,9 @@ from attrbind_exp.reporting.figures import contact_sheet
 
 
 def train_vae(plan: Plan, pictures: Tensor, device: torch.device, folder: Path, log: Log) -> float:
-    """Reconstruction (L1 + L2) with a light pull of the latents towards a unit normal.
+    """Train the autoencoder and save it in `folder`/vae. Returns the mean loss at the end.
 
+    The loss is that of reconstruction (L1 + L2), and a little of the latents' divergence from a unit normal.
     `pictures`: (n, 3, 64, 64) uint8.
     """
     torch.manual_seed(plan.seed)
@@ -47,17 +48,20 @@ def train_vae(plan: Plan, pictures: Tensor, device: torch.device, folder: Path, 
 
 
 def object_cells(scenes: Sequence[Scene]) -> Tensor:
-    """How much of each latent cell and its neighbours is object, (scenes, 1, 16, 16) in [0, 1]."""
+    """How much of each latent cell objects cover, or of its most covered neighbour, (scenes, 1, 16, 16) in [0, 1]."""
     side = architecture.PIXELS // 4
     cover = np.stack([sum(object_mask(o, side) for o in scene.objects) for scene in scenes])
     return F.max_pool2d(torch.from_numpy(cover)[:, None], 3, stride=1, padding=1)
 
 
 @dataclass(frozen=True)
-class Diet:
-    """What the UNet is fed with: `empty`, the share of empty captions; `words_only`, the share of captions whose end
-    and padding are hidden from cross-attention; `object_weight`, how many times more latent cells count where an object
-    lies; `focus_share` of the timesteps are drawn from `focus` (first, last), the others from all."""
+class UnetTraining:
+    """How the UNet's training batches are made.
+
+    `empty`: the share of empty captions; `words_only`: the share of captions whose end token and padding are hidden
+    from cross-attention; `object_weight`: what a latent cell full of an object weighs in the loss beyond the 1 of every
+    cell; `focus_share` of the timesteps are drawn from `focus` (first, last), the others from all.
+    """
 
     empty: float
     words_only: float
@@ -65,55 +69,63 @@ class Diet:
     focus: tuple[int, int]
     focus_share: float
 
-    def timesteps(self, rng: np.random.Generator, count: int, total: int) -> np.ndarray:
-        """(count,) in 0 .. total - 1."""
+    def draw_timesteps(self, rng: np.random.Generator, count: int, total: int) -> np.ndarray:
+        """Random timesteps (count,) in 0 .. total - 1."""
         low, high = self.focus
         focused = rng.random(count) < self.focus_share
         return np.where(focused, rng.integers(low, high + 1, count), rng.integers(0, total, count))
 
-    def seen(self, rng: np.random.Generator, ids: Tensor, end: int) -> Tensor:
-        """Which of the token ids (B, L) cross-attention may look at, (B, L) bool.
+    def visible_tokens(self, rng: np.random.Generator, ids: Tensor, end: int) -> Tensor:
+        """Which of the token ids (B, L) cross-attention may look at, (B, L) bool. `end` is the id of end and padding.
 
-        End and padding, most of a window and all the same, carry what the last words said; always seen, they keep the
-        words themselves from being used (docs/negative-results.md).
+        End token and padding fill most of the window and carry what the words before them say. Were they always
+        visible, the UNet would read them alone and not the words (docs/negative-results.md).
         """
         hidden = torch.from_numpy(rng.random((len(ids), 1)) < self.words_only)
         return ~(hidden & (ids == end))
 
 
 def train_unet(
-    plan: Plan, diet: Diet, scenes: Sequence[Scene], latents: Tensor, device: torch.device, folder: Path, log: Log
+    plan: Plan,
+    batches: UnetTraining,
+    scenes: Sequence[Scene],
+    latents: Tensor,
+    device: torch.device,
+    folder: Path,
+    log: Log,
 ) -> float:
-    """Epsilon-prediction with the captions of `training_caption` in CLIP's frozen words.
+    """Train the UNet to predict the noise, given captions in the embedding of the frozen CLIP. Returns the mean loss at
+    the end.
 
-    Cells with objects weigh more: captions say nothing about textures, which would otherwise make up most of the loss.
+    Cells with objects weigh more. Captions say nothing about the ground's texture, which would otherwise make up most
+    of the loss. `latents`: (scenes, 4, 16, 16).
     """
     cells = object_cells(scenes)
     tokenizer, clip = load_clip(plan.seed, folder)
     text_encoder, unet = clip.text_encoder.to(device), build_unet(plan.seed).to(device)
     scheduler = architecture.build_scheduler()
     if device.type == "cpu":
-        # The fused kernel's backward is slower than plain matmuls on a CPU at this size.
+        # On a CPU, at this size, the fused kernel's gradient is slower than that of plain matrix products.
         unet.set_attn_processor(AttnProcessor())
 
     @torch.no_grad()
     def sample(step: int) -> Batch:
         rng = np.random.default_rng([plan.seed, 1, step])
         chosen = rng.integers(0, len(scenes), plan.batch)
-        captions = ["" if rng.random() < diet.empty else training_caption(rng, scenes[i]) for i in chosen]
+        captions = ["" if rng.random() < batches.empty else training_caption(rng, scenes[i]) for i in chosen]
         ids = tokenize(tokenizer, captions)
         words = text_encoder(ids.to(device)).last_hidden_state
-        seen = diet.seen(rng, ids, tokenizer.eos_token_id)
+        visible = batches.visible_tokens(rng, ids, tokenizer.eos_token_id)
         clean = latents[chosen]
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(plan.seed * 1_000_003 + step))
-        t = torch.from_numpy(diet.timesteps(rng, plan.batch, scheduler.config.num_train_timesteps))
+        t = torch.from_numpy(batches.draw_timesteps(rng, plan.batch, scheduler.config.num_train_timesteps))
         noisy = scheduler.add_noise(clean, noise, t)
-        weight = 1 + diet.object_weight * cells[chosen]
-        batch = noisy, t, words, seen, noise, weight / weight.mean()
+        weight = 1 + batches.object_weight * cells[chosen]
+        batch = noisy, t, words, visible, noise, weight / weight.mean()
         return [tensor.to(device) for tensor in batch]
 
-    def loss(noisy: Tensor, t: Tensor, words: Tensor, seen: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-        guess = unet(noisy, t, words, encoder_attention_mask=seen).sample
+    def loss(noisy: Tensor, t: Tensor, words: Tensor, visible: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        guess = unet(noisy, t, words, encoder_attention_mask=visible).sample
         return (weight * (guess.float() - noise) ** 2).mean()
 
     return train(unet, sample, loss, plan, folder, log)
@@ -126,7 +138,7 @@ def build_unet(seed: int) -> UNet2DConditionModel:
 
 
 def export(seed: int, folder: Path, out: Path) -> int:
-    """Write averaged weights in half precision and Stable Diffusion's layout; returns their size in bytes."""
+    """Write the trained model to `out`, in half precision and Stable Diffusion's layout. Returns its size in bytes."""
     tokenizer, clip = load_clip(seed, folder)
     unet = build_unet(seed)
     load_average(folder / "unet.safetensors", unet)
@@ -141,14 +153,14 @@ def export(seed: int, folder: Path, out: Path) -> int:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(out, safe_serialization=True)
-    # transformers would load the text encoder in its stored precision, diffusers the rest in fp32; let them agree.
+    # Loaded again, all parts shall be fp32: diffusers does so by itself, transformers takes the precision of this file.
     _amend(out / "text_encoder" / "config.json", {"dtype": "float32"})
-    _amend(out / "vae" / "config.json", {"_name_or_path": "vae"})  # diffusers writes where it was trained
+    _amend(out / "vae" / "config.json", {"_name_or_path": "vae"})  # not the folder where it was trained
     return sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 
 def _amend(file: Path, changes: dict[str, str]) -> None:
-    """Change some settings of a JSON file."""
+    """Change some settings in a JSON file."""
     file.write_text(json.dumps(json.loads(file.read_text()) | changes, indent=2) + "\n")
 
 
@@ -173,7 +185,7 @@ PROMPTS = (
 
 
 def draw_samples(model: Path, path: Path, seed: int) -> Path:
-    """Generations from 16 prompts, each under its prompt, as one PNG."""
+    """Write pictures that the model generates from PROMPTS as one PNG, each with its prompt. Returns the PNG's path."""
     pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,42 +1,33 @@
-"""What the runs of a sweep are doing: sweep.json on disk, a table in the terminal.
+"""What the runs of a sweep are doing: sweep.json on disk (runs.index), a table in the terminal.
 
 A run's own folder says how far it is (progress.json); what it cannot say itself, that it was killed, is written here.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from attrbind_exp.runs.index import Launched, read_launched, write_launched
 from attrbind_exp.runs.progress import FILE as PROGRESS
 from attrbind_exp.runs.progress import read_progress
-from attrbind_exp.runs.store import write_text
 
-FILE = "sweep.json"
 COLOURS = {"queued": "dim", "running": "yellow", "done": "green", "failed": "red", "stopped": "red"}
 
 
-@dataclass
-class Launched:
-    """One run of a sweep: what sets it apart, its folder below the sweep's, how to start it alone, its state (queued,
-    running, done, failed, stopped) and, where it failed, why."""
-
-    name: str
-    folder: str
-    command: str
-    state: str = "queued"
-    error: str | None = None
-
-
 class Board:
-    """The runs of one launch. `live`: a table that is redrawn in a terminal, else a line for every change."""
+    """The runs of one launch. `live`: a table that is redrawn in a terminal, else a line for every change.
 
-    def __init__(self, folder: Path, runs: Sequence[Launched], live: bool = True):
-        self.folder, self.runs = folder, list(runs)
+    Hydra may launch a long sweep in several parts; `first` is how many runs of it were launched before these.
+    `command` is the sweep's.
+    """
+
+    def __init__(self, folder: Path, runs: Sequence[Launched], live: bool = True, first: int = 0, command: str = ""):
+        self.folder, self.runs, self.command = folder, list(runs), command
+        self._before = read_launched(folder)[:first]
         self.console = Console()
         self._live = Live(console=self.console, auto_refresh=False) if live and self.console.is_terminal else None
         for run in self.runs:  # an earlier start's progress says nothing of this one
@@ -108,10 +99,4 @@ class Board:
         return table
 
     def _save(self) -> None:
-        write_text(self.folder / FILE, json.dumps({"runs": [asdict(r) for r in self.runs]}, indent=2) + "\n")
-
-
-def read_board(folder: Path) -> list[Launched]:
-    """The runs of a sweep as they were last seen; none where nothing was launched there."""
-    file = folder / FILE
-    return [Launched(**r) for r in json.loads(file.read_text(encoding="utf-8"))["runs"]] if file.is_file() else []
+        write_launched(self.folder, [*self._before, *self.runs], self.command)

@@ -39,15 +39,16 @@ class Merged:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What sweep.json holds: the runs of the last launch, and the runs that were merged from them."""
+    """What sweep.json holds: the runs of the last launch, the runs that were merged from them, the command as typed."""
 
     runs: Sequence[Launched] = ()
     merged: Sequence[Merged] = ()
+    command: str = ""
 
 
 def sweep_runs(folder: Path) -> list[Path] | None:
-    """Folders of the runs that the sweep in `folder` consists of, in the order of the launch, finished or not; None where
-    no sweep was launched.
+    """Folders of the runs that the sweep in `folder` consists of, finished or not, in the order of the launch; None
+    where no sweep was launched.
 
     Shards that were merged are parts and no runs: the merged run stands where its first shard stood.
     """
@@ -59,8 +60,10 @@ def sweep_runs(folder: Path) -> list[Path] | None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """What sweep.json in `folder` says, folders as full paths; an empty Sweep where there is none. Raises UserError where
-    it is torn."""
+    """What sweep.json in `folder` says, folders as full paths; an empty Sweep where there is none.
+
+    Raises UserError where the file is torn.
+    """
     file = folder / NAME
     if not file.is_file():
         return Sweep()
@@ -77,6 +80,7 @@ def read_sweep(folder: Path) -> Sweep:
     return Sweep(
         [replace(run, folder=full(run.folder)) for run in found.runs],
         [Merged(full(m.folder), [full(shard) for shard in m.shards]) for m in found.merged],
+        found.command,
     )
 
 
@@ -85,14 +89,16 @@ def read_launched(folder: Path) -> Sequence[Launched]:
     return read_sweep(folder).runs
 
 
-def write_launched(folder: Path, runs: Sequence[Launched]) -> None:
+def write_launched(folder: Path, runs: Sequence[Launched], command: str = "") -> None:
     """Write down the runs of a launch. What an earlier launch merged is no part of it until it is merged again."""
-    _write(folder, Sweep(runs))
+    _write(folder, Sweep(runs, command=command))
 
 
 def write_merged(folder: Path, merged: Mapping[Path, Sequence[Path]]) -> None:
-    """Write down which runs were merged in a sweep's folder: {merged run: its shards}. Nothing is written where no sweep
-    was launched, as when shards were started one by one."""
+    """Write down which runs were merged in a sweep's folder: {merged run: its shards}.
+
+    Nothing is written where no sweep was launched, as when shards were started one by one.
+    """
     if (folder / NAME).is_file():
         runs = [Merged(str(run.absolute()), [str(s.absolute()) for s in shards]) for run, shards in merged.items()]
         _write(folder, replace(read_sweep(folder), merged=runs))
@@ -107,5 +113,6 @@ def _write(folder: Path, sweep: Sweep) -> None:
     shown = Sweep(
         [replace(run, folder=inside(run.folder)) for run in sweep.runs],
         [Merged(inside(m.folder), [inside(shard) for shard in m.shards]) for m in sweep.merged],
+        sweep.command,
     )
     write_text(folder / NAME, msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")

@@ -19,13 +19,15 @@ Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of th
 
 @dataclass(frozen=True)
 class KeptMaps:
-    """Maps (P, C, h, w) of an image's P passes, float32, one a column, and which of them every sample has under every
-    variant and seed."""
+    """Maps (P, C, h, w) of an image's P rows of passes, float32; `columns`: the heat-map method and the column of each
+    of C; `places`: which of P every sample has under every variant and seed; `variants`: method and alpha of each;
+    `layers`: (name, block, ratio, cross) of the model's attention layers."""
 
     maps: np.ndarray
-    columns: Sequence[Column]
+    columns: Sequence[tuple[str, Column]]
     places: Places
     variants: Sequence[tuple[str, float | None]]
+    layers: Sequence[tuple[str, str, int, bool]] = ()
 
     def find(self, sample: str, variant: Variant, seed: int) -> np.ndarray:
         """The maps (C, h, w) of one sample under one edit of its embedding and the `seed`-th noise. Raises UserError
@@ -50,7 +52,8 @@ def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
         "image_id": image_id,
         "places": kept.places,
         "variants": kept.variants,
-        "columns": [[column.ratio, column.blocks] for column in kept.columns],
+        "columns": [[method, column.ratio, column.blocks] for method, column in kept.columns],
+        "layers": kept.layers,
     }
     file = maps_file(folder, image_id)
     file.parent.mkdir(exist_ok=True)
@@ -71,5 +74,7 @@ def read_maps(folder: Path, image_id: str) -> KeptMaps:
             f"no readable maps of image '{image_id}' at '{file}' ({str(error)[:80]}); run it again with keep_maps=true"
         ) from error
     maps = stretched.astype(np.float32) * spread[..., None, None] + low[..., None, None]
-    columns = [Column(ratio, tuple(blocks)) for ratio, blocks in about["columns"]]
-    return KeptMaps(maps, columns, about["places"], [(name, alpha) for name, alpha in about["variants"]])
+    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about["columns"]]
+    layers = [(name, block, ratio, cross) for name, block, ratio, cross in about["layers"]]
+    variants = [(name, alpha) for name, alpha in about["variants"]]
+    return KeptMaps(maps, columns, about["places"], variants, layers)

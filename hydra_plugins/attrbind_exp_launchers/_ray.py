@@ -9,21 +9,25 @@ from typing import Any
 import ray
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayError
 
-from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, lost, plain, settle
+from attrbind_exp.commands.own_folder import use_config_dir
+from attrbind_exp.config import own_folder
+from attrbind_exp.runs.board import Board
+from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, failed_return, record_end
 
 
-def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> list[JobReturn]:
+def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Board) -> list[JobReturn]:
     """Start a run for every config, wait for all; a RayError (a killed process, a lost node) is one failed run."""
     setup_globals()
     start(launcher)
     try:
-        options: dict[str, Any] = plain(launcher.ray_cfg.remote) | resources(launcher)
+        options: dict[str, Any] = keywords(launcher.ray_cfg.remote) | resources(launcher)
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
-        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd())
+        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd()), own_folder()
         waiting = {run.remote(cfg, board.runs[i].folder, *given): i for i, cfg in enumerate(configs)}
         returns: dict[int, JobReturn] = {}
         while waiting:
@@ -33,17 +37,24 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Any) -> 
                 try:
                     returns[number] = ray.get(ref)
                 except RayError as error:
-                    returns[number] = lost(error, list(configs[number].hydra.overrides.task))
-                settle(board, number, returns[number])
+                    returns[number] = failed_return(error, list(configs[number].hydra.overrides.task))
+                record_end(board, number, returns[number])
             board.refresh()
         return [returns[i] for i in range(len(configs))]
     finally:
         ray.shutdown()
 
 
+def keywords(config: DictConfig | None) -> dict[str, Any]:
+    """A config as keyword arguments."""
+    found = OmegaConf.to_container(config, resolve=True) if config else {}
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
 def start(launcher: RayLauncher) -> None:
     """Ray on this machine, or the cluster of `ray.init.address`."""
-    options = plain(launcher.ray_cfg.init)
+    options = keywords(launcher.ray_cfg.init)
     if "address" not in options:
         options["num_gpus"] = launcher.gpus
         options["num_cpus"] = max(os.cpu_count() or 1, launcher.gpus or 0)
@@ -60,16 +71,23 @@ def resources(launcher: RayLauncher) -> dict[str, float]:
 
 
 def run_job(
-    config: DictConfig, folder: str, hydra_context: Any, task_function: Any, state: Any, where: str
+    config: DictConfig,
+    folder: str,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    state: dict[type, Singleton],
+    where: str,
+    own: Path | None,
 ) -> JobReturn:
     """One run, in its own process, which works in the launching one's directory `where`, since paths may be relative to
-    it; what it prints goes to output.log in its folder."""
+    it, and finds the user's folder `own`; what it prints goes to output.log in its folder."""
     os.chdir(where)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (
         open(Path(folder, "output.log"), "a", encoding="utf-8", buffering=1) as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
+        use_config_dir(own),
     ):
         result = _run_job(hydra_context, config, task_function, state)
     if result.status == JobStatus.FAILED:

@@ -8,19 +8,39 @@ import submitit
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 from omegaconf import OmegaConf
 
-from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, lost, settle
+from attrbind_exp.commands.own_folder import use_config_dir
+from attrbind_exp.config import own_folder
+from attrbind_exp.runs.board import Board
+from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, failed_return, record_end
 
 KILLED = (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError)
 
 
-def launch(launcher: SlurmLauncher, job_overrides: Sequence[Sequence[str]], first: int, board: Any) -> list[JobReturn]:
+class Job(BaseSubmititLauncher):
+    """What a job executes: one run, which finds the user's folder that the launching process had."""
+
+    def __init__(self, launcher: SlurmLauncher):
+        super().__init__(**launcher.params)
+        self.own = own_folder()
+        self.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
+
+    def __call__(self, *given: Any) -> JobReturn:
+        """One run, from its overrides, the key of its folder, its number, its name and Hydra's state."""
+        with use_config_dir(self.own):
+            return super().__call__(*given)
+
+
+def launch(
+    launcher: SlurmLauncher, job_overrides: Sequence[Sequence[str]], first: int, board: Board
+) -> list[JobReturn]:
     """Submit one job a run, wait for all; on the way out, whatever the reason, none is left behind."""
     numbers = range(first, first + len(job_overrides))
     state = Singleton.get_state()
     jobs = executor(launcher).map_array(
-        launcher,
+        Job(launcher),
         [list(o) for o in job_overrides],
         ["hydra.sweep.dir"] * len(numbers),
         list(numbers),
@@ -35,8 +55,8 @@ def launch(launcher: SlurmLauncher, job_overrides: Sequence[Sequence[str]], firs
                     try:
                         returns[number] = job.results()[0]
                     except KILLED as error:
-                        returns[number] = lost(error, job_overrides[number])
-                    settle(board, number, returns[number])
+                        returns[number] = failed_return(error, job_overrides[number])
+                    record_end(board, number, returns[number])
             board.refresh()
             time.sleep(POLL)
     finally:

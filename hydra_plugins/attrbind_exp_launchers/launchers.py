@@ -1,114 +1,147 @@
 """Launchers whose sweeps survive a lost run: it is one failed run, named, and all others finish.
 
 Hydra ends a sweep at the first failed run before its callbacks hear of it. So each launcher writes what became of every
-run to sweep.json (`runs.board`), hands Hydra the runs that are done, and `sweep.SweepReport` names the failed ones and
-makes the exit code. Ray and submitit load when they are used: Hydra imports this file for every command.
+run to sweep.json (`runs.board`), hands Hydra the runs that are done, and `commands.sweep.SweepReport` names the failed
+ones and makes the exit code. Hydra imports this file for every command. So Ray and submitit load only when they are
+used, and need not be installed otherwise.
 """
 
-import shlex
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn, JobStatus
-from hydra_plugins.hydra_ray_launcher.ray_launcher import RayLauncher as HydraRayLauncher
-from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+if TYPE_CHECKING:
+    from attrbind_exp.runs.board import Board
 
 POLL = 1.0  # seconds
-Launcher = Any  # Hydra's class says nothing of `config` and `hydra_context`, which all of its launchers have
+PACKAGES = {"ray": "hydra-ray-launcher ray", "slurm": "hydra-submitit-launcher submitit"}  # by our extra
+Overrides = Sequence[Sequence[str]]  # of every run
 
 
 class LocalLauncher(BasicLauncher):
     """One run after another in this process."""
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Hydra's own launcher, run by run."""
-        with open_board(self, job_overrides, initial_job_idx, live=False) as board:
+        assert self.hydra_context is not None and self.config is not None  # Hydra has called setup
+        configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        with open_board(self.config, configs, job_overrides, initial_job_idx, live=False) as board:
             returns: list[JobReturn] = []
             for number, overrides in enumerate(job_overrides):
                 board.set(number, "running")
                 returns += super().launch([overrides], initial_job_idx + number)
-                settle(board, number, returns[-1])
-        return completed(returns)
+                record_end(board, number, returns[-1])
+        return done_only(returns)
 
 
-class RayLauncher(HydraRayLauncher):
+class RemoteLauncher(Launcher):
+    """What the launchers below share: Hydra hands them what their runs need."""
+
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls it before `launch`."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+
+class RayLauncher(RemoteLauncher):
     """One run a GPU, the others queued; on a machine without GPUs one run for every `cpus_per_run` cores.
 
     `gpus`: how many there are, None = as many as Ray finds. In a cluster (`ray.init.address`) Ray knows.
     """
 
     def __init__(self, ray: DictConfig, gpus: int | None = None, cpus_per_run: int = 1) -> None:
-        super().__init__(ray)
-        self.gpus, self.cpus_per_run = gpus, cpus_per_run
+        self.ray_cfg, self.gpus, self.cpus_per_run = ray, gpus, cpus_per_run
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Start all runs and wait; Ctrl-C ends them all."""
-        from hydra_plugins.attrbind_exp_launchers import _ray
+        implementation = load("_ray", "ray", self.config)
+        configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
+            returns = implementation.launch(self, configs, board)
+        return done_only(returns)
 
-        configs = compose(self, job_overrides, initial_job_idx)
-        with open_board(self, job_overrides, initial_job_idx) as board:
-            returns = _ray.launch(self, configs, board)
-        return completed(returns)
 
-
-class SlurmLauncher(BaseSubmititLauncher):
-    """One Slurm job a run, by submitit. `cluster`: slurm, or local for processes of this machine."""
+class SlurmLauncher(RemoteLauncher):
+    """One Slurm job a run, by submitit. `cluster`: slurm, or local for processes of this machine; `params`: the other
+    keys of conf/hydra/launcher/slurm.yaml."""
 
     def __init__(self, cluster: str = "slurm", **params: Any) -> None:
-        super().__init__(**params)
-        self.cluster = cluster
+        self.cluster, self.params = cluster, params
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all runs as one job array and wait; Ctrl-C cancels them."""
-        from hydra_plugins.attrbind_exp_launchers import _slurm
+        implementation = load("_slurm", "slurm", self.config)
+        configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
+        with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
+            returns = implementation.launch(self, job_overrides, initial_job_idx, board)
+        return done_only(returns)
 
-        with open_board(self, job_overrides, initial_job_idx) as board:
-            returns = _slurm.launch(self, job_overrides, initial_job_idx, board)
-        return completed(returns)
+
+def load(module: str, extra: str, config: DictConfig) -> ModuleType:
+    """The file beside this one that needs packages of an extra. Raises UserError where they are not installed."""
+    from attrbind_exp.types import UserError
+
+    try:
+        return importlib.import_module(f"hydra_plugins.attrbind_exp_launchers.{module}")
+    except ModuleNotFoundError as error:
+        name = config.hydra.runtime.choices["hydra/launcher"]
+        raise UserError(
+            f"launcher={name} needs packages that are not installed (no module '{error.name}'); get them by "
+            f"'pip install {PACKAGES[extra]}', the extra [{extra}], or choose launcher=local"
+        ) from error
 
 
-def compose(launcher: Launcher, job_overrides: Sequence[Sequence[str]], first: int) -> list[DictConfig]:
+def compose(context: HydraContext, config: DictConfig, job_overrides: Overrides, first: int) -> list[DictConfig]:
     """The configuration of every run, Hydra's part in it."""
     configs = []
     for number, overrides in enumerate(job_overrides):
-        cfg = launcher.hydra_context.config_loader.load_sweep_config(launcher.config, list(overrides))
+        cfg = context.config_loader.load_sweep_config(config, list(overrides))
         with open_dict(cfg):
             cfg.hydra.job.id = cfg.hydra.job.num = first + number
         configs.append(cfg)
     return configs
 
 
-def open_board(launcher: Launcher, job_overrides: Sequence[Sequence[str]], first: int, live: bool = True) -> Any:
-    """A Board of the runs to be launched."""
-    from attrbind_exp.runs.board import Board, Launched
+def open_board(
+    config: DictConfig, configs: Sequence[DictConfig], job_overrides: Overrides, first: int, live: bool = True
+) -> "Board":
+    """A Board of the runs to be launched: `configs` and `job_overrides` are theirs, `config` is the sweep's."""
+    from attrbind_exp.commands.command_line import command
+    from attrbind_exp.runs.board import Board
+    from attrbind_exp.runs.index import Launched
 
-    sweep = Path(launcher.config.hydra.sweep.dir).absolute()
-    configs = compose(launcher, job_overrides, first)
     swept = [o for o in job_overrides[0] if any(o not in other for other in job_overrides)]
     keys = {o.partition("=")[0] for o in swept}
     runs = []
     for overrides, cfg in zip(job_overrides, configs, strict=True):
         folder = Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir).absolute()
         own = [o for o in overrides if o.partition("=")[0] in keys] or list(overrides)
-        typed = [o.replace("+sweeps=", "sweep=") for o in cfg.hydra.overrides.task]
-        alone = shlex.join([*typed, "hydra.mode=RUN", f"hydra.run.dir={folder}"])
-        name = " ".join(own).replace(".value=", "=")
-        runs.append(Launched(name, str(folder), f"python -m attrbind_exp.run {alone}"))
-    return Board(sweep, runs, live)
+        alone = command([*cfg.hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir={folder}"])
+        runs.append(Launched(" ".join(own).replace(".value=", "="), str(folder), alone))
+    typed = command([*config.hydra.overrides.hydra, *config.hydra.overrides.task])
+    return Board(Path(config.hydra.sweep.dir).absolute(), runs, live, first, typed)
 
 
-def settle(board: Any, number: int, result: JobReturn) -> None:
-    """A run that has come back."""
+def record_end(board: "Board", number: int, result: JobReturn) -> None:
+    """Write down that a run has come back, and how."""
     if result.status == JobStatus.COMPLETED:
         board.set(number, "done")
     else:
         board.set(number, "failed", explain(result._return_value))
 
 
-def explain(error: Any) -> str:
+def explain(error: object) -> str:
     """One line of an error: what it is and what it says, without the traceback that Ray and submitit put before it."""
     if isinstance(error, str):
         return error
@@ -117,18 +150,13 @@ def explain(error: Any) -> str:
     return name if not said else said if name == "UserError" or said.startswith(name) else f"{name}: {said}"
 
 
-def lost(error: Exception, overrides: Sequence[str]) -> JobReturn:
+def failed_return(error: Exception, overrides: Sequence[str]) -> JobReturn:
     """The return of a run that did not come back."""
     result = JobReturn(overrides=overrides, status=JobStatus.FAILED)
     result.return_value = error
     return result
 
 
-def completed(returns: Sequence[JobReturn]) -> list[JobReturn]:
+def done_only(returns: Sequence[JobReturn]) -> list[JobReturn]:
     """The runs that are done: Hydra raises at any other. Those stand in sweep.json."""
     return [r for r in returns if r.status == JobStatus.COMPLETED]
-
-
-def plain(config: Any) -> dict[str, Any]:
-    """A config as keyword arguments."""
-    return OmegaConf.to_container(config, resolve=True) if config else {}  # type: ignore[return-value]

@@ -1,0 +1,83 @@
+"""Stable Diffusion XL's architecture: two text encoders side by side, and a pooled vector of the whole text.
+
+It shows that another backbone fits the same segmenter. It is tried on tiny random weights; no loader for the real ones
+stands here yet.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Request
+from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading
+from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, StableDiffusion, weights_digest
+from attrbind_exp.backbones.tensors import pad_rows, to_device
+from attrbind_exp.backbones.window import ClipWindow
+from attrbind_exp.cache import digest
+
+
+class StableDiffusionXL(StableDiffusion):
+    """A Stable Diffusion XL as a Backbone.
+
+    An embedding's D channels are those of both encoders one after the other, so both share the positions of the text
+    window; their tokenizers cut words alike and differ in padding only.
+    """
+
+    def __init__(
+        self,
+        pipeline: StableDiffusionXLPipeline,
+        size: tuple[int, int] | None = None,
+        reading: Reading = DIFFSEGMENTER,
+    ):
+        super().__init__(pipeline, size, reading)
+        self.second_window = ClipWindow(pipeline.tokenizer_2)
+        self.second_encoder = pipeline.text_encoder_2.eval().requires_grad_(False)
+        self.pooled_width = self.second_encoder.config.projection_dim
+        # (height, width) of the original, (top, left) of the crop, (height, width) aimed at: as for a whole picture.
+        self.time_ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device, dtype=self.dtype)
+
+    def digests(self) -> tuple[str, str]:
+        """Digests of the weights of its text encoders and its autoencoder."""
+        text, image = super().digests()
+        return digest(text, weights_digest(self.second_encoder)), image
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
+        """Every text: the last hidden states but one of both encoders, side by side (L, D), and the second's projection
+        of the whole text (P,)."""
+        tokens, second = self.window(texts), self.second_window(texts)
+        states, pooled = [], []
+        for start in range(0, len(texts), TEXT_BATCH):
+            rows = slice(start, start + TEXT_BATCH)
+            ids = [to_device(torch.tensor([t.ids for t in part[rows]]), self.device) for part in (tokens, second)]
+            first = self.text_encoder(pad_rows(ids[0], TEXT_BATCH), output_hidden_states=True)
+            other = self.second_encoder(pad_rows(ids[1], TEXT_BATCH), output_hidden_states=True)
+            both = torch.cat([first.hidden_states[-2], other.hidden_states[-2]], -1)  # (B, L, D)
+            states += list(both[: len(ids[0])])
+            pooled += list(other.text_embeds[: len(ids[0])])
+        return [EncodedText(*parts) for parts in zip(tokens, states, pooled, strict=True)]
+
+    def observe(
+        self,
+        noisy: Tensor,
+        timestep: int,
+        embedding: Embedding,
+        request: Request,
+        pools: Tensor | None = None,
+        same_image: Sequence[int] | None = None,
+    ) -> Observation:
+        """One conditional UNet pass. The pooled text reaches every layer, so rows of one image share nothing."""
+        return super().observe(noisy, timestep, embedding, request, pools, None)
+
+    def denoise(self, noisy: Tensor, timestep: int, embedding: Embedding) -> Tensor:
+        """The predicted noise (B, c, h, w) of noisy latents (B, c, h, w)."""
+        assert embedding.pooled is not None
+        steps = torch.full((len(noisy),), timestep, device=noisy.device)
+        added = {
+            "text_embeds": embedding.pooled.to(self.device, self.dtype),
+            "time_ids": self.time_ids.expand(len(noisy), -1),
+        }
+        keys = embedding.keys.to(self.device, self.dtype)
+        return self.unet(noisy, steps, keys, added_cond_kwargs=added, return_dict=False)[0]

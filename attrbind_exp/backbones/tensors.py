@@ -1,0 +1,45 @@
+"""Small things that are done to tensors in many rooms: copies between host and device, precision, rows of a batch."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, without waiting for what is queued there."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def to_host(values: Tensor) -> Callable[[], Tensor]:
+    """Queue a copy to the host. Calling the result waits for it, and for nothing that is queued later."""
+    copy = values.to("cpu", non_blocking=True)  # torch pins it
+    if values.device.type != "cuda":
+        return lambda: copy
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(values.device))
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return copy
+
+    return wait
+
+
+def pad_rows(rows: Tensor, size: int) -> Tensor:
+    """`rows` (B, ...) with the last one repeated until there are `size`.
+
+    Kernels add in another order for another number of rows, but a row is the same whatever the others hold. So figures
+    that must not depend on what shares a batch come from batches of one size.
+    """
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), *rows.shape[1:])]) if len(rows) < size else rows
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision to float32, as sums and differences of probabilities need; float32 and float64 as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def overflowed(values: Tensor) -> list[bool]:
+    """Which of B rows, (B, ...), hold a value that is not finite."""
+    return (~values.isfinite().flatten(1).all(1)).tolist()

@@ -1,0 +1,48 @@
+"""Door 1: an edit of a prompt's embedding.
+
+E: the prompt's embedding (L, D). U: the empty prompt's (L, D). POS: positions of the noun chunk that holds the target,
+q: positions of the target noun, among them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from attrbind_exp.types import Prompt
+
+if TYPE_CHECKING:  # so that a table can be made of finished runs without loading torch
+    from torch import Tensor
+
+    from attrbind_exp.backbones.backbone import EncodedText
+
+Where = Literal["both", "keys", "values"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(ABC):
+    """One edit of the embedding that cross-attention sees. Subclass it as a frozen dataclass: two edits are the same if
+    their fields are.
+
+    `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
+    takes from there) or "both".
+    """
+
+    where: Where = "both"
+
+    def texts(self, prompt: Prompt) -> Sequence[str]:
+        """What must be encoded for this prompt besides the prompt itself and the empty prompt ""."""
+        return ()
+
+    def changes(self, prompt: Prompt) -> bool:
+        """Whether the edit can change anything at all for this prompt. Where it says no, `apply` is not called, and the
+        variant shares the passes of those that come to the same embedding."""
+        return True
+
+    @abstractmethod
+    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+        """The edited embedding (L, D), a new tensor.
+
+        `E` (L, D) may have been edited before. `encoded` has the prompt, "", and what `texts` named; each knows the
+        positions of its characters (`encoded[text].tokens.at(start, end)`).
+        """

@@ -1,0 +1,62 @@
+"""Weighted words, as compel and prompt-weighting interfaces write them ("a (white:1.2) dog")."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from attrbind_exp.edits.averaging import average_rows
+from attrbind_exp.edits.edit import Edit
+from attrbind_exp.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrbind_exp.backbones.backbone import EncodedText
+
+
+@dataclass(frozen=True)
+class Weight(Edit):
+    """U + w (E - U) on chosen words, computed as w E + (1 - w) U, which is exact at w = 1. UEA is the case w = alpha on
+    the target. compel uses it for w > 1; below 1 compel also blends in the prompt without the words.
+
+    `words`: "target", "chunk", or "modifiers" (the chunk without the target), or a list of words, each wherever it
+    stands in the prompt.
+    """
+
+    weight: float
+    words: Literal["target", "chunk", "modifiers"] | tuple[str, ...] = "target"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.words, str):
+            object.__setattr__(self, "words", tuple(self.words))  # a list from YAML
+
+    def changes(self, prompt: Prompt) -> bool:
+        """Not at weight 1."""
+        return self.weight != 1
+
+    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+        """E with the chosen words weighted."""
+        rows = self._positions(encoded[prompt.text], prompt)
+        return average_rows(E, encoded[""].states, rows, self.weight) if rows else E
+
+    def _positions(self, text: "EncodedText", prompt: Prompt) -> Sequence[int]:
+        named = {"target": prompt.q, "chunk": prompt.pos, "modifiers": [i for i in prompt.pos if i not in prompt.q]}
+        if isinstance(self.words, str):
+            return named[self.words]
+        words = {word.lower() for word in self.words}
+        spans = _word_spans(prompt.text)
+        return sorted(
+            {i for span in spans if prompt.text[slice(*span)].lower() in words for i in text.tokens.at(*span)}
+        )
+
+
+def _word_spans(text: str) -> list[tuple[int, int]]:
+    """The characters [start, end) of every word of a text, punctuation at its ends left out."""
+    spans, start = [], 0
+    for word in text.split():
+        start = text.index(word, start)
+        bare = word.strip(".,;:!?()\"'")
+        first = start + word.find(bare)
+        spans.append((first, first + len(bare)))
+        start += len(word)
+    return spans

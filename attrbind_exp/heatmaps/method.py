@@ -1,0 +1,74 @@
+"""Door 3: a way of reading attention. A method says what it asks of a pass, and turns the answer into maps.
+
+A method makes columns, (B, C, h, w): a map each, which a choice of layers sums with weights. What comes after is shared
+by all methods: the sum, the resizing to the picture's own size, min-max to [0, 1].
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrbind_exp.backbones.backbone import Layer, Observation, Request
+from attrbind_exp.backbones.reading import Reading
+from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
+from attrbind_exp.types import LayerChoice
+
+
+@dataclass(frozen=True)
+class HeatMapMethod(ABC):
+    """One way of reading attention. Subclass it as a frozen dataclass; `raw_maps` is all that must be written.
+
+    `timesteps`: the timesteps at which it reads, each a pass; None = those of the run. Methods of one run share the
+    passes of a timestep.
+    """
+
+    timesteps: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.timesteps is not None:
+            object.__setattr__(self, "timesteps", tuple(self.timesteps))  # a list from YAML
+
+    def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
+        """The columns that a choice of layers sums, with their weights: by default one a ratio of cross-attention, with
+        the choice's weights, else those of the model's own reading.
+
+        Raises UserError for a choice that makes no map.
+        """
+        return weigh_columns(find_columns(choice, layers), choice.weights or reading.weights)
+
+    def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
+        """What a pass must leave behind for these columns: by default the cross-attention of their layers."""
+        return Request(cross=cross_layers(columns, layers))
+
+    def pools(self, read: Sequence[int], length: int) -> Tensor:
+        """Weights (K, L) over the text window that pool cross-attention for a prompt whose positions `read` are read:
+        by default their mean, K = 1. A batch may add rows of zeros to make all K alike."""
+        weights = torch.zeros(1, length)
+        weights[0, list(read)] = 1 / len(read)
+        return weights
+
+    @abstractmethod
+    def raw_maps(self, seen: Observation, columns: Sequence[Column], grid: tuple[int, int]) -> Tensor:
+        """The columns' maps (B, C, h', w') as attention has them, float32 at least, from what one pass left behind.
+
+        `grid`: (h, w) of the latents. Maps that are flat but for rounding are counted here, and the run says so.
+        """
+
+    def complete(self, maps: Tensor, seen: Observation) -> Tensor:
+        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default
+        nothing."""
+        return maps
+
+
+def cross_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The cross-attention layers that some of the columns are made of, in the model's order."""
+    return tuple(x for x in layers if x.cross and any(x.ratio == c.ratio and x.block in c.blocks for c in columns))
+
+
+def finest_self_attention(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The self-attention layers of the finest resolution that has any."""
+    ratio = min((x.ratio for x in layers if not x.cross), default=0)
+    return tuple(x for x in layers if not x.cross and x.ratio == ratio)
