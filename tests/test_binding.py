@@ -4,16 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from attrbind_exp.scoring.summary import summarize as summarize_run
 
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.evaluation import loop as evaluation
-from attrbind_exp.evaluation.loop import object_masks, score
-from attrbind_exp.reporting.tables import ablation, bounded
+from attrbind_exp.evaluation.loop import score
+from attrbind_exp.reporting.tables import bounded
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring.binding import PLACES, Sighting, estimate, locate, summarize, swaps
+from attrbind_exp.scoring.binding import PLACES, BindingScores, Sighting, locate, swaps
+from attrbind_exp.scoring.compare import estimate
+from attrbind_exp.scoring.figures import Estimate
+from attrbind_exp.tasks import objects
+from attrbind_exp.tasks.objects import object_masks
 from attrbind_exp.types import Other, RunSettings, Sample, Variant
 from tests.conftest import make_variant
 
@@ -21,6 +23,14 @@ from tests.conftest import make_variant
 def sample(text, own, others, image="7", category="star"):
     known = None if others is None else tuple(Other(key, kind, None) for key, kind in others.items())
     return Sample(f"{image}:{text}", image, None, text, category, None, (4, 4), {}, own, known)
+
+
+def figures(samples, sightings):
+    """The binding figures of one variant: `sightings[expression][seed]`."""
+    scores = BindingScores(samples)
+    for one, seeds in zip(samples, sightings, strict=True):
+        scores.add(one, [seeds])
+    return scores.figures()[0]
 
 
 def square(row, column):
@@ -65,7 +75,7 @@ def test_another_object_with_a_broken_mask_costs_the_sample_nothing():
 
 def test_the_masks_of_an_image_are_decoded_once_for_all_its_expressions(monkeypatch):
     calls = []
-    monkeypatch.setattr(evaluation, "decode_mask", lambda found, size: calls.append(found) or decode_mask(found, size))
+    monkeypatch.setattr(objects, "decode_mask", lambda found, size: calls.append(found) or decode_mask(found, size))
     broken = Other("b", "star", {"counts": "nonsense", "size": [9, 9]})
     good = Other("c", "moon", [[0, 2, 2, 2, 2, 4, 0, 4]])
     samples = [Sample(f"7:{i}", "7", None, "the star", "star", None, (4, 4), {}, "a", (broken, good)) for i in range(3)]
@@ -102,29 +112,62 @@ def test_binding_figures_by_hand():
         right,
         [Sighting("distractor", {"a": 0.8, "b": 0.2})],  # the heat stayed where it was
     ]
-    found = summarize(samples, sightings)
-    assert [found["peak"][p]["mean"] for p in found["peak"]] == [60, 20, 0, 20]
-    assert found["peak_rivals"]["target"]["mean"] == 75 and found["peak_rivals"]["distractor"]["n"] == 4
-    assert found["heat_ratio"]["mean"] == pytest.approx((4 * 4 * 4 * 0.25) ** 0.25) and found["heat_ratio"]["n"] == 4
-    assert found["swap"]["mean"] == 50 and found["swap"]["n"] == 2
-    assert found["swap"]["low"] == 0 and found["swap"]["high"] == 100  # two images
+    found = figures(samples, sightings)
+    assert [found.peak[p].mean for p in PLACES] == [60, 20, 0, 20]
+    assert found.peak_rivals["target"].mean == 75 and found.peak_rivals["distractor"].n == 4
+    assert found.heat_ratio.mean == pytest.approx((4 * 4 * 4 * 0.25) ** 0.25) and found.heat_ratio.n == 4
+    assert found.swap.mean == 50 and found.swap.n == 2
+    assert found.swap.low == 0 and found.swap.high == 100  # two images
+
+
+def test_an_object_whose_mask_cannot_be_used_counts_as_not_annotated():
+    """It is no distractor and no half of a swap pair, whatever the annotation says of its category."""
+    samples = [
+        sample("the white star", "a", {"b": "star"}),
+        sample("the black star", "b", {"a": "star"}),
+        sample("the white star", "a", {"b": "star"}, image="8"),
+        sample("the black star", "b", {"a": "star"}, image="8"),
+    ]
+    sightings = [
+        [Sighting("target", {"a": 0.8, "b": 0.2})],
+        [Sighting("target", {"a": 0.1, "b": 0.4})],
+        [Sighting("target", {"a": 0.8})],  # in this image, b's mask could not be read for a's sake
+        [Sighting("background", {"a": 0.8, "b": 0.2})],
+    ]
+    found = figures(samples, sightings)
+    assert found.peak["target"].n == 4 and found.peak["target"].mean == 75
+    assert found.peak_rivals["target"].n == 3 and found.peak_rivals["background"].mean == pytest.approx(100 / 3)
+    assert found.heat_ratio.n == 3 and found.heat_ratio.mean == pytest.approx((4 * 4 * 0.25) ** (1 / 3))
+    assert found.swap == Estimate(100, None, None, 1)  # of the first image alone
+
+
+def test_variants_are_kept_apart():
+    samples = [sample("the white star", "a", {"b": "star"}), sample("the black star", "b", {"a": "star"})]
+    scores = BindingScores(samples)
+    own, other = Sighting("target", {"a": 0.4, "b": 0.1}), Sighting("distractor", {"a": 0.1, "b": 0.2})
+    scores.add(samples[0], [[own], [other]])
+    scores.add(samples[1], [[other], [own]])
+    first, second = scores.figures()
+    assert (first.swap.mean, second.swap.mean) == (100, 0)
+    assert (first.heat_ratio.mean, second.heat_ratio.mean) == pytest.approx((8**0.5, 8**-0.5))
+    assert scores.peak_shares()[:, PLACES.index("target")].tolist() == [[1, 0], [0, 1]]
 
 
 def test_seeds_are_averaged_and_the_hottest_distractor_counts():
     one = sample("the white star", "a", {"b": "star", "c": "star"})
     seeds = [Sighting("target", {"a": 0.4, "b": 0.1, "c": 0.2}), Sighting("distractor", {"a": 0.4, "b": 0.8, "c": 0.0})]
-    found = summarize([one], [seeds])
-    assert found["peak"]["target"]["mean"] == 50
-    assert found["heat_ratio"]["mean"] == pytest.approx(1.0) and found["heat_ratio"]["low"] is None
-    assert found["swap"] == {"mean": None, "low": None, "high": None, "n": 0}
+    found = figures([one], [seeds])
+    assert found.peak["target"].mean == 50
+    assert found.heat_ratio.mean == pytest.approx(1.0) and found.heat_ratio.low is None
+    assert found.swap == Estimate(None, None, None, 0)
 
 
 def test_intervals_are_clustered_by_image():
     values = np.tile([0.0, 100.0], 50)
     apart = estimate(values, [str(i) for i in range(100)])
     together = estimate(np.repeat([0.0, 100.0], 50), ["x"] * 50 + ["y"] * 50)
-    assert apart["mean"] == together["mean"] == 50
-    assert (apart["high"] - apart["low"]) < 25 < (together["high"] - together["low"])
+    assert apart.mean == together.mean == 50
+    assert (apart.high - apart.low) < 25 < (together.high - together.low)
     assert bounded(together) == "50.0 [0.0, 100.0]" and bounded(estimate([], [])) == "-"
 
 
@@ -134,16 +177,16 @@ def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
         [Variant("baseline"), make_variant("ncr", replace=True, chunk_prefix="template")], batch_size=12
     )
     store = RunStore(tmp_path, "key")
-    scores = score(dataset, segmenter, settings, store)
+    scored = score(dataset, segmenter, settings, store)
     store.close()
     rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
     assert len(rows) == 24 and {r["peak"] for r in rows} <= set(PLACES)
     for row, sample in zip(rows[::2], dataset.samples, strict=True):
         assert set(row["heat_on"]) == {sample.object_id, *(o.object_id for o in sample.others)}
-    summary = summarize_run(scores)
-    told = summary["variants"][0]["binding"]
-    assert sum(told["peak"][p]["mean"] for p in PLACES) == pytest.approx(100)
+    found = scored.task.figures()[0]
+    told = found.binding
+    assert sum(told.peak[p].mean for p in PLACES) == pytest.approx(100)
     hits = [r["peak"] == "target" for r in rows[::2]]
-    assert told["peak"]["target"]["mean"] == pytest.approx(100 * np.mean(hits)) and told["swap"]["n"] > 0
-    table = ablation(summary).set_index("mIoU in %")
-    assert table.loc["swapped word moves the heat", "n"] == str(told["swap"]["n"])
+    assert told.peak["target"].mean == pytest.approx(100 * np.mean(hits)) and told.swap.n > 0
+    (by_pair,) = ([e.peak["target"] * e.n for e in found.slices["pair"].values()],)
+    assert sum(by_pair) == pytest.approx(100 * sum(hits))  # slices say it, too

@@ -6,10 +6,24 @@ import numpy as np
 import pytest
 
 from attrbind_exp.data.coco import label_map, label_scene, load_coco
-from attrbind_exp.scoring.classes import count_classes, dense, mean_iou, pool
+from attrbind_exp.scoring.classes import ClassScores, count_classes, mean_iou
 from attrbind_exp.scoring.compare import class_difference
 from attrbind_exp.scoring.metrics import THRESHOLDS
 from attrbind_exp.types import IGNORED, SampleError, UserError
+
+
+def scored(counts, classes, threshold=None):
+    """The scores of images under one variant and seed."""
+    scores = ClassScores(1, 1, range(classes), threshold)
+    for image in counts:
+        scores.add([[image]])
+    return scores
+
+
+def pool(counts, classes):
+    """Pooled intersection and union (C, K)."""
+    scores = scored(counts, classes)
+    return scores.hit[0, 0], scores.union[0, 0]
 
 
 def random_scene(rng, classes):
@@ -64,11 +78,11 @@ def test_dense_tables_and_their_difference():
     rng = np.random.default_rng(1)
     scenes = [random_scene(rng, 5) for _ in range(30)]
     counted = [count_classes(*scene) for scene in scenes]
-    table = dense(counted, 5, 40)
+    table = scored(counted, 5).table(0, 40)
     hit, union = pool(counted, 5)
     assert np.array_equal(table.sum(0), [hit[:, 40], union[:, 40]])
     perfect = [count_classes({c: (t == c).astype(np.float32) for c in range(1, 5)}, t) for _, t in scenes]
-    d = class_difference(table, dense(perfect, 5, 40))
+    d = class_difference(table, scored(perfect, 5).table(0, 40))
     assert d.mean == pytest.approx(100 - 100 * mean_iou(hit, union)[40]) and d.low < d.mean < d.high
     assert d.better == 30
     assert class_difference(table, table).high == 0

@@ -200,10 +200,11 @@ def test_a_run_leaves_its_summary_and_repeats_itself(tmp_path):
     strip = {"seconds", "overrides"}
     assert {k: v for k, v in one.items() if k not in strip} == {k: v for k, v in two.items() if k not in strip}
     assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    assert one["n_expressions"] == 12 and one["n_failed"] == 0
-    assert one["mIoU"] == max(one["mIoU_at"].values()) == one["mIoU_at"][f"{one['threshold']:.2f}"]
-    assert set(one["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
-    assert sum(e["n"] for e in one["slices"]["pair"].values()) == 12
+    assert one["n"] == 12 and one["n_failed"] == 0
+    head = one["variants"][one["headline"]]
+    assert one["mIoU"] == max(head["mIoU_at"].values()) == head["mIoU_at"][f"{one['threshold']:.2f}"]
+    assert set(head["precision"]) == {"0.5", "0.6", "0.7", "0.8", "0.9"}
+    assert sum(e["n"] for e in head["slices"]["pair"].values()) == 12
     assert {k: one["variants"][0][k] for k in ("text_processor", "alpha", "mIoU")} == {
         "text_processor": "attribute_binding", "alpha": 0.9, "mIoU": one["mIoU"]
     }  # fmt: skip
@@ -225,12 +226,12 @@ def test_a_grid_of_alphas_equals_single_runs_and_a_sweep(tmp_path):
         if entry["alpha"] in (0.1, 0.9):
             single = json.loads((sweep / str(entry["alpha"]) / "summary.json").read_text())
             for key in ("mIoU", "oIoU", "threshold"):
-                assert single[key] == pytest.approx(entry[key], abs=1e-3)
+                assert single["variants"][0][key] == pytest.approx(entry[key], abs=1e-3)
 
 
 def test_a_fixed_threshold_heads_the_summary(tmp_path):
     summary = run(tmp_path / "run", "threshold=0.4", "dataset.limit=6")
-    assert summary["threshold"] == 0.4 and summary["mIoU"] == summary["mIoU_at"]["0.40"]
+    assert summary["threshold"] == 0.4 and summary["mIoU"] == summary["variants"][0]["mIoU_at"]["0.40"]
 
 
 def test_bad_samples_are_counted_and_named(tmp_path, refer_folder):
@@ -240,7 +241,7 @@ def test_bad_samples_are_counted_and_named(tmp_path, refer_folder):
     (refer_folder / "instances.json").write_text(json.dumps(data))
     given = [f"dataset.root={refer_folder.parent}", "dataset.name=tiny"]
     summary = run(tmp_path / "run", *given)
-    assert summary["n_expressions"] == 5 and summary["n_scored"] == 2 and summary["n_failed"] == 3
+    assert summary["n"] == 5 and summary["n_scored"] == 2 and summary["n_failed"] == 3
     assert summary["failures"] == {"empty_mask": 1, "image_unreadable": 2}
     named = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert {f["sample_id"] for f in named} == {"2:2", "3:3", "3:4"} and all("2.png" in f["message"] for f in named[1:])
@@ -304,7 +305,7 @@ def test_real_sample_runs_end_to_end(tmp_path):
         tmp_path / "run", "dataset=refcoco", "model=bundled", f"dataset.root={root}", "dataset.name=refwritten",
         "dataset.split_by=here", "dataset.split=test", "alpha=0.9",
     )  # fmt: skip
-    assert (summary["n_expressions"], summary["n_scored"], summary["n_failed"]) == (120, 120, 0)
+    assert (summary["n"], summary["n_scored"], summary["n_failed"]) == (120, 120, 0)
     assert "knows only shapes" in summary["note"]
 
 
@@ -320,8 +321,8 @@ def test_a_heat_map_that_is_not_finite_is_a_failure(tmp_path, model, refer_folde
 
     segmenter.complete = overflowing
     store = RunStore(tmp_path / "run", "key")
-    scores = score(data, segmenter, RunSettings([Variant("baseline")], batch_size=5), store)
-    assert [f.reason for f in scores.failures] == ["not_finite"] and len(scores.samples) == 4
+    scored = score(data, segmenter, RunSettings([Variant("baseline")], batch_size=5), store)
+    assert [f.reason for f in scored.failures] == ["not_finite"] and scored.task.tally().n_scored == 4
 
 
 def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_path, model, refer_folder, monkeypatch):
@@ -337,10 +338,10 @@ def test_a_picture_that_overflows_the_autoencoder_is_a_failure_not_a_mask(tmp_pa
 
     monkeypatch.setattr(model, "encode_pixels", overflowing)
     store = RunStore(tmp_path / "run", "key")
-    scores = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
+    scored = score(data, make_segmenter(model), RunSettings([Variant("baseline")]), store)
     # The first picture carries three expressions, the second two.
-    assert [f.reason for f in scores.failures] == ["vae_overflow"] * 3 and len(scores.samples) == 2
-    assert "1.png" in scores.failures[0].message and "model.dtype=bf16" in scores.failures[0].message
+    assert [f.reason for f in scored.failures] == ["vae_overflow"] * 3 and scored.task.tally().n_scored == 2
+    assert "1.png" in scored.failures[0].message and "model.dtype=bf16" in scored.failures[0].message
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from attrbind_exp.config import load_dataset
 from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask, encode_mask
-from attrbind_exp.evaluation.experiment import RunSettings, score
+from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import SampleError, UserError, Variant
+from attrbind_exp.types import RunSettings, SampleError, UserError, Variant
 from tests.conftest import picture
 from tests.test_command import composed
 
@@ -82,9 +82,11 @@ def test_a_folder_is_scored_like_any_dataset(own, tmp_path, segmenter):
     write(own, [*ROWS[:2], {"image": "gone.png", "expression": "star", "mask": "mask.png"}])
     data = load_dataset(composed("dataset=folder", f"dataset.root={own}"))
     store = RunStore(tmp_path / "run", "key")
-    scores = score(data, segmenter, RunSettings([Variant("baseline")]), store)
-    assert [s.sample_id for s in scores.samples] == ["first", "line 2"]
-    assert [f.reason for f in scores.failures] == ["image_missing"]
+    scored = score(data, segmenter, RunSettings([Variant("baseline")]), store)
+    store.close()
+    rows = (tmp_path / "run" / "expressions.jsonl").read_text().splitlines()
+    assert [json.loads(row)["sample_id"] for row in rows] == ["first", "line 2"] and scored.task.tally().n_scored == 2
+    assert [f.reason for f in scored.failures] == ["image_missing"]
 
 
 def test_a_byte_order_mark_blank_lines_and_spaces_do_no_harm(own):

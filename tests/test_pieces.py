@@ -1,7 +1,6 @@
 """The house rules, the store, the pictures, W&B read back, and the score map by hand."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
@@ -21,8 +20,11 @@ from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.layers import Column, find_columns
 from attrbind_exp.reporting import figures
 from attrbind_exp.reporting.tables import markdown
+from attrbind_exp.runs.rows import encode_rows
 from attrbind_exp.runs.store import RunStore
+from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.types import Failure, LayerChoice, UserError
+from tests.made_runs import expression_row, make_summary, variant_figures
 
 
 def imports(path: Path) -> set[str]:
@@ -150,15 +152,20 @@ def test_a_choice_of_layers_becomes_columns():
 
 def test_store_writes_whole_files(tmp_path):
     store = RunStore(tmp_path / "run", "key")
-    store.add_rows([{"a": 1}, {"b": "é"}])
+    rows = [expression_row(("baseline", None), name, 0.5) for name in ("a", "é")]
+    store.add_rows(rows)
     store.add_failures([Failure("1:2", "image_missing", "gone")])
     store.close()
-    assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"a": 1}\n{"b": "é"}\n'
-    store.write_summary({"mIoU": 1.5})
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == {"mIoU": 1.5}
+    lines = (tmp_path / "run" / "expressions.jsonl").read_bytes()
+    assert lines == encode_rows(rows) and '"sample_id":"é"'.encode() in lines and lines.count(b"\n") == 2
+    with RunStore(tmp_path / "run", "key") as again:
+        assert [(found.sample_id, end) for found, end in again.read_rows()][1] == ("é", len(lines))
+    scored = variant_figures(("baseline", None), 1.5, 2)
+    store.write_summary(make_summary([scored]))
+    assert read_summary(tmp_path / "run") == make_summary([scored])
     assert not list((tmp_path / "run").glob("*.partial"))
     with pytest.raises(ValueError, match="JSON"):
-        store.write_summary({"mIoU": float("nan")})
+        store.write_summary(make_summary([replace(scored, oIoU=float("nan"))]))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import msgspec
 import pytest
 
 from attrbind_exp.config import PACKAGE
@@ -10,21 +11,22 @@ from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs import progress
 from attrbind_exp.runs.progress import Progress, read_progress
+from attrbind_exp.runs.rows import ImageRow
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring import metrics
-from attrbind_exp.scoring.summary import summarize
 from attrbind_exp.types import RunSettings, Variant
 from tests.conftest import make_segmenter, make_variant
+from tests.made_runs import expression_row
 
 BASELINE = Variant("baseline")
 
 
 def row(iou, variant=BASELINE):
-    return {
-        "text_processor": variant.name,
-        "alpha": variant.alpha,
-        "iou_at": {metrics.key(k): iou for k in metrics.GRID},
-    }
+    return expression_row((variant.name, variant.alpha), "7", iou)
+
+
+def image_row():
+    words = {"looked_for": {}, "classes": [0], "truth": [4], "predicted": [[4] * 101], "hit": [[4] * 101]}
+    return ImageRow(image_id="7", text_processor="baseline", alpha=None, seed=0, **words)
 
 
 def test_progress_counts_and_keeps_the_mIoU_of_the_headline(tmp_path, monkeypatch):
@@ -39,7 +41,8 @@ def test_progress_counts_and_keeps_the_mIoU_of_the_headline(tmp_path, monkeypatc
         far.update(1, [row(0.25), row(0.9, Variant("other"))])
         assert read_progress(tmp_path)["done"] == 3 and read_progress(tmp_path)["mIoU"] == pytest.approx(37.5)
         assert read_progress(tmp_path)["seconds_left"] > 0
-        far.update(1, [{"text_processor": "baseline", "alpha": None}])  # class-wise, or without ground truth
+        unscored = msgspec.structs.replace(row(0.0), iou_at=None, intersection=None, union=None)
+        far.update(1, [unscored, image_row()])  # without ground truth, or class-wise
         far.close()
     lines = (tmp_path / "run.log").read_text().splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ started on \S+, process \d+, GPU 5: 8 images", lines[0])
@@ -65,7 +68,7 @@ def test_the_last_progress_of_a_run_is_its_summary(tmp_path, model):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=9)
     settings = RunSettings([BASELINE, make_variant("ours", replace=True, alpha=0.9)], seeds=(0, 1), batch_size=4)
     with RunStore(tmp_path, "key") as store:
-        scores = score(dataset, make_segmenter(model), settings, store)
+        scored = score(dataset, make_segmenter(model), settings, store)
     found = json.loads((tmp_path / "progress.json").read_text())
-    assert found["mIoU"] == pytest.approx(summarize(scores, settings.headline)["mIoU"], abs=1e-4)
+    assert found["mIoU"] == pytest.approx(scored.task.figures()[settings.headline].mIoU, abs=1e-4)
     assert found["done"] == found["total"] == len({s.image_id for s in dataset.samples}) and found["seconds_left"] == 0

@@ -16,9 +16,9 @@ from attrbind_exp.data.coco import load_coco
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring.summary import summarize
 from attrbind_exp.types import RunSettings, UserError, Variant
 from tests.conftest import make_segmenter, make_variant
+from tests.made_runs import expression_row
 from tests.test_command import command, composed
 
 VARIANTS = [Variant("baseline"), make_variant("ours", replace=True, alpha=0.9)]
@@ -48,6 +48,11 @@ def load(root, name="tiny"):
     return load_refer(str(root.parent), name, "made", "test")
 
 
+def told(scored):
+    """All that a summary is made of."""
+    return scored.task.figures(), scored.task.tally(), sorted(map(str, scored.failures))
+
+
 def interrupted(dataset, model, folder, after):
     """Score until `after` images are written, then stop as a kill would."""
     store = RunStore(folder, "key")
@@ -73,7 +78,7 @@ def whole(model, tmp_path_factory):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=35)
     assert len({s.image_id for s in dataset.samples}) == 6
     store = RunStore(tmp_path_factory.mktemp("whole"), "key")
-    summary = summarize(score(dataset, make_segmenter(model), SETTINGS, store))
+    summary = told(score(dataset, make_segmenter(model), SETTINGS, store))
     store.close()
     return dataset, summary, (store.folder / "expressions.jsonl").read_bytes()
 
@@ -89,7 +94,7 @@ def test_an_interrupted_evaluation_ends_as_an_uninterrupted_one(tmp_path, model,
     passes = []
     complete = segmenter.complete
     segmenter.complete = lambda *a: passes.extend(a[1]) or complete(*a)
-    assert summarize(score(dataset, segmenter, SETTINGS, store)) == summary
+    assert told(score(dataset, segmenter, SETTINGS, store)) == summary
     store.close()
     assert (tmp_path / "cut/expressions.jsonl").read_bytes() == rows
     # Made again: what is missing, and the last image written, which might have been torn.
@@ -100,10 +105,12 @@ def test_an_interrupted_run_goes_on_with_another_batch_size(tmp_path, model, who
     dataset, summary, rows = whole
     interrupted(dataset, model, tmp_path / "cut", 3)
     store = RunStore(tmp_path / "cut", "key")
-    found = summarize(score(dataset, make_segmenter(model), replace(SETTINGS, batch_size=7), store))
+    found = score(dataset, make_segmenter(model), replace(SETTINGS, batch_size=7), store).task.figures()
     store.close()
-    assert [v["n"] for v in found["variants"]] == [v["n"] for v in summary["variants"]]
-    assert found["mIoU"] == pytest.approx(summary["mIoU"], abs=0.01)  # sums of another batch: a pixel at a threshold
+    assert [v.n for v in found] == [v.n for v in summary[0]]
+    assert found[-1].mIoU == pytest.approx(
+        summary[0][-1].mIoU, abs=0.01
+    )  # sums of another batch: a pixel at a threshold
     kept = (tmp_path / "cut/expressions.jsonl").read_bytes().splitlines()
     names = [
         [(r["sample_id"], r["text_processor"], r["seed"]) for r in map(json.loads, x)]
@@ -123,22 +130,22 @@ def test_failures_are_neither_lost_nor_doubled(tmp_path, model, refer_folder):
     settings = RunSettings(VARIANTS, batch_size=1)
     for _ in range(3):
         store = RunStore(tmp_path / "run", "key")
-        scores = score(load(refer_folder), make_segmenter(model), settings, store)
+        scored = score(load(refer_folder), make_segmenter(model), settings, store)
         store.close()
         lines = (tmp_path / "run" / "failures.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["reason"] for line in lines) == ["duplicate_id"] * 2 + ["image_missing"] * 3
-        assert len(scores.failures) == 5 and len(scores.samples) == 2
+        assert len(scored.failures) == 5 and scored.task.tally().n_scored == 2
 
 
 def test_class_wise_runs_go_on_too(tmp_path, model):
     cfg = composed("dataset=shapes_classes").dataset
     dataset = load_coco(cfg.root, cfg.split, annotations=cfg.annotations, images=cfg.images, limit=6)
     store = RunStore(tmp_path / "whole", "key")
-    expected = summarize(score(dataset, make_segmenter(model), SETTINGS, store))
+    expected = told(score(dataset, make_segmenter(model), SETTINGS, store))
     store.close()
     interrupted(dataset, model, tmp_path / "cut", 4)
     store = RunStore(tmp_path / "cut", "key")
-    assert summarize(score(dataset, make_segmenter(model), SETTINGS, store)) == expected
+    assert told(score(dataset, make_segmenter(model), SETTINGS, store)) == expected
     store.close()
     assert (tmp_path / "cut/expressions.jsonl").read_bytes() == (tmp_path / "whole/expressions.jsonl").read_bytes()
 
@@ -165,13 +172,14 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk, which is a Linux device")
 def test_a_full_disk_is_named_and_rows_are_kept(tmp_path, monkeypatch):
     store = RunStore(tmp_path / "run", "key")
-    store.add_rows([{"image_id": "1"}])
+    store.add_rows([expression_row(("baseline", None), "1", 0.5)])
     with open("/dev/full", "wb", buffering=0) as full, monkeypatch.context() as patch:
         patch.setattr(store, "_rows", full)
         with pytest.raises(UserError, match="No space left on device; what was scored so far is kept"):
-            store.add_rows([{"image_id": "2"}])
+            store.add_rows([expression_row(("baseline", None), "2", 0.5)])
     store.close()
-    assert (tmp_path / "run" / "expressions.jsonl").read_text() == '{"image_id": "1"}\n'
+    (line,) = (tmp_path / "run" / "expressions.jsonl").read_text().splitlines()
+    assert json.loads(line)["sample_id"] == "1"
 
 
 def kill_and_restart(folder, kills, total, fraction=0.2):

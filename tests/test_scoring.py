@@ -3,8 +3,18 @@
 import numpy as np
 import pytest
 
-from attrbind_exp.scoring.compare import paired_difference
-from attrbind_exp.scoring.metrics import THRESHOLDS, count_overlap, iou, slice_rows, summarize
+from attrbind_exp.scoring.compare import estimates, paired_difference, paired_differences
+from attrbind_exp.scoring.expressions import ExpressionScores
+from attrbind_exp.scoring.metrics import THRESHOLDS, count_overlap, iou, slice_rows
+from attrbind_exp.types import Variant
+
+
+def figures(intersection, union, threshold=None):
+    """The figures of n expressions under one variant and S seeds from their counts (n, S, K)."""
+    scores = ExpressionScores([Variant("baseline")], intersection.shape[1], threshold)
+    for counts in zip(intersection, union, strict=True):
+        scores.add(*(c[None] for c in counts))
+    return scores.figures(0)
 
 
 def test_counts_by_hand():
@@ -37,23 +47,37 @@ def test_summary_by_hand():
     low = np.arange(101) <= 50
     intersection = np.stack([np.where(low, 1, 0), np.where(low, 3, 4)])[:, None]  # one seed
     union = np.stack([np.where(low, 2, 1), np.where(low, 4, 4)])[:, None]
-    best = summarize(intersection, union)
-    assert best["mIoU"] == pytest.approx(62.5) and best["threshold"] == 0.30
-    assert best["oIoU"] == pytest.approx(100 * 4 / 6)
-    assert best["mIoU_at"]["0.50"] == pytest.approx(62.5) and best["mIoU_at"]["0.55"] == pytest.approx(50)
-    assert best["precision"] == {"0.5": 100, "0.6": 50, "0.7": 50, "0.8": 0, "0.9": 0}
-    fixed = summarize(intersection, union, threshold=0.6)
-    assert fixed["mIoU"] == pytest.approx(50) and fixed["oIoU"] == pytest.approx(80) and fixed["precision"]["0.9"] == 50
+    best = figures(intersection, union)
+    assert best.mIoU == pytest.approx(62.5) and best.threshold == 0.30
+    assert best.oIoU == pytest.approx(100 * 4 / 6)
+    assert best.mIoU_at["0.50"] == pytest.approx(62.5) and best.mIoU_at["0.55"] == pytest.approx(50)
+    assert best.precision == {"0.5": 100, "0.6": 50, "0.7": 50, "0.8": 0, "0.9": 0}
+    fixed = figures(intersection, union, threshold=0.6)
+    assert fixed.mIoU == pytest.approx(50) and fixed.oIoU == pytest.approx(80) and fixed.precision["0.9"] == 50
+    assert figures(intersection, union, threshold=0.07).mIoU == pytest.approx(62.5)  # a threshold outside the grid
+
+
+def test_every_threshold_has_a_place_on_the_curve():
+    """The same two expressions, two variants: the second has the counts of the first at no threshold but 0."""
+    low = np.arange(101) <= 50
+    intersection = np.stack([np.where(low, 1, 0), np.where(low, 3, 4)])
+    union = np.stack([np.where(low, 2, 1), np.where(low, 4, 4)])
+    scores = ExpressionScores([Variant("a"), Variant("b")], 1)
+    for counts in zip(intersection, union, strict=True):
+        scores.add(*(np.stack([c, c * (np.arange(101) == 0)])[:, None] for c in counts))
+    assert scores.curve(0).tolist() == [62.5] * 51 + [50] * 50
+    assert scores.curve(1).tolist() == [62.5] + [0] * 100
+    assert scores.iou(0, 0.5).tolist() == [0.5, 0.75] and scores.iou(0, 0.55).tolist() == [0, 1]
 
 
 def test_perfect_all_ones_and_empty_masks():
     truth = np.zeros((10, 10), bool)
     truth[:2, :5] = True
-    assert summarize(*(a[None, None] for a in count_overlap(truth.astype(np.float32), truth)))["mIoU"] == 100
+    assert figures(*(a[None, None] for a in count_overlap(truth.astype(np.float32), truth))).mIoU == 100
     everything = count_overlap(np.ones((10, 10), np.float32), truth)
-    assert summarize(*(a[None, None] for a in everything))["mIoU"] == pytest.approx(10)
+    assert figures(*(a[None, None] for a in everything)).mIoU == pytest.approx(10)
     assert iou(np.array([0]), np.array([0])) == 0
-    assert summarize(np.zeros((0, 1, 101)), np.zeros((0, 1, 101)))["mIoU"] is None
+    assert figures(np.zeros((0, 1, 101)), np.zeros((0, 1, 101))).mIoU is None
 
 
 def test_slices():
@@ -69,10 +93,10 @@ def test_a_label_of_several_values_counts_in_each():
 def test_noise_seeds_give_their_mean_and_spread():
     """One expression, three seeds with IoU 0.2, 0.4 and 0.6 at every threshold."""
     intersection = np.array([1, 2, 3])[None, :, None] * np.ones(101, int)
-    summary = summarize(intersection, np.full((1, 3, 101), 5))
-    assert summary["mIoU"] == pytest.approx(40) and summary["mIoU_spread"] == pytest.approx(20)
-    assert summary["mIoU_by_seed"] == pytest.approx([20, 40, 60]) and summary["n"] == 1
-    assert summary["oIoU"] == pytest.approx(40) and summary["precision"]["0.5"] == pytest.approx(100 / 3)
+    found = figures(intersection.astype(np.int64), np.full((1, 3, 101), 5))
+    assert found.mIoU == pytest.approx(40) and found.mIoU_spread == pytest.approx(20)
+    assert found.mIoU_by_seed == pytest.approx([20, 40, 60]) and found.n == 1
+    assert found.oIoU == pytest.approx(40) and found.precision["0.5"] == pytest.approx(100 / 3)
 
 
 def test_one_image_has_no_interval():
@@ -93,3 +117,22 @@ def test_paired_difference_counts_and_covers():
     assert d.high - d.low == pytest.approx(2 * 1.96 * 0.2 / np.sqrt(200), rel=0.2)
     same = paired_difference(a, a, image)
     assert (same.mean, same.low, same.high, same.same) == (0, 0, 0, 600)
+
+
+def test_figures_that_share_their_resamples_are_those_that_each_draws_for_itself():
+    rng = np.random.default_rng(2)
+    images, base, others = rng.integers(0, 40, 150).astype(str), rng.random(150), rng.random((3, 150))
+    assert paired_differences(base, others, images) == [paired_difference(base, row, images) for row in others]
+    together, (alone,) = estimates(others, images), estimates(others[2:], images)
+    assert together[2] == alone and alone.low < alone.mean < alone.high and alone.n == 150
+
+
+def test_an_interval_is_that_of_its_resamples_drawn_one_by_one():
+    """Against a bootstrap written to be read, on images of different sizes."""
+    values, images = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), np.array(list("aabbbc"))
+    groups = [values[images == name] for name in "abc"]
+    picks = np.random.default_rng(0).integers(0, 3, (2000, 3))
+    means = [np.concatenate([groups[i] for i in pick]).mean() for pick in picks]
+    (found,) = estimates(values[None], images)
+    assert found.mean == 10.5
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]))

@@ -1,5 +1,6 @@
 """summary.json of a run: the schema, written and read here and nowhere else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,8 +59,8 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def encode_summary(summary: Summary) -> str:
-    """summary.json's text."""
-    return msgspec.json.format(msgspec.json.encode(summary), indent=2).decode() + "\n"
+    """summary.json's text. Raises ValueError for a figure that is no number, which JSON does not know."""
+    return json.dumps(msgspec.to_builtins(summary), indent=2, allow_nan=False) + "\n"
 
 
 def read_summary(folder: Path) -> Summary:

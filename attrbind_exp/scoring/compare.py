@@ -79,7 +79,12 @@ def _intervals_of_means(values: np.ndarray, clusters: Clusters, resamples: int, 
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     sizes = np.bincount(cluster).astype(float)  # (m,)
     sums = np.stack([np.bincount(cluster, row) for row in values])  # (F, m)
-    return _intervals(lambda weights: sums @ weights.T / (weights @ sizes), len(values), len(sizes), resamples, seed)
+
+    def means(weights: np.ndarray) -> np.ndarray:
+        # Not a matrix product, whose last digits change with how many rows go through it.
+        return np.einsum("fm,bm->fb", sums, weights) / np.einsum("m,bm->b", sizes, weights)
+
+    return _intervals(means, len(values), len(sizes), resamples, seed)
 
 
 def _intervals(
