@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
 from attrbind_exp.language.overrides import read_overrides
+from attrbind_exp.paths import CONF, PACKAGE, SWEEPS, option_files, options  # noqa: F401
 from attrbind_exp.types import (
     ChunkRule,
     LayerChoice,
@@ -26,11 +26,6 @@ from attrbind_exp.types import (
     Variant,
 )
 
-PACKAGE = Path(__file__).resolve().parent
-# In a wheel conf/ lies inside the package, in a checkout beside it.
-CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
-SWEEPS = CONF.parent / "sweeps"
-OWN_FOLDER = "ATTRBIND_EXP_CONFIG_DIR"  # names the folder of --config-dir to every process of a command
 UNSEEN = ("tracker", "batch_size", "cache", "gallery", "changed", "report")  # change no figure
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -43,26 +38,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)
-
-
-def own_folder() -> Path | None:
-    """The user's own folder of options and Python files, which --config-dir named; None where there is none."""
-    named = os.environ.get(OWN_FOLDER)
-    return Path(named) if named else None
-
-
-def option_files(group: str) -> dict[str, Path]:
-    """The files of a config group by option, "_common" and its like left out: ours, then those of the user's folder.
-    Of two with the same name ours is taken, as Hydra does."""
-    own = own_folder()
-    ours = SWEEPS if group == "sweeps" else CONF / group
-    found = [f for folder in (ours, *([own / group] if own else [])) for f in sorted(folder.glob("*.yaml"))]
-    return {f.stem: f for f in reversed(found) if not f.stem.startswith("_")}
-
-
-def options(group: str) -> list[str]:
-    """The options of a config group by name, those of the user's folder among them."""
-    return sorted(option_files(group))
 
 
 def check_choices(cfg: DictConfig) -> None:
