@@ -1,8 +1,9 @@
 """The composed configuration. Only this room, the commands and what Hydra itself calls see a DictConfig."""
 
+from omegaconf import OmegaConf
+
 from attrbind_exp.config.checks import check, check_choices
 from attrbind_exp.config.identity import config_hash
-from attrbind_exp.config.places import CONF, OWN_FOLDER, PACKAGE, SWEEPS, option_files, options, own_folder
 from attrbind_exp.config.settings import (
     SegmenterSettings,
     Settings,
@@ -16,10 +17,10 @@ from attrbind_exp.config.settings import (
     text_settings,
 )
 from attrbind_exp.config.variants import variants
+from attrbind_exp.paths import CONF, PACKAGE, SWEEPS, option_files, options
 
 __all__ = [
     "CONF",
-    "OWN_FOLDER",
     "PACKAGE",
     "SWEEPS",
     "SegmenterSettings",
@@ -33,10 +34,11 @@ __all__ = [
     "model_size",
     "option_files",
     "options",
-    "own_folder",
     "read_settings",
     "reading_of",
     "segmenter_settings",
     "text_settings",
     "variants",
 ]
+
+OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)

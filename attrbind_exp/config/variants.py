@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp.config.places import options
+from attrbind_exp.paths import options
 from attrbind_exp.types import UserError, Variant
 
 

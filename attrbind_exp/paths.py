@@ -1,17 +1,13 @@
-"""Where the configuration lies: our own options, and those of a user's folder."""
+"""Where the configuration lies: conf/, sweeps/, and a user's own folder of options beside them. Loads no library."""
 
 import os
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
 # In a wheel conf/ lies inside the package, in a checkout beside it.
 CONF = next(p for p in (PACKAGE / "conf", PACKAGE.parent / "conf") if p.is_dir())
 SWEEPS = CONF.parent / "sweeps"
 OWN_FOLDER = "ATTRBIND_EXP_CONFIG_DIR"  # names the folder of --config-dir to every process of a command
-
-OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)
 
 
 def own_folder() -> Path | None:
