@@ -16,8 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp import config
-from attrbind_exp.backbones.backbone import Layer
-from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.merge import read_config
