@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp.backbones.reading import Reading, read_reading
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.identity import config_hash
-from attrbind_exp.paths import PACKAGE, option_files
 from attrbind_exp.config.variants import grid_of, variants
 from attrbind_exp.language.overrides import read_overrides
+from attrbind_exp.paths import PACKAGE, option_files
 from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, TextSettings, UserError
 
 if TYPE_CHECKING:  # a table of finished runs is made without loading torch
