@@ -3,10 +3,10 @@
     python benchmarks/ablation.py --model bundled
     python benchmarks/ablation.py --model sd15 --config-dir DIR --images 1 --per-image 1
 
-The ablation: baseline, NCR, and NCR + UEA at the paper's nine alphas, each under ten thresholds and six choices of layers.
-Ours is one run from pictures and words to counts. The reference would run once for each variant and choice of layers,
-from pictures to heat maps, one prompt at a time. Its time is that of `--sample` expressions of one such run, times all
-of them. The last line is one JSON object.
+The ablation: baseline, NCR, and NCR + UEA at the paper's nine alphas, each under ten thresholds and six choices of
+layers. Ours is one run from pictures and words to counts. The reference would run once for each variant and choice of
+layers, from pictures to heat maps, one prompt at a time. Its time is that of `--sample` expressions of one such run,
+times all of them. The last line is one JSON object.
 """
 
 import argparse

@@ -41,7 +41,8 @@ VARIANTS = [Variant("baseline"), Variant("uncond_average", (Averaging(0.9),), 0.
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way gives: `heats[expression][variant]` (H, W), `iou` (n, variants, K) at every threshold, and seconds."""
+    """What one way gives: `heats[expression][variant]` (H, W), `iou` (n, variants, K) at every threshold, and
+    seconds."""
 
     heats: list[list[np.ndarray]]
     iou: np.ndarray
