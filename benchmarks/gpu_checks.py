@@ -19,11 +19,11 @@ from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.backbones.stable_diffusion import draw_noise, load_stable_diffusion
 from attrbind_exp.backbones.tensors import to_device
 from attrbind_exp.config import PACKAGE
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging, NounChunk
 from attrbind_exp.evaluation.batch_size import fit_batch_size
-from attrbind_exp.evaluation.batching import Batcher, PassRow, group_by_image, segment_images
+from attrbind_exp.evaluation.batching import Batcher, PassRow, segment_images
 from attrbind_exp.evaluation.loading import LoadedSample
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
@@ -131,7 +131,7 @@ def _segment_bundled(device: str, dtype: str, dataset: Dataset, tf32: bool = Tru
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
     try:
         segmenter = Segmenter(load_stable_diffusion(BUNDLED, device, dtype))
-        images = segment_images(group_by_image(dataset), segmenter, RunSettings(VARIANTS, batch_size=32))
+        images = segment_images(by_image(dataset), segmenter, RunSettings(VARIANTS, batch_size=32))
         items = [item for image in images for item in image.items]
     finally:
         torch.backends.cudnn.allow_tf32 = before
