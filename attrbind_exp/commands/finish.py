@@ -8,7 +8,7 @@ from attrbind_exp import __version__
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
-from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
 
