@@ -303,8 +303,8 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
 def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):
     from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 
-    encode = StableDiffusion.encode_images
-    monkeypatch.setattr(StableDiffusion, "encode_images", lambda self, images: encode(self, images) * float("nan"))
+    encode = StableDiffusion.encode_pixels
+    monkeypatch.setattr(StableDiffusion, "encode_pixels", lambda self, pixels: encode(self, pixels) * float("nan"))
     picture(90, 150).save(tmp_path / "photo.png")
     code, _, err = command(
         f"image={tmp_path}/photo.png", "expression=dog", f"hydra.run.dir={tmp_path}/out", module="segment"

@@ -11,6 +11,7 @@ import pytest
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.own_folder import take_config_dir, use_config_dir
+from attrbind_exp.config.variants import grid_of
 from attrbind_exp.paths import OWN_FOLDER, options
 from attrbind_exp.runs.index import read_sweep, sweep_runs
 from attrbind_exp.types import UserError
@@ -19,7 +20,7 @@ from tests.test_command import command, composed
 EDIT = """\
 defaults: [_common, _self_]
 methods:
-  - {name: mine, replace: true, average: true, alpha: 0.7}
+  - {name: mine, edits: ["${text_processor.ncr}", {_target_: attrbind_exp.edits.Averaging, alpha: 0.7}]}
 """
 DATA = """\
 _target_: my_data.load_backwards
@@ -128,7 +129,7 @@ def test_look_ups_of_options_see_the_own_folder(own):
         assert {"mine", "shapes"} <= set(options("dataset"))
         assert config.load_layers("mine").ratios == [2]
         assert command_line.rewrite_arguments(["sweep=mine"])[1:] == ["+sweeps=mine"]
-        assert "mine" in config.grid_of(composed("attention_layers.grid=[all,mine]", "attention_layers=grid"))
+        assert "mine" in grid_of(composed("attention_layers.grid=[all,mine]", "attention_layers=grid"))
     with pytest.raises(UserError, match="unknown sweep 'mine'"):
         command_line.rewrite_arguments(["sweep=mine"])
 

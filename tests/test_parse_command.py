@@ -3,16 +3,16 @@
 import csv
 import json
 import shutil
+from dataclasses import asdict, replace
 
-import pandas as pd
 import pytest
-from attrbind_exp.language.tokens import load_tokenizer
 
+from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
 from attrbind_exp.commands.parse import COLUMNS, audit, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.language.overrides import IGNORED_COLUMNS, KNOWN
-from attrbind_exp.types import Override, TextSettings
+from attrbind_exp.types import Failure, Override, TextSettings
 from tests.conftest import write_refer
 from tests.test_command import command
 
@@ -23,8 +23,8 @@ def samples(refer_folder):
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(str(PACKAGE / "assets" / "bundled"))
+def window():
+    return ClipWindow(load_tokenizer(str(PACKAGE / "assets" / "bundled")))
 
 
 def rows(folder):
@@ -32,46 +32,46 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_one_row_an_expression_in_order(samples, tokenizer):
-    found = audit(samples, TextSettings(), tokenizer)
-    assert [r["sample_id"] for r in found] == [s.sample_id for s in samples]
-    assert [r["image_id"] for r in found] == ["1", "1", "1", "2", "2"]
-    assert [(r["target"], r["chunk"]) for r in found] == [
+def test_one_row_an_expression_in_order(samples, window):
+    found = audit(samples, TextSettings(), window)
+    assert [r.sample_id for r in found] == [s.sample_id for s in samples]
+    assert [r.image_id for r in found] == ["1", "1", "1", "2", "2"]
+    assert [(r.target, r.chunk) for r in found] == [
         ("star", "the white star"), ("star", "star"), ("heart", "a red heart"), ("circle", "the black circle"), ("circle", "circle"),
     ]  # fmt: skip
-    assert [r["modifiers"] for r in found] == ["colour", "location", "colour", "colour", ""]
-    assert [r["bound"] for r in found] == [True, True, True, True, False]
-    assert found[0]["target_tokens"] == "star</w>" and found[0]["chunk_tokens"] == "the</w> white</w> star</w>"
-    assert set(found[0]) == set(COLUMNS)
+    assert [r.modifiers for r in found] == ["colour", "location", "colour", "colour", ""]
+    assert [r.bound for r in found] == [True, True, True, True, False]
+    assert found[0].target_tokens == "star</w>" and found[0].chunk_tokens == "the</w> white</w> star</w>"
 
 
-def test_without_a_tokenizer_only_its_columns_are_missing(samples, tokenizer):
-    with_tokens, without = (pd.DataFrame(audit(samples, TextSettings(), t), columns=COLUMNS) for t in (tokenizer, None))
-    tokens = ["target_tokens", "chunk_tokens", "truncated"]
-    assert without[tokens].isna().all(axis=None) and with_tokens[tokens].notna().all(axis=None)
-    pd.testing.assert_frame_equal(with_tokens.drop(columns=tokens), without.drop(columns=tokens))
+def test_without_a_tokenizer_only_its_columns_are_missing(samples, window):
+    tokens = ("target_tokens", "chunk_tokens", "truncated")
+    with_tokens, without = (audit(samples, TextSettings(), w) for w in (window, None))
+    assert all(getattr(r, name) is not None for r in with_tokens for name in tokens)
+    assert [replace(r, **dict.fromkeys(tokens)) for r in with_tokens] == without
 
 
-def test_the_gate_decides_what_is_bound(samples, tokenizer):
-    for t in (tokenizer, None):
-        assert all(r["bound"] for r in audit(samples, TextSettings(gate=False), t))
+def test_the_gate_decides_what_is_bound(samples, window):
+    for w in (window, None):
+        assert all(r.bound for r in audit(samples, TextSettings(gate=False), w))
 
 
-def test_counts_by_hand(samples, tokenizer):
+def test_counts_by_hand(samples, window):
     settings = TextSettings(
         overrides={"circle": Override((0, 6)), "gone": Override((0, 4)), "a red heart": Override((2, 5))}
     )
-    counts = summarize(pd.DataFrame(audit(samples, settings, tokenizer), columns=COLUMNS), settings)
-    assert counts == {
+    failures = [Failure(str(i), "image_missing", "gone") for i in range(2)]
+    assert asdict(summarize(audit(samples, settings, window), settings, "tiny", failures, "a note")) == {
         "n": 5, "n_modified": 4, "gate": True, "n_bound": 4, "n_fallback": {"override": 2},
         "modifiers": {"colour": 2, "location": 1, "other": 1, "none": 1},
         "targets": {"star": 2, "circle": 2, "red": 1}, "unused_overrides": ["gone"],
+        "dataset": "tiny", "n_failed": 2, "failures": {"image_missing": 2}, "note": "a note",
     }  # fmt: skip
 
 
-def test_an_empty_dataset_has_an_empty_audit(tokenizer):
-    frame = pd.DataFrame(audit([], TextSettings(), tokenizer), columns=COLUMNS)
-    assert summarize(frame, TextSettings())["n"] == 0
+def test_an_empty_dataset_has_an_empty_audit(window):
+    assert audit([], TextSettings(), window) == []
+    assert summarize([], TextSettings(), "none").n == 0
 
 
 def test_rows_of_the_audit_may_be_given_back_as_overrides():

@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from attrbind_exp.backbones.backbone import Layer
 from attrbind_exp.backbones.capture import SelfAttention
 from attrbind_exp.config import CONF, PACKAGE, SWEEPS
 from attrbind_exp.heatmaps import score_map
-from attrbind_exp.heatmaps.layers import Column, find_columns
+from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
 from attrbind_exp.reporting import figures
 from attrbind_exp.reporting.tables import markdown
 from attrbind_exp.runs.rows import encode_rows
@@ -41,8 +42,8 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"commands/", "config.py", "pretrain/command.py"}),
-        ("omegaconf", {"commands/", "config.py", "pretrain/command.py"}),
+        ("hydra", {"commands/", "config/", "pretrain/command.py"}),
+        ("omegaconf", {"commands/", "config/", "pretrain/command.py"}),
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py"}),
@@ -120,10 +121,10 @@ def test_completion_equals_the_matrix_in_the_open(count, shared):
 
 def test_map_of_one_resolution_by_hand():
     fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
-    found = score_map.min_max(score_map.mean_map([fine, fine * 3], 1, (2, 2)))
+    found = score_map.min_max(score_map.mean_map([fine, fine * 3], (2, 2), (2, 2)))
     torch.testing.assert_close(found, torch.tensor([[[0, 1 / 3], [2 / 3, 1]]]))
     coarse = torch.tensor([[5.0]])  # one cell: constant, so it adds nothing
-    assert score_map.min_max(score_map.mean_map([coarse], 2, (2, 2))).tolist() == [[[0, 0], [0, 0]]]
+    assert score_map.min_max(score_map.mean_map([coarse], (1, 1), (2, 2))).tolist() == [[[0, 0], [0, 0]]]
 
 
 def test_a_map_that_is_flat_but_for_rounding_is_told_from_a_constant_one():
@@ -138,16 +139,19 @@ def test_columns_add_up_by_their_weights():
     assert score_map.combine(columns, torch.tensor([[0.5, 0.1]])).tolist() == [[[1.5, 3.0]]]
 
 
-AVAILABLE = {1: ["down", "up"], 2: ["down", "up"], 8: ["mid"]}
+LAYERS = [Layer(f"{b}{r}", b, r, True) for b, r in (("down", 1), ("down", 2), ("mid", 8), ("up", 2), ("up", 1))]
 
 
 def test_a_choice_of_layers_becomes_columns():
-    both = ("down", "up")
-    assert find_columns(LayerChoice(weights={1: 0.1, 2: 0.0, 8: 0.3, 4: 9.0}), AVAILABLE) == {
+    def weighed(choice):
+        return weigh_columns(find_columns(choice, LAYERS), choice.weights)
+
+    both, ones = ("down", "up"), {1: 1.0, 2: 1.0, 8: 1.0}
+    assert weighed(LayerChoice(weights={1: 0.1, 2: 0.0, 8: 0.3, 4: 9.0})) == {
         Column(1, both): 0.1, Column(2, both): 0.0, Column(8, ("mid",)): 0.3,
     }  # fmt: skip
-    assert find_columns(LayerChoice(blocks=("up",)), AVAILABLE) == {Column(1, ("up",)): 1.0, Column(2, ("up",)): 1.0}
-    assert find_columns(LayerChoice((2,), ("down", "mid")), AVAILABLE) == {Column(2, ("down",)): 1.0}
+    assert weighed(LayerChoice(blocks=("up",), weights=ones)) == {Column(1, ("up",)): 1.0, Column(2, ("up",)): 1.0}
+    assert weighed(LayerChoice((2,), ("down", "mid"), ones)) == {Column(2, ("down",)): 1.0}
 
 
 def test_store_writes_whole_files(tmp_path):

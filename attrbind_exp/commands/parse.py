@@ -1,34 +1,68 @@
 """python -m attrbind_exp.parse: how a dataset's expressions are read, without loading a model."""
 
+import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
-import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
-from attrbind_exp.types import Parse, Prompt, Sample, TextSettings, UserError
+from attrbind_exp.types import Failure, Parse, Prompt, Sample, TextSettings, UserError
 
-COLUMNS = [
-    "sample_id",
-    "image_id",
-    "expression",
-    "target",
-    "chunk",
-    "modifiers",
-    "modified",
-    "bound",
-    "target_tokens",
-    "chunk_tokens",
-    "truncated",
-    "fallback",
-]
+if TYPE_CHECKING:
+    from attrbind_exp.language.window import TextWindow
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One line of parses.csv: how an expression was read. What only a tokenizer knows is None without one.
+
+    `modifiers`: what the rest of the expression speaks of; `modified`: whether the target has a modifier; `bound`:
+    whether edits apply; `target_tokens`, `chunk_tokens`: as the tokenizer writes them; `fallback`: rules that were
+    used. Several of a kind stand in one text, with spaces between them.
+    """
+
+    sample_id: str
+    image_id: str
+    expression: str
+    target: str
+    chunk: str
+    modifiers: str
+    modified: bool
+    bound: bool
+    target_tokens: str | None = None
+    chunk_tokens: str | None = None
+    truncated: bool | None = None
+    fallback: str | None = None
+
+
+COLUMNS = [field.name for field in fields(AuditRow)]
+
+
+@dataclass(frozen=True)
+class AuditSummary:
+    """summary.json: counts over the rows, and what could not be read. `gate`: whether targets without a modifier stay
+    as the baseline has them; `unused_overrides`: those whose expression no row has."""
+
+    n: int
+    n_modified: int
+    gate: bool
+    n_bound: int
+    n_fallback: Mapping[str, int]
+    modifiers: Mapping[str, int]
+    targets: Mapping[str, int]
+    unused_overrides: Sequence[str]
+    dataset: str
+    n_failed: int
+    failures: Mapping[str, int]
+    note: str | None
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="parse")
@@ -39,104 +73,115 @@ def main(cfg: DictConfig) -> None:
     settings = config.text_settings(cfg)
     dataset = config.load_dataset(cfg)
     # Heavy libraries load only once configuration and data are known to be good.
-    from attrbind_exp.language.tokens import load_tokenizer
+    from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
     from attrbind_exp.runs.store import picture_folder
 
     folder = picture_folder(HydraConfig.get().runtime.output_dir)
-    tokenizer, note = None, None
+    window, note = None, None
     try:
-        tokenizer = load_tokenizer(cfg.model.path)
+        window = ClipWindow(load_tokenizer(cfg.model.path))
     except UserError as error:
         note = f"columns of tokens are empty: {error}"
-    rows = audit(dataset.samples, settings, tokenizer)
-    frame = pd.DataFrame(rows, columns=COLUMNS)
-    frame.to_csv(folder / "parses.csv", index=False)
-    failures = [json.dumps(vars(f), ensure_ascii=False) + "\n" for f in dataset.failures]
-    (folder / "failures.jsonl").write_text("".join(failures), encoding="utf-8")
-    counts = summarize(frame, settings) | {
-        "dataset": dataset.name,
-        "n_failed": len(dataset.failures),
-        "failures": dict(Counter(f.reason for f in dataset.failures)),
-        "note": note,
-    }
+    rows = audit(dataset.samples, settings, window)
+    summary = summarize(rows, settings, dataset.name, dataset.failures, note)
     if cfg.text_processor.overrides == cfg.dataset.get("parses"):  # the data's own: unused is no slip
-        counts["unused_overrides"] = []
-    (folder / "summary.json").write_text(json.dumps(counts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    show(counts, folder)
+        summary = replace(summary, unused_overrides=[])
+    write(folder, rows, dataset.failures, summary)
+    show(summary, folder)
 
 
-def audit(samples: Sequence[Sample], settings: TextSettings, tokenizer: Any = None) -> list[dict[str, Any]]:
-    """One row of COLUMNS for every sample, in order; without a tokenizer those of tokens are None."""
+def audit(samples: Sequence[Sample], settings: TextSettings, window: "TextWindow | None" = None) -> list[AuditRow]:
+    """One row for every sample, in order; `window` is the model's, None where it is not at hand."""
     from attrbind_exp.language.parse import parse_expressions
-    from attrbind_exp.language.processor import place_prompts
+    from attrbind_exp.language.prompts import place_prompts
 
     texts, categories = [s.text for s in samples], [s.category for s in samples]
-    if tokenizer is None:
+    if window is None:
         parses = parse_expressions(texts, categories, settings.chunk, overrides=settings.overrides)
         return [
             _row(s, p, p.binding and (p.modified or not settings.gate)) for s, p in zip(samples, parses, strict=True)
         ]
-    prompts = place_prompts(tokenizer, texts, categories, settings=settings)
-    ids = tokenizer([p.text for p in prompts], verbose=False).input_ids if prompts else []
-    return [
-        _row(s, p.parse, p.bind) | _token_columns(p, tokenizer.convert_ids_to_tokens(i))
-        for s, p, i in zip(samples, prompts, ids, strict=True)
-    ]
+    prompts = place_prompts(window, texts, categories, settings=settings)
+    return [_row_with_tokens(s, p, window.words(p.text)) for s, p in zip(samples, prompts, strict=True)]
 
 
-def _row(sample: Sample, parse: Parse, bound: bool) -> dict[str, Any]:
-    return {
-        "sample_id": sample.sample_id,
-        "image_id": sample.image_id,
-        "expression": parse.text,
-        "target": parse.target_text,
-        "chunk": parse.chunk_text,
-        "modifiers": " ".join(parse.modifiers),
-        "modified": parse.modified,
-        "bound": bound,
-        "fallback": parse.fallback,
-    }
+def _row(sample: Sample, parse: Parse, bound: bool) -> AuditRow:
+    return AuditRow(
+        sample.sample_id,
+        sample.image_id,
+        parse.text,
+        parse.target_text,
+        parse.chunk_text,
+        " ".join(parse.modifiers),
+        parse.modified,
+        bound,
+        fallback=parse.fallback,
+    )
 
 
-def _token_columns(prompt: Prompt, tokens: Sequence[str]) -> dict[str, Any]:
-    return {
-        "target_tokens": " ".join(tokens[i] for i in prompt.q),
-        "chunk_tokens": " ".join(tokens[i] for i in prompt.pos),
-        "truncated": "prompt_truncated" in prompt.fallbacks,
-        "fallback": " ".join(prompt.fallbacks) or None,
-    }
+def _row_with_tokens(sample: Sample, prompt: Prompt, words: Sequence[str]) -> AuditRow:
+    return replace(
+        _row(sample, prompt.parse, prompt.bind),
+        target_tokens=" ".join(words[i] for i in prompt.q),
+        chunk_tokens=" ".join(words[i] for i in prompt.pos),
+        truncated="prompt_truncated" in prompt.fallbacks,
+        fallback=" ".join(prompt.fallbacks) or None,
+    )
 
 
-def summarize(frame: pd.DataFrame, settings: TextSettings) -> dict[str, Any]:
-    """Counts over the rows of an audit, and the overrides whose expression no row has."""
-    kinds = Counter(kind for row in frame["modifiers"] for kind in row.split() or ["none"])
-    return {
-        "n": len(frame),
-        "n_modified": int(frame["modified"].sum()),
-        "gate": settings.gate,
-        "n_bound": int(frame["bound"].sum()),
-        "n_fallback": dict(Counter(rule for row in frame["fallback"].dropna() for rule in row.split()).most_common()),
-        "modifiers": dict(kinds.most_common()),
-        "targets": dict(Counter(frame["target"].str.lower()).most_common(20)),
-        "unused_overrides": sorted(set(settings.overrides) - set(frame["expression"])),
-    }
+def summarize(
+    rows: Sequence[AuditRow],
+    settings: TextSettings,
+    dataset: str,
+    failures: Sequence[Failure] = (),
+    note: str | None = None,
+) -> AuditSummary:
+    """Counts over the rows of an audit. `note`: what a reader must know of it."""
+    return AuditSummary(
+        n=len(rows),
+        n_modified=sum(r.modified for r in rows),
+        gate=settings.gate,
+        n_bound=sum(r.bound for r in rows),
+        n_fallback=_count(rule for r in rows for rule in (r.fallback or "").split()),
+        modifiers=_count(kind for r in rows for kind in r.modifiers.split() or ["none"]),
+        targets=_count((r.target.lower() for r in rows), most=20),
+        unused_overrides=sorted(set(settings.overrides) - {r.expression for r in rows}),
+        dataset=dataset,
+        n_failed=len(failures),
+        failures=dict(Counter(f.reason for f in failures)),
+        note=note,
+    )
 
 
-def show(counts: dict[str, Any], folder: Path) -> None:
+def _count(words: Iterable[str], most: int | None = None) -> dict[str, int]:
+    return dict(Counter(words).most_common(most))
+
+
+def write(folder: Path, rows: Sequence[AuditRow], failures: Sequence[Failure], summary: AuditSummary) -> None:
+    """The three files of an audit."""
+    with open(folder / "parses.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(map(vars, rows))
+    lines = [json.dumps(vars(f), ensure_ascii=False) + "\n" for f in failures]
+    (folder / "failures.jsonl").write_text("".join(lines), encoding="utf-8")
+    text = json.dumps(asdict(summary), indent=2, ensure_ascii=False)
+    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def show(summary: AuditSummary, folder: Path) -> None:
     """Print the summary; the last line is the folder."""
-    n = counts["n"]
-    print(f"{n} expressions of {counts['dataset']}, {counts['n_failed']} failed {counts['failures'] or ''}".rstrip())
-    gate = f"on, {n - counts['n_modified']} stay as the baseline has them" if counts["gate"] else "off"
-    print(f"modified    {counts['n_modified']}; the gate is {gate}")
-    print(f"bound       {counts['n_bound']}")
-    for title, key in (("modifiers", "modifiers"), ("fallbacks", "n_fallback"), ("targets", "targets")):
-        print(f"{title:<11} {', '.join(f'{name} {count}' for name, count in counts[key].items()) or 'none'}")
-    if counts["unused_overrides"]:
-        print(
-            f"NOTE: {len(counts['unused_overrides'])} overrides match no expression: {counts['unused_overrides'][:3]}"
-        )
-    if counts["note"]:
-        print(f"NOTE: {counts['note']}")
+    print(f"{summary.n} expressions of {summary.dataset}, {summary.n_failed} failed {summary.failures or ''}".rstrip())
+    gate = f"on, {summary.n - summary.n_modified} stay as the baseline has them" if summary.gate else "off"
+    print(f"modified    {summary.n_modified}; the gate is {gate}")
+    print(f"bound       {summary.n_bound}")
+    counts = {"modifiers": summary.modifiers, "fallbacks": summary.n_fallback, "targets": summary.targets}
+    for title, found in counts.items():
+        print(f"{title:<11} {', '.join(f'{name} {count}' for name, count in found.items()) or 'none'}")
+    if unused := summary.unused_overrides:
+        print(f"NOTE: {len(unused)} overrides match no expression: {unused[:3]}")
+    if summary.note:
+        print(f"NOTE: {summary.note}")
     print(folder)
 
 

@@ -124,7 +124,7 @@ def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
 
 def _by_place(shares: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
     """Estimates of shares (V, places, n), by place for every variant."""
-    found = estimates(shares.reshape(-1, shares.shape[-1]), images)
+    found = estimates(shares.reshape(shares.shape[0] * shares.shape[1], shares.shape[2]), images)
     width = len(PLACES)
     return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
