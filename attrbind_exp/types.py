@@ -7,13 +7,9 @@ H x W pixels, h x w latent cells, N = h * w.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from attrbind_exp.edits.edit import Edit
-    from attrbind_exp.scoring.metric import Metric
 
 TEMPLATE = "a photograph of "  # what stands before every expression in the prompt
 IGNORED = 255  # in a label map: pixels that are not scored
@@ -85,38 +81,6 @@ class Scene:
     image_id: str
     size: tuple[int, int]
     regions: tuple[Region, ...]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One thing that a run compares: edits of the text embedding, and a way of reading attention.
-
-    `method`: the name of the edits; `edits`: applied one after the other, none for the baseline; `alpha`: what tells
-    variants of one method apart; `heatmap`: the heat-map method that reads it, None where the run has a single one;
-    `layers`: which of MapSettings.grid makes its map, None = the settings' own choice.
-    """
-
-    method: str
-    edits: "tuple[Edit, ...]" = ()
-    alpha: float | None = None
-    heatmap: str | None = None
-    layers: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The method, and how it is read where a run compares several ways: "baseline layers=up"."""
-        read = {"heatmap": self.heatmap, "layers": self.layers}
-        return " ".join([self.method, *(f"{key}={value}" for key, value in read.items() if value)])
-
-    @property
-    def label(self) -> str:
-        """Short unique name: "baseline", "attribute_binding alpha=0.9"."""
-        return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
-
-    @property
-    def edit(self) -> tuple[str, float | None]:
-        """Method and alpha: variants that share both share their passes."""
-        return self.method, self.alpha
 
 
 @dataclass(frozen=True)
@@ -232,26 +196,3 @@ class MapSettings:
     seed: int = 0
     grid: Mapping[str, LayerChoice] = field(default_factory=dict)
     keep: bool = False
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What one run does with its data.
-
-    variants: what is compared; headline: the one that heads the summary; threshold: None = best of the grid;
-    batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
-    the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
-    the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; metrics: the user's own,
-    by name.
-    """
-
-    variants: Sequence[Variant]
-    headline: int = -1
-    threshold: float | None = None
-    batch_size: int = 64
-    gallery: int = 12
-    changed: int = 20
-    seeds: Sequence[int] = (0,)
-    shard: tuple[int, int] = (0, 1)
-    keep_maps: bool = False
-    metrics: "Mapping[str, Metric]" = field(default_factory=dict)

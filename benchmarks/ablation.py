@@ -21,12 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Averaging, NounChunk
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.evaluation.loading import read_files, start_loading
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.tasks.choose import choose_task
-from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import LayerChoice, MapSettings
 from benchmarks.measure import Clock, forget_peak, resident_peak, seconds
 from benchmarks.models import TIMESTEP, WEIGHTS, build_model
 from tests.oracle import reference_heat_map

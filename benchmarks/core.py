@@ -29,9 +29,9 @@ from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Averaging, NounChunk
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.types import LayerChoice, MapSettings, Variant
+from attrbind_exp.types import LayerChoice, MapSettings
 from benchmarks.measure import Clock, forget_peak, resident_peak, wait_for
 from benchmarks.models import EXPRESSIONS, TIMESTEP, WEIGHTS, build_model
 from tests.oracle import reference_heat_map

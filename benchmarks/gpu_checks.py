@@ -21,13 +21,14 @@ from attrbind_exp.backbones.tensors import to_device
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Averaging, NounChunk
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation.batch_size import fit_batch_size
 from attrbind_exp.evaluation.batching import Batcher, PassRow, segment_images
 from attrbind_exp.evaluation.loading import LoadedSample
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import RunSettings, Sample, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import Sample
 from benchmarks.gpu_machine import SIZE, Batch, Machine
 from benchmarks.measure import wait_for
 from benchmarks.models import BUNDLED, TIMESTEP, WEIGHTS

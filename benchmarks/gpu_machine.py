@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, encode_images
-from attrbind_exp.edits import Averaging, NounChunk
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation.batch_size import fit_batch_size
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.types import Prompt, Variant
+from attrbind_exp.types import Prompt
 from benchmarks.measure import wait_for
 from benchmarks.models import EXPRESSIONS, build_sd15
 

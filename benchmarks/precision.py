@@ -22,11 +22,12 @@ from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Averaging
+from attrbind_exp.edits import Averaging, Variant
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import MapSettings, RunSettings, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import MapSettings
 from benchmarks.models import BUNDLED, TIMESTEP
 
 BASE = {"dtype": "fp32", "batch": 32, "compiled": False}

@@ -37,7 +37,8 @@ from attrbind_exp.runs.summary import encode_summary
 from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.rows import under_variant
-from attrbind_exp.types import RunSettings, Sample
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import Sample
 
 PER_IMAGE, OBJECTS, CORNERS = 7, 8, 30  # expressions, annotated objects, corners of each polygon
 KINDS, COLOURS = ("person", "dog", "car"), ("red", "blue", "green", "white", "black", "small", "tall")

@@ -14,9 +14,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import CONF, PACKAGE
-from attrbind_exp.edits import Averaging, NounChunk
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.types import LayerChoice, MapSettings, TextSettings, Variant
+from attrbind_exp.types import LayerChoice, MapSettings, TextSettings
 
 SHARED = CONF.parent.parent / "shared" / "data"
 

@@ -8,6 +8,7 @@ import pytest
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.reporting.tables import bounded
 from attrbind_exp.runs.store import RunStore
@@ -16,7 +17,8 @@ from attrbind_exp.scoring.compare import estimate
 from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.tasks import objects
 from attrbind_exp.tasks.objects import object_masks
-from attrbind_exp.types import Other, RunSettings, Sample, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import Other, Sample
 from tests.conftest import make_variant
 
 

@@ -19,9 +19,11 @@ from omegaconf import OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.types import RunSettings, UserError, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, make_variant, picture, shared
 
 

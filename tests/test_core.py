@@ -7,8 +7,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp.backbones.backbone import encode_images
 from attrbind_exp.backbones.stable_diffusion import StableDiffusion, draw_noise
+from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
-from attrbind_exp.types import UserError, Variant
+from attrbind_exp.types import UserError
 from tests.conftest import DIFFSEGMENTER, embeddings_of, make_segmenter, make_variant, picture, shared
 from tests.oracle import reference_heat_map, sharpen
 

@@ -15,10 +15,11 @@ from attrbind_exp.data.images import read_image, to_rgb
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
 from attrbind_exp.data.refer import ImageFinder, load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.scoring.classes import ClassScores, count_classes
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.metrics import count_overlap
-from attrbind_exp.types import SampleError, UserError, Variant
+from attrbind_exp.types import SampleError, UserError
 from tests.conftest import picture, shared
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Request
-from attrbind_exp.edits import Averaging, Edit, NounChunk, Weight
+from attrbind_exp.edits import Averaging, Edit, NounChunk, Variant, Weight
 from attrbind_exp.edits.chain import apply_chain, changing, edit_prompts
-from attrbind_exp.types import Variant
 from tests.conftest import make_segmenter, picture, states_of
 
 TEXT = "the white star next to a blue square"

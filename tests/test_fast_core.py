@@ -16,12 +16,14 @@ from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import LayerChoice, RunSettings, UserError, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import LayerChoice, UserError
 from tests.conftest import ALL_RESOLUTIONS, embeddings_of, make_segmenter, make_variant, picture
 from tests.oracle import reference_heat_map
 from tests.test_command import command, composed, process

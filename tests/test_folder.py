@@ -11,10 +11,12 @@ from attrbind_exp.config import load_dataset
 from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask, encode_mask
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import RunSettings, SampleError, UserError, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import SampleError, UserError
 from tests.conftest import picture
 from tests.test_command import composed
 

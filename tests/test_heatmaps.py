@@ -15,6 +15,7 @@ from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.backbones.stable_diffusion_xl import StableDiffusionXL
 from attrbind_exp.backbones.window import ClipWindow
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.daam import Daam
@@ -22,7 +23,7 @@ from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.types import LayerChoice, MapSettings, UserError, Variant
+from attrbind_exp.types import LayerChoice, MapSettings, UserError
 from tests.conftest import embeddings_of, make_segmenter, make_variant, picture, states_of
 from tests.oracle import reference_daam, reference_heat_map, sharpen
 

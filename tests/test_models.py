@@ -27,8 +27,9 @@ from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable
 from attrbind_exp.backbones.tensors import overflowed
 from attrbind_exp.backbones.weights import CHOICES, READ, find_model
 from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.edits import Variant
 from attrbind_exp.hub import fetch_command
-from attrbind_exp.types import SampleError, UserError, Variant
+from attrbind_exp.types import SampleError, UserError
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture, states_of
 from tests.oracle import sharpen
 from tests.test_core import EXPRESSIONS, NCR, OURS, oracle_maps

@@ -8,12 +8,13 @@ import pytest
 
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs import progress
 from attrbind_exp.runs.progress import Progress, read_progress
 from attrbind_exp.runs.rows import ImageRow
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.types import RunSettings, Variant
+from attrbind_exp.tasks.settings import RunSettings
 from tests.conftest import make_segmenter, make_variant
 from tests.made_runs import expression_row
 

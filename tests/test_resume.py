@@ -14,9 +14,11 @@ import pytest
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.coco import load_coco
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.types import RunSettings, UserError, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, make_variant
 from tests.made_runs import expression_row
 from tests.test_command import command, composed

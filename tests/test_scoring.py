@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.scoring.compare import estimates, paired_difference, paired_differences
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.metrics import THRESHOLDS, count_overlap, iou, slice_rows
-from attrbind_exp.types import Variant
 
 
 def figures(intersection, union, threshold=None):

@@ -8,13 +8,15 @@ import pytest
 
 from attrbind_exp.commands.merge import in_order
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.rows import ExpressionRow, encode_rows, group_by_image, read_images
 from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.classes import ClassTask
 from attrbind_exp.tasks.expressions import ExpressionTask
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Segmented, SegmentedImage
-from attrbind_exp.types import HeatMap, Other, Parse, Prompt, Region, RunSettings, Sample, Scene, UserError, Variant
+from attrbind_exp.types import HeatMap, Other, Parse, Prompt, Region, Sample, Scene, UserError
 from tests.made_runs import expression_row
 
 SIZE = (4, 4)

@@ -5,13 +5,14 @@ import torch
 
 from attrbind_exp import config
 from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
+from attrbind_exp.edits import Variant
 from attrbind_exp.edits.averaging import average_rows, unconditioned
 from attrbind_exp.edits.noun_chunk import replace_rows
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.language.parse import parse_expressions
 from attrbind_exp.language.prompts import place_prompts
-from attrbind_exp.types import Override, TextSettings, UserError, Variant
+from attrbind_exp.types import Override, TextSettings, UserError
 from tests.conftest import make_segmenter, make_variant, shared, states_of
 from tests.test_command import composed
 

@@ -17,7 +17,8 @@ from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
-from attrbind_exp.types import RunSettings, UserError
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:  # its libraries load once configuration and data are known to be good
     from attrbind_exp.language.caption import Captioner

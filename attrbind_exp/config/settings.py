@@ -14,7 +14,8 @@ from attrbind_exp.config.identity import config_hash
 from attrbind_exp.config.variants import grid_of, variants
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.paths import PACKAGE, option_files
-from attrbind_exp.types import LayerChoice, MapSettings, RunSettings, TextSettings, UserError
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import LayerChoice, MapSettings, TextSettings, UserError
 
 if TYPE_CHECKING:  # a table of finished runs is made without loading torch
     from attrbind_exp.backbones.backbone import Backbone

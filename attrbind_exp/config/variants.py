@@ -7,8 +7,9 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.paths import options
-from attrbind_exp.types import UserError, Variant
+from attrbind_exp.types import UserError
 
 
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:

@@ -3,6 +3,7 @@
 from attrbind_exp.edits.averaging import Averaging
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.noun_chunk import NounChunk
+from attrbind_exp.edits.variant import Variant
 from attrbind_exp.edits.weight import Weight
 
-__all__ = ["Averaging", "Edit", "NounChunk", "Weight"]
+__all__ = ["Averaging", "Edit", "NounChunk", "Variant", "Weight"]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText
 from attrbind_exp.edits.edit import Edit
-from attrbind_exp.types import Prompt, Variant
+from attrbind_exp.edits.variant import Variant
+from attrbind_exp.types import Prompt
 
 Encode = Callable[[Sequence[str]], list[EncodedText]]
 

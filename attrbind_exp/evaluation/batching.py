@@ -21,8 +21,9 @@ from attrbind_exp.evaluation.loading import (
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.runs.maps import KeptMaps
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Segmented, SegmentedImage
-from attrbind_exp.types import Failure, RunSettings, Sample
+from attrbind_exp.types import Failure, Sample
 
 Images = Mapping[str, Sequence[Sample]]  # samples by image id
 

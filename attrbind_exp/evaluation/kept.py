@@ -9,11 +9,12 @@ import torch
 
 from attrbind_exp.backbones.backbone import Layer
 from attrbind_exp.backbones.reading import Reading
+from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import MadeBy, Plan
 from attrbind_exp.runs.maps import KeptMaps, read_maps
-from attrbind_exp.types import MapSettings, Sample, UserError, Variant
+from attrbind_exp.types import MapSettings, Sample, UserError
 
 
 class KeptHeat:

@@ -19,8 +19,9 @@ from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.rows import Row, group_by_image
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tasks.choose import choose_task
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Task
-from attrbind_exp.types import Failure, RunSettings
+from attrbind_exp.types import Failure
 
 
 def score(

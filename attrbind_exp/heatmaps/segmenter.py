@@ -15,13 +15,14 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Backbone, Embedding, Observation, Request, encode_images
 from attrbind_exp.backbones.tensors import overflowed, pad_rows, to_device, to_host
 from attrbind_exp.cache import Cache
+from attrbind_exp.edits import Variant
 from attrbind_exp.edits.chain import EditedPrompt, edit_prompts
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.language.prompts import place_prompts
-from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError, Variant
+from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
 BASELINE = Variant("baseline")
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"

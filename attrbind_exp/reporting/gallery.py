@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.reporting import figures
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.figures import VariantFigures
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Gallery, Panel, Segmented, Task
-from attrbind_exp.types import RunSettings, Sample, Variant
+from attrbind_exp.types import Sample
 
 MANY = 5  # variants; of more only the one that heads the summary is drawn
 

@@ -11,8 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.layers import Column
-from attrbind_exp.types import UserError, Variant
+from attrbind_exp.types import UserError
 
 Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of the maps
 

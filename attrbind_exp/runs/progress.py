@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.runs.store import RunStore, write_text
 from attrbind_exp.scoring import metrics
-from attrbind_exp.types import Variant
 
 FILE = "progress.json"
 WRITE_EVERY, LOG_EVERY = 1.0, 60.0  # seconds

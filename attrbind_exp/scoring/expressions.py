@@ -8,15 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from attrbind_exp.scoring import metrics
-from attrbind_exp.scoring.figures import VariantFigures
-from attrbind_exp.types import Variant
+from attrbind_exp.scoring.figures import Named, VariantFigures
 
 
 class ExpressionScores:
     """All that figures need of n expressions, far less than their counts: IoU of each at the thresholds that can be
     reported (the paper's grid and the run's own `threshold`), sums over expressions at all 101."""
 
-    def __init__(self, variants: Sequence[Variant], seeds: int, threshold: float | None = None):
+    def __init__(self, variants: Sequence[Named], seeds: int, threshold: float | None = None):
         self.variants, self.threshold = variants, threshold
         self._rows = sorted({*metrics.GRID, *([] if threshold is None else [round(threshold * 100)])})
         self._iou: list[np.ndarray] = []  # (V, S, len(rows)) of each expression

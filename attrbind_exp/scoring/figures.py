@@ -2,6 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Named(Protocol):
+    """What figures need to know of a variant: the names under which they stand."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def alpha(self) -> float | None: ...
+    @property
+    def label(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.tasks.classes import ClassTask
 from attrbind_exp.tasks.expressions import ExpressionTask
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Task
-from attrbind_exp.types import RunSettings
 
 
 def choose_task(dataset: Dataset, settings: RunSettings) -> Task:

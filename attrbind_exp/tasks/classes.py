@@ -10,14 +10,16 @@ import numpy as np
 
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.rows import ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts, ClassScores
 from attrbind_exp.scoring.compare import class_difference
 from attrbind_exp.scoring.figures import SliceFigures, VariantFigures
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Gallery, HeatOf, Panel, Picture, Segmented, SegmentedImage, Tally, spread_out
-from attrbind_exp.types import Failure, RunSettings, Sample, SampleError, Variant
+from attrbind_exp.types import Failure, Sample, SampleError
 
 COUNTS = ("classes", "truth", "predicted", "hit")
 

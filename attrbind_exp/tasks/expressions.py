@@ -12,6 +12,7 @@ import numpy as np
 
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
@@ -20,6 +21,7 @@ from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.figures import Estimate, SliceFigures, VariantFigures
 from attrbind_exp.tasks.objects import Masks, object_masks
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import (
     Gallery,
     HeatOf,
@@ -30,7 +32,7 @@ from attrbind_exp.tasks.task import (
     Tally,
     spread_out,
 )
-from attrbind_exp.types import Failure, RunSettings, Sample, SampleError, Variant
+from attrbind_exp.types import Failure, Sample, SampleError
 
 Labels = Mapping[str, str | Sequence[str]]
 

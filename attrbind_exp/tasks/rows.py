@@ -6,8 +6,10 @@ from typing import TypeVar
 
 import msgspec
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.rows import ExpressionRow, ImageRow, PromptColumns, Row
-from attrbind_exp.types import Prompt, RunSettings, UserError, Variant
+from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.types import Prompt, UserError
 
 RowKind = TypeVar("RowKind", ExpressionRow, ImageRow)
 

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from attrbind_exp.edits import Variant
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.scoring.figures import VariantFigures
-from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError, Variant
+from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError
 
 HeatOf = Callable[[Sample, Variant, int], np.ndarray]  # (H, W) of a sample under a variant and the n-th noise seed
 

@@ -9,9 +9,10 @@ from attrbind_exp.commands.doctor.finding import Finding, by_reason
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.edits import Variant
 from attrbind_exp.scoring import metrics
 from attrbind_exp.scoring.expressions import ExpressionScores
-from attrbind_exp.types import Failure, Sample, SampleError, Variant
+from attrbind_exp.types import Failure, Sample, SampleError
 
 
 def check_images(paths: Iterable[Path], searched: Sequence[Path], mend: str) -> Finding:
