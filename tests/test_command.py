@@ -205,6 +205,14 @@ def test_help_loads_nothing_that_it_does_not_need(name, more):
     assert (HEAVY | more) & set(loaded.split()) - {m[1:] for m in more if m[0] == "-"} == set()
 
 
+def test_what_is_wrong_is_said_before_a_model_library_loads():
+    look = "import atexit, runpy, sys; atexit.register(lambda: print('loaded', *{m.partition('.')[0] for m in sys.modules}));"
+    go = "sys.argv = ['x', 'dataset=refcoco', 'dataset.root=/nowhere']; runpy.run_module('attrbind_exp.run', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", f"{look} {go}"], capture_output=True, text=True)
+    assert done.returncode == 2 and "/nowhere" in done.stderr
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
 def test_help_of_hydra_and_the_configuration_are_still_hydras():
     code, out, _ = command("--hydra-help")
     assert code == 0 and "--multirun" in out

@@ -60,9 +60,6 @@ def evaluate(
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.evaluation.batch_size import fit_batch_size
     from attrbind_exp.evaluation.loop import score
-    from attrbind_exp.reporting import figures
-    from attrbind_exp.reporting.gallery import Artist
-    from attrbind_exp.reporting.track import track_run
 
     segmenter = build_segmenter(settings.segmenter)
     batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
@@ -70,6 +67,11 @@ def evaluate(
     scored = score(dataset, segmenter, run, store, captioner)
 
     def draw(summary: Summary) -> None:
+        # Plots and tables load when there is something to draw: the first pass does not wait for them.
+        from attrbind_exp.reporting import figures
+        from attrbind_exp.reporting.gallery import Artist
+        from attrbind_exp.reporting.track import track_run
+
         galleries = Artist(scored.task, segmenter, run, store, captioner).draw(summary.variants)
         curves = {v.label: scored.task.curve(i) for i, v in enumerate(run.variants) if summary.n_scored}
         if curves:

@@ -86,7 +86,7 @@ def read_settings(cfg: DictConfig) -> Settings:
         warning=_warning(cfg),
         load_dataset=lambda: load_dataset(cfg),
         make_captioner=lambda: instantiate(cfg.captioner),
-        make_tracker=instantiate(cfg.tracker, _partial_=True),
+        make_tracker=lambda **told: instantiate(cfg.tracker, _partial_=True)(**told),
         yaml=OmegaConf.to_yaml(cfg, resolve=True),
         key=config_hash(cfg),
     )
@@ -182,7 +182,10 @@ def model_settings(cfg: DictConfig) -> ModelSettings:
     """Which model, where and how."""
     m = cfg.model
     size = model_size(cfg)
-    load = instantiate(m.load, _partial_=True, path=m.path, device=m.device, dtype=m.dtype, size=size)
+
+    def load() -> "Backbone":  # names a class of a model library, so it waits until a model is needed
+        return instantiate(m.load, _partial_=True)(path=m.path, device=m.device, dtype=m.dtype, size=size)
+
     return ModelSettings(m.path, m.name, m.device, m.dtype, size, m.batch_size, m.compile, load)
 
 
