@@ -3,8 +3,8 @@
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -74,7 +74,7 @@ def estimate_memory(folder: Path, size: tuple[int, int] | None, batch_size: int,
     return parameters * precision + batch_size * (maps + scores), formula
 
 
-def _heads(unet: dict[str, Any]) -> int:
+def _heads(unet: Mapping[str, int | list[int]]) -> int:
     # diffusers reads Stable Diffusion's attention_head_dim as the number of heads, one for all blocks or a list.
     heads = unet.get("num_attention_heads") or unet["attention_head_dim"]
     return heads[0] if isinstance(heads, list) else heads
