@@ -212,7 +212,10 @@ def main() -> None:
         for size, limit in (("small", 200 // variants), ("large", None)):
             in_a_process("prepare", root / size, root, limit)
         for part in ("resume", "merge"):
-            small, large = (in_a_process(part, root / size, root, 0 if size == "large" else 200 // variants) for size in ("small", "large"))
+            small, large = (
+                in_a_process(part, root / size, root, 0 if size == "large" else 200 // variants)
+                for size in ("small", "large")
+            )
             found[part] = {key: round(large[key] - small[key], 1) for key in large}
             print(f"{part}: 200 rows {small}, {args.rows} rows {large}; more: {found[part]}", flush=True)
     finally:

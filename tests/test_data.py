@@ -15,7 +15,7 @@ from attrbind_exp.data.images import read_image, to_rgb
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
 from attrbind_exp.data.refer import ImageFinder, load_refer
-from attrbind_exp.scoring.classes import count_classes, mean_iou, pool
+from attrbind_exp.scoring.classes import ClassScores, count_classes, mean_iou
 from attrbind_exp.scoring.metrics import count_overlap, summarize
 from attrbind_exp.types import SampleError, UserError
 from tests.conftest import picture, shared
@@ -318,7 +318,10 @@ def test_ground_truth_of_the_real_sample_scores_exactly_100():
         truth = label_scene(scene)
         labels = {r.label for r in scene.regions if not r.crowd}
         counted.append(count_classes({c: (truth == c).astype(np.float32) for c in labels}, truth))
-    hit, union = pool(counted, 81)
+    scores = ClassScores(1, 1, range(81))
+    for image in counted:
+        scores.add([[image]])
+    hit, union = scores.hit[0, 0], scores.union[0, 0]
     assert (mean_iou(hit, union)[1:] == 1).all()
 
 

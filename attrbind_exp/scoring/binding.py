@@ -57,7 +57,7 @@ class BindingScores:
             self._partners.setdefault(samples[b].sample_id, set()).add(samples[a].object_id)
         self._peaks: list[np.ndarray] = []  # (V, S) numbers of PLACES
         self._has_distractor: list[bool] = []
-        self._log_ratios: list[np.ndarray] = []  # (V,), NaN where there is no distractor
+        self._log_ratios: list[np.ndarray | None] = []  # (V,), None where there is no distractor
         self._heats: dict[int, dict[str, np.ndarray]] = {}  # (V, S) by object, of the n-th expression
 
     def add(self, sample: Sample, sightings: Sequence[Sequence[Sighting]]) -> None:
@@ -65,13 +65,13 @@ class BindingScores:
         seen = sightings[0][0].heat_on
         rivals = [o.object_id for o in sample.others or () if o.category == sample.category and o.object_id in seen]
         partners = self._partners.get(sample.sample_id, set()) & set(seen)
-        if partners and sample.object_id in seen:
-            self._heats[len(self.samples)] = {
-                key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings])
-                for key in (sample.object_id, *partners)
-            }
+        own = sample.object_id
+        wanted = {own, *rivals, *partners} & set(seen)
+        heats = {key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings]) for key in wanted}
+        if partners and own in heats:
+            self._heats[len(self.samples)] = {key: heats[key] for key in (own, *partners)}
         self._has_distractor.append(bool(rivals))
-        self._log_ratios.append(np.array([_log_ratio(sample.object_id, rivals, seeds) for seeds in sightings]))
+        self._log_ratios.append(_log_ratio(heats[own], [heats[key] for key in rivals]) if own in heats else None)
         self._peaks.append(np.array([[PLACES.index(s.peak) for s in seeds] for seeds in sightings], np.int8))
         self.samples.append(sample)
 
@@ -84,12 +84,13 @@ class BindingScores:
         """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
         images = np.array([s.image_id for s in self.samples])
         shares = 100 * self.peak_shares()
-        ratios = np.stack(self._log_ratios, 1)  # (V, n)
         rivals = np.flatnonzero(self._has_distractor)
-        known = np.flatnonzero(~np.isnan(ratios[0]))
+        known = [i for i, ratio in enumerate(self._log_ratios) if ratio is not None]
+        found = [ratio for ratio in self._log_ratios if ratio is not None]
+        ratios = np.stack(found, 1) if found else np.zeros((len(shares), 0))  # (V, known)
         follows, pair_images = self._follows()
         peak, peak_rivals = (_by_place(shares[..., rows], images[rows]) for rows in (np.arange(len(images)), rivals))
-        heat_ratio = [_exp(e) for e in estimates(ratios[:, known], images[known])]
+        heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
         swap = estimates(follows, pair_images)
         return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
 
@@ -134,9 +135,10 @@ def _exp(estimate: Estimate) -> Estimate:
     return Estimate(mean, low, high, estimate.n)
 
 
-def _log_ratio(own: str, rivals: Sequence[str], seeds: Sequence[Sighting]) -> float:
-    """Mean over seeds of log(heat on the target / heat on the hottest distractor), NaN without a distractor."""
-    if not rivals or own not in seeds[0].heat_on:
-        return float("nan")
-    hottest = [max(FLOOR, *(s.heat_on[key] for key in rivals)) for s in seeds]
-    return float(np.mean([np.log(max(s.heat_on[own], FLOOR) / h) for s, h in zip(seeds, hottest, strict=True)]))
+def _log_ratio(own: np.ndarray, rivals: Sequence[np.ndarray]) -> np.ndarray | None:
+    """log(heat on the target / heat on the hottest distractor) from heats (V, S), mean over seeds (V,); None without a
+    distractor."""
+    if not rivals:
+        return None
+    hottest = np.maximum(FLOOR, np.max(rivals, axis=0))
+    return np.asarray(np.log(np.maximum(FLOOR, own) / hottest).mean(-1))
