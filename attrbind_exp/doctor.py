@@ -1,4 +1,4 @@
-from attrbind_exp.commands.doctor.command import start
+from attrbind_exp.commands.start import start
 
 if __name__ == "__main__":
-    start()
+    start("doctor")

@@ -1,4 +1,4 @@
-from attrbind_exp.commands.parse import start
+from attrbind_exp.commands.start import start
 
 if __name__ == "__main__":
-    start()
+    start("parse")

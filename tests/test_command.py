@@ -178,11 +178,36 @@ def test_wrong_values_end_in_one_line(tmp_path, arguments, words):
 
 
 def test_help_explains_every_group():
-    code, out, _ = process("--help")
+    code, out, _ = command("--help")
     assert code == 0
     for group in (d.name for d in config.CONF.iterdir() if d.is_dir()):
         assert group in out
         assert all(option in out for option in config.options(group))
+
+
+HEAVY = {"torch", "diffusers", "transformers", "spacy", "scipy", "pandas", "matplotlib", "wandb", "ray", "jinja2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*((n, {"hydra", "omegaconf", "numpy"}) for n in ("run", "segment", "parse", "doctor", "pretrain")), ("merge", set()),
+     ("rescore", set()), ("report", set()), ("results", set()), ("study", {"-pandas"})],
+)  # fmt: skip
+def test_help_loads_nothing_that_it_does_not_need(name, more):
+    """What is loaded is asked of the process itself; how long that takes is measured in benchmarks/start.py."""
+    look = "import atexit, runpy, sys; atexit.register(lambda: print('loaded', *{m.partition('.')[0] for m in sys.modules}));"
+    go = f"sys.argv = ['x', 'a=1', '--help']; runpy.run_module('attrbind_exp.{name}', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", f"{look} {go}"], capture_output=True, text=True)
+    help_text, _, loaded = done.stdout.rpartition("loaded")
+    assert done.returncode == 0 and f"attrbind_exp.{name}" in help_text, done.stderr
+    assert (HEAVY | more) & set(loaded.split()) - {m[1:] for m in more if m[0] == "-"} == set()
+
+
+def test_help_of_hydra_and_the_configuration_are_still_hydras():
+    code, out, _ = command("--hydra-help")
+    assert code == 0 and "--multirun" in out
+    code, out, _ = command("--cfg", "job", "seed=7")
+    assert code == 0 and yaml.safe_load(out)["seed"] == 7
 
 
 def test_a_run_leaves_its_summary_and_repeats_itself(tmp_path):

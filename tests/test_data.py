@@ -15,7 +15,7 @@ from attrbind_exp.data.images import read_image, to_rgb
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
 from attrbind_exp.data.refer import ImageFinder, load_refer
-from attrbind_exp.scoring.classes import ClassScores, count_classes, mean_iou
+from attrbind_exp.scoring.classes import ClassScores, count_classes
 from attrbind_exp.scoring.metrics import count_overlap, summarize
 from attrbind_exp.types import SampleError, UserError
 from tests.conftest import picture, shared
@@ -318,11 +318,10 @@ def test_ground_truth_of_the_real_sample_scores_exactly_100():
         truth = label_scene(scene)
         labels = {r.label for r in scene.regions if not r.crowd}
         counted.append(count_classes({c: (truth == c).astype(np.float32) for c in labels}, truth))
-    scores = ClassScores(1, 1, range(81))
-    for image in counted:
-        scores.add([[image]])
-    hit, union = scores.hit[0, 0], scores.union[0, 0]
-    assert (mean_iou(hit, union)[1:] == 1).all()
+    scores = ClassScores(1, 1, scenes.classes)
+    for counts in counted:
+        scores.add([[counts]])
+    assert (scores.mean_iou(0)[0, 1:] == 100).all()
 
 
 def test_real_sample_is_read_whole():

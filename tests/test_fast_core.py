@@ -13,10 +13,11 @@ from attrbind_exp.backbones.cached import CachedBackbone
 from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion
 from attrbind_exp.cache import Cache
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.evaluation import batch_size
-from attrbind_exp.evaluation.batching import group_by_image, segment_images
+from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
@@ -32,7 +33,7 @@ ALL = ALL_RESOLUTIONS
 
 @pytest.fixture(scope="module")
 def scenes():
-    return group_by_image(load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=14))
+    return by_image(load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=14))
 
 
 def heats(images, segmenter, settings):

@@ -11,6 +11,7 @@ import pytest
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.own_folder import take_config_dir, use_config_dir
+from attrbind_exp.paths import OWN_FOLDER, options
 from attrbind_exp.runs.index import read_sweep, sweep_runs
 from attrbind_exp.types import UserError
 from tests.test_command import command, composed
@@ -69,7 +70,7 @@ def test_options_and_code_of_an_own_folder_run(tmp_path, own):
     assert summary["overrides"][:2] == [f"--config-dir={own}", "dataset=mine"]
     code, _, err = command("text_processor=mine", *SMALL, f"hydra.run.dir={tmp_path / 'b'}")
     assert code == 2 and "unknown text_processor 'mine'" in err  # nothing of it is left in this process
-    assert str(own) not in sys.path and config.OWN_FOLDER not in os.environ
+    assert str(own) not in sys.path and OWN_FOLDER not in os.environ
 
 
 def test_a_sweep_over_own_options_names_the_folder_when_it_is_started_again(tmp_path, own):
@@ -92,7 +93,7 @@ def test_a_sweep_over_own_options_names_the_folder_when_it_is_started_again(tmp_
 
 
 def test_an_own_folder_reaches_processes_that_are_started(tmp_path, own):
-    look = "import my_data; from attrbind_exp import config; print(config.options('dataset'))"
+    look = "import my_data; from attrbind_exp.paths import options; print(options('dataset'))"
     with use_config_dir(own):
         done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
     assert "'mine'" in done.stdout, done.stderr
@@ -124,7 +125,7 @@ def test_runs_on_ray_and_slurm_find_the_own_folder(tmp_path, own):
 
 def test_look_ups_of_options_see_the_own_folder(own):
     with use_config_dir(own):
-        assert {"mine", "shapes"} <= set(config.options("dataset"))
+        assert {"mine", "shapes"} <= set(options("dataset"))
         assert config.load_layers("mine").ratios == [2]
         assert command_line.rewrite_arguments(["sweep=mine"])[1:] == ["+sweeps=mine"]
         assert "mine" in config.grid_of(composed("attention_layers.grid=[all,mine]", "attention_layers=grid"))

@@ -6,12 +6,12 @@ import shutil
 
 import pandas as pd
 import pytest
+from attrbind_exp.language.tokens import load_tokenizer
 
 from attrbind_exp.commands.parse import COLUMNS, audit, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.language.overrides import KNOWN, PASSED_OVER
-from attrbind_exp.language.tokens import load_tokenizer
+from attrbind_exp.language.overrides import IGNORED_COLUMNS, KNOWN
 from attrbind_exp.types import Override, TextSettings
 from tests.conftest import write_refer
 from tests.test_command import command
@@ -75,7 +75,7 @@ def test_an_empty_dataset_has_an_empty_audit(tokenizer):
 
 
 def test_rows_of_the_audit_may_be_given_back_as_overrides():
-    assert set(COLUMNS) == {*KNOWN, *PASSED_OVER}
+    assert set(COLUMNS) == {*KNOWN, *IGNORED_COLUMNS}
 
 
 def test_the_command_corrects_by_hand_and_needs_no_model(tmp_path, refer_folder):

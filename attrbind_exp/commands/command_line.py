@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
-from attrbind_exp.config import SWEEPS, options, own_folder
+from attrbind_exp.paths import SWEEPS, options, own_folder
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.runs.index import write_merged
@@ -104,12 +105,14 @@ def main() -> None:
     """Merge and print as a run does."""
     parser = argparse.ArgumentParser(prog="python -m attrbind_exp.merge", description=__doc__)
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
-    folder = parser.parse_args().folder
+    add_config_dir(parser)
+    given = parser.parse_args()
     try:
-        sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
-        for run, shards in sets.items():
-            show(merge(shards, run), run)
-        write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})
+        with use_config_dir(given.config_dir):
+            sets = {given.folder / name: shards for name, shards in shard_sets(given.folder).items()}
+            for run, shards in sets.items():
+                show(merge(shards, run), run)
+        write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrbind_exp.config import OWN_FOLDER
+from attrbind_exp.paths import OWN_FOLDER
 from attrbind_exp.types import UserError
 
 CONFIG_DIR = "--config-dir"

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class Averaging(Edit):
     """E_q <- alpha E_q + (1 - alpha) U_q: the target noun's rows are mixed with the empty prompt's.
 
-    alpha = 1 changes nothing, alpha < 1 takes weight from the target noun, alpha > 1 adds to it. `uncond`: which rows of
-    the empty prompt are U: the "same" positions (what the paper's ancestry suggests), its end token everywhere ("eos"),
-    or the "mean" of all rows after the first.
+    alpha = 1 changes nothing, alpha < 1 takes weight from the target noun, alpha > 1 adds to it. `uncond`: which rows
+    of the empty prompt are U: the "same" positions (what the paper's ancestry suggests), its end token everywhere
+    ("eos"), or the "mean" of all rows after the first.
     """
 
     alpha: float

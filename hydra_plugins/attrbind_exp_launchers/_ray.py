@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayError
 
 from attrbind_exp.commands.own_folder import use_config_dir
-from attrbind_exp.config import own_folder
+from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, failed_return, record_end
 

@@ -12,7 +12,7 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from omegaconf import OmegaConf
 
 from attrbind_exp.commands.own_folder import use_config_dir
-from attrbind_exp.config import own_folder
+from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, failed_return, record_end
 

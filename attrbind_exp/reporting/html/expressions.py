@@ -42,7 +42,7 @@ class Table:
 
 def read_table(group: Group) -> Table:
     """All rows of a group's runs. Raises UserError for a line that is no row."""
-    table, told = Table(), _Told()
+    table, describer = Table(), _Describer()
     width = len(group.columns)
     none = array("d", [0.0] * width)
     sums, counts = array("d"), array("d")  # (n, columns), row after row
@@ -60,7 +60,7 @@ def read_table(group: Group) -> Table:
             key = row.sample_id if isinstance(row, ExpressionRow) else row.image_id
             number = table.rows.setdefault(key, len(table.rows))
             if number == len(table.about):
-                table.about.append(told.about(row))
+                table.about.append(describer.about(row))
                 sums.extend(none)
                 counts.extend(none)
             column, threshold = place
@@ -76,7 +76,7 @@ def read_table(group: Group) -> Table:
     return table
 
 
-class _Told:
+class _Describer:
     """Makes About of rows. Texts that many rows repeat (image, target, slices) become one object."""
 
     def __init__(self) -> None:

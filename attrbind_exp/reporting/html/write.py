@@ -51,7 +51,7 @@ def published() -> "Paper":
     """The paper's figures by what is scored, from the sweeps that make its tables."""
     import yaml
 
-    from attrbind_exp.config import SWEEPS
+    from attrbind_exp.paths import SWEEPS
     from attrbind_exp.reporting.paper_tables import read_spec
 
     sweeps = {"expressions": ("table3_alpha", "table4_ablation"), "images": ("table1_coco",)}

@@ -1,0 +1,30 @@
+"""How the commands that Hydra starts begin: their help is printed before Hydra and the libraries of a run load."""
+
+import importlib
+import sys
+
+import yaml
+
+from attrbind_exp.paths import CONF
+
+MODULES = {
+    "run": "attrbind_exp.commands.run",
+    "segment": "attrbind_exp.commands.segment",
+    "parse": "attrbind_exp.commands.parse",
+    "doctor": "attrbind_exp.commands.doctor.command",
+    "pretrain": "attrbind_exp.pretrain.command",
+}
+
+
+def start(command: str) -> None:
+    """Print the command's help where it is asked for, else begin it."""
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print(help_text(command))
+    else:
+        importlib.import_module(MODULES[command]).start()
+
+
+def help_text(command: str) -> str:
+    """What --help prints: hydra.help.template of conf/COMMAND.yaml."""
+    with open(CONF / f"{command}.yaml", encoding="utf-8") as file:
+        return yaml.safe_load(file)["hydra"]["help"]["template"]

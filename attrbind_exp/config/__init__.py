@@ -1,0 +1,44 @@
+"""The composed configuration. Only this room, the commands and what Hydra itself calls see a DictConfig."""
+
+from omegaconf import OmegaConf
+
+from attrbind_exp.config.checks import check, check_choices
+from attrbind_exp.config.identity import config_hash
+from attrbind_exp.config.settings import (
+    SegmenterSettings,
+    Settings,
+    load_dataset,
+    load_layers,
+    map_settings,
+    model_size,
+    read_settings,
+    reading_of,
+    segmenter_settings,
+    text_settings,
+)
+from attrbind_exp.config.variants import variants
+from attrbind_exp.paths import CONF, PACKAGE, SWEEPS, option_files, options
+
+__all__ = [
+    "CONF",
+    "PACKAGE",
+    "SWEEPS",
+    "SegmenterSettings",
+    "Settings",
+    "check",
+    "check_choices",
+    "config_hash",
+    "load_dataset",
+    "load_layers",
+    "map_settings",
+    "model_size",
+    "option_files",
+    "options",
+    "read_settings",
+    "reading_of",
+    "segmenter_settings",
+    "text_settings",
+    "variants",
+]
+
+OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)

@@ -1,0 +1,80 @@
+"""What a run compares: every method of edits, under every alpha, read in every way."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from attrbind_exp.paths import options
+from attrbind_exp.types import UserError, Variant
+
+
+def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
+    """The variants of a run and the number of the one that heads its summary.
+
+    There is one for every method of text_processor.methods, every alpha of it, every heat-map method and every choice
+    of layers that the run compares. The headline is the method text_processor.report (the last where that is null) at
+    alpha.report, read in the first way. Raises UserError where two variants would carry the same label.
+    """
+    methods: Any = OmegaConf.to_container(cfg.text_processor.methods, resolve=True)
+    for method in methods:
+        if not {"name"} <= set(method) <= {"name", "edits"}:
+            raise UserError(
+                f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
+            )
+    heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
+    choices: list[str | None] = [*grid_of(cfg)] or [None]
+    found = [
+        Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers)
+        for method in methods
+        for alpha, edits in by_alpha(method.get("edits") or [])
+        for heatmap in heatmaps
+        for layers in choices
+    ]
+    labels = [v.label for v in found]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
+    head = cfg.text_processor.get("report") or found[-1].method
+    first = (found[0].heatmap, found[0].layers)
+    candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
+    if not candidates:
+        raise UserError(
+            f"text_processor.report='{head}' is no method; choose from {', '.join(m['name'] for m in methods)}"
+        )
+    wanted = OmegaConf.select(cfg, "alpha.report")
+    return found, next((i for i in candidates if found[i].alpha == wanted), candidates[-1])
+
+
+def by_alpha(edits: Sequence[dict[str, Any]]) -> list[tuple[float | None, list[dict[str, Any]]]]:
+    """The edits of a method once for every alpha: where an edit's `alpha` is a list, each of its values in turn. The
+    alpha is None where no edit has one. Raises UserError for an alpha that is no number >= 0."""
+    lists = [edit["alpha"] for edit in edits if isinstance(edit.get("alpha"), list)]
+    chosen = []
+    for place in range(len(lists[0])) if lists else [0]:
+        now = [{**e, "alpha": e["alpha"][place]} if isinstance(e.get("alpha"), list) else e for e in edits]
+        alphas = [edit["alpha"] for edit in now if "alpha" in edit]
+        for alpha in alphas:
+            if not is_real(alpha) or alpha < 0:
+                known = ", ".join(options("alpha"))
+                raise UserError(f"alpha={alpha}; give a finite number >= 0 (paper: 0.9), or one of {known}")
+        chosen.append((float(alphas[0]) if alphas else None, [_as_float(edit) for edit in now]))
+    return chosen
+
+
+def _as_float(edit: dict[str, Any]) -> dict[str, Any]:
+    return {**edit, "alpha": float(edit["alpha"])} if "alpha" in edit else edit
+
+
+def is_real(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def grid_of(cfg: DictConfig) -> list[str]:
+    """Names of the choices of layers that a run compares, none where it has one. Raises UserError for unknown ones."""
+    names = list(cfg.attention_layers.get("grid") or [])
+    known = [name for name in options("attention_layers") if name != "grid"]
+    if unknown := next((name for name in names if name not in known), None):
+        raise UserError(f"attention_layers.grid holds {unknown!r}; choose from {', '.join(known)}")
+    return names
