@@ -3,10 +3,10 @@
     python benchmarks/ablation.py --model bundled
     python benchmarks/ablation.py --model sd15 --config-dir DIR --images 1 --per-image 1
 
-The ablation: baseline, NCR, and NCR + UEA at the paper's nine alphas, each under ten thresholds and six choices of layers.
-Ours is one run from pictures and words to counts. The reference would run once for each variant and choice of layers,
-from pictures to heat maps, one prompt at a time. Its time is that of `--sample` expressions of one such run, times all
-of them. The last line is one JSON object.
+The ablation: baseline, NCR, and NCR + UEA at the paper's nine alphas, each under ten thresholds and six choices of
+layers. Ours is one run from pictures and words to counts. The reference would run once for each variant and choice of
+layers, from pictures to heat maps, one prompt at a time. Its time is that of `--sample` expressions of one such run,
+times all of them. The last line is one JSON object.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attrbind_exp.config import PACKAGE
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging, NounChunk
-from attrbind_exp.evaluation.batching import group_by_image, segment_images
+from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.evaluation.loading import read_files, start_loading
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.tasks.choose import choose_task
@@ -49,7 +49,7 @@ LAYERS = {
 def pick_samples(images: int, per_image: int) -> Dataset:
     """So many expressions of so many images. Where an image has fewer, they are repeated under other ids."""
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val")
-    chosen = list(group_by_image(dataset).values())[:images]
+    chosen = list(by_image(dataset).values())[:images]
     samples = [
         replace(group[i % len(group)], sample_id=f"{group[0].image_id}/{i}")
         for group in chosen
@@ -61,7 +61,7 @@ def pick_samples(images: int, per_image: int) -> Dataset:
 def run_ours(dataset: Dataset, segmenter: Segmenter, settings: RunSettings) -> int:
     """Go from pictures to counts at 101 thresholds. Returns how many rows that makes."""
     task = choose_task(dataset, settings)
-    images = segment_images(group_by_image(dataset), segmenter, settings)
+    images = segment_images(by_image(dataset), segmenter, settings)
     return sum(len(task.count(image)[0]) for image in images)
 
 

@@ -64,3 +64,14 @@ def random_pipeline(
         requires_safety_checker=False,
     )
     return pipeline.to(device)
+
+
+def build_sd15(config_dir: Path, device: str) -> StableDiffusion:
+    """What the GPU checks run on: on CUDA Stable Diffusion 1.5's architecture in fp16, with random weights.
+
+    On a CPU, for a dry run, it is the same architecture with few channels, in fp32, on pictures of 128 x 128 pixels.
+    """
+    target = pick_device(device)
+    if target.type == "cuda":
+        return StableDiffusion(random_pipeline(config_dir, target).to(torch.float16))
+    return StableDiffusion(random_pipeline(config_dir, target, channels=(32, 32, 64, 64)), (128, 128))

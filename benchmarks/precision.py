@@ -20,10 +20,10 @@ import numpy as np
 
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import PACKAGE
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging
-from attrbind_exp.evaluation.batching import group_by_image, segment_images
+from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
 from attrbind_exp.types import MapSettings, RunSettings, Variant
@@ -41,7 +41,8 @@ VARIANTS = [Variant("baseline"), Variant("uncond_average", (Averaging(0.9),), 0.
 
 @dataclass(frozen=True)
 class Measured:
-    """What one way gives: `heats[expression][variant]` (H, W), `iou` (n, variants, K) at every threshold, and seconds."""
+    """What one way gives: `heats[expression][variant]` (H, W), `iou` (n, variants, K) at every threshold, and
+    seconds."""
 
     heats: list[list[np.ndarray]]
     iou: np.ndarray
@@ -61,7 +62,7 @@ def measure(dataset: Dataset, device: str, dtype: str, batch: int, compiled: boo
     segmenter = Segmenter(model, maps=MapSettings((TIMESTEP,)))  # as in the other benchmarks, for the same passes
     settings = RunSettings(VARIANTS, batch_size=batch)
     started = time.perf_counter()
-    items = [item for image in segment_images(group_by_image(dataset), segmenter, settings) for item in image.items]
+    items = [item for image in segment_images(by_image(dataset), segmenter, settings) for item in image.items]
     took = time.perf_counter() - started
     heats = [[item.heat(v, 0).values for v in range(len(VARIANTS))] for item in items]
     iou = [

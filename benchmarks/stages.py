@@ -4,8 +4,8 @@
     python benchmarks/stages.py --trace trace.json [..]              # also a trace for chrome://tracing
 
 A stage is timed where it is entered, without what a stage inside it takes. On CUDA each stage ends by waiting for the
-device, so it is charged with its own kernels. Reading files and scoring happen in threads beside the rest: their time is
-shown, but is no part of the sum. The last line is one JSON object.
+device, so it is charged with its own kernels. Reading files and scoring happen in threads beside the rest: their time
+is shown, but is no part of the sum. The last line is one JSON object.
 """
 
 import json

@@ -173,9 +173,7 @@ def test_intervals_are_clustered_by_image():
 
 def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
     dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=12)
-    settings = RunSettings(
-        [Variant("baseline"), make_variant("ncr", replace=True, prefix="template")], batch_size=12
-    )
+    settings = RunSettings([Variant("baseline"), make_variant("ncr", replace=True, prefix="template")], batch_size=12)
     store = RunStore(tmp_path, "key")
     scored = score(dataset, segmenter, settings, store)
     store.close()

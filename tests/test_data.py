@@ -16,8 +16,9 @@ from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
 from attrbind_exp.data.refer import ImageFinder, load_refer
 from attrbind_exp.scoring.classes import ClassScores, count_classes
-from attrbind_exp.scoring.metrics import count_overlap, summarize
-from attrbind_exp.types import SampleError, UserError
+from attrbind_exp.scoring.expressions import ExpressionScores
+from attrbind_exp.scoring.metrics import count_overlap
+from attrbind_exp.types import SampleError, UserError, Variant
 from tests.conftest import picture, shared
 
 
@@ -287,40 +288,37 @@ def masks_that_need_no_model(samples):
 
 
 def score_masks(samples, name):
-    counts = [
-        count_overlap(masks[name].astype(np.float32), truth) for truth, masks in masks_that_need_no_model(samples)
-    ]
-    return summarize(*(np.stack(c)[:, None] for c in zip(*counts, strict=True)))
+    scores = ExpressionScores([Variant(name)], seeds=1)
+    for truth, masks in masks_that_need_no_model(samples):
+        scores.add(*(found[None, None] for found in count_overlap(masks[name].astype(np.float32), truth)))
+    return scores.figures(0)
 
 
 def test_ground_truth_as_prediction_scores_exactly_100(refer_folder):
     for samples in (load_shapes().samples, load(refer_folder).samples):
         perfect = score_masks(samples, "truth")
-        assert (perfect["mIoU"], perfect["oIoU"], set(perfect["mIoU_at"].values())) == (100, 100, {100})
+        assert (perfect.mIoU, perfect.oIoU, set(perfect.mIoU_at.values())) == (100, 100, {100})
     # By hand: a box of 20 x 20 (drawn from 10 to 30) in pictures of 40 x 60.
-    assert score_masks(load(refer_folder).samples, "ones")["mIoU"] == pytest.approx(100 * 400 / 2400)
-    assert score_masks(load(refer_folder).samples, "box")["mIoU"] == 100
+    assert score_masks(load(refer_folder).samples, "ones").mIoU == pytest.approx(100 * 400 / 2400)
+    assert score_masks(load(refer_folder).samples, "box").mIoU == 100
     # A disc of radius r fills pi / 4 of its box.
     discs = [s for s in load_shapes().samples if s.category == "circle" and s.slices["same_shape"] == "alone"]
-    assert score_masks(discs, "box")["mIoU"] == pytest.approx(100 * np.pi / 4, abs=6)
+    assert score_masks(discs, "box").mIoU == pytest.approx(100 * np.pi / 4, abs=6)
 
 
 def test_ground_truth_of_the_real_sample_scores_exactly_100():
     root = shared("real_sample")
     perfect = score_masks(load_refer(str(root), "refwritten", "here", "test").samples, "truth")
-    assert (perfect["mIoU"], perfect["oIoU"], perfect["n"]) == (100, 100, 120)
+    assert (perfect.mIoU, perfect.oIoU, perfect.n) == (100, 100, 120)
     scenes = load_coco(
         str(root), "all", annotations=f"{root}/refwritten/instances.json", images=f"{root}/images/mscoco/images/train2014"
     )  # fmt: skip
     assert len(scenes.classes) == 81 and len(scenes.scenes) == 17
-    counted = []
+    scores = ClassScores(1, 1, scenes.classes)
     for scene in scenes.scenes.values():
         truth = label_scene(scene)
         labels = {r.label for r in scene.regions if not r.crowd}
-        counted.append(count_classes({c: (truth == c).astype(np.float32) for c in labels}, truth))
-    scores = ClassScores(1, 1, scenes.classes)
-    for counts in counted:
-        scores.add([[counts]])
+        scores.add([[count_classes({c: (truth == c).astype(np.float32) for c in labels}, truth)]])
     assert (scores.mean_iou(0)[0, 1:] == 100).all()
 
 

@@ -301,7 +301,7 @@ def test_the_pretrain_command_makes_a_model_that_loads(tmp_path):
     assert code == 0, err
     assert out.splitlines()[-1] == f"{tmp_path}/model" and (tmp_path / "work" / "samples.png").is_file()
     model = load_stable_diffusion(f"{tmp_path}/model", device="cpu")
-    assert model.encode_text(["a red circle"]).isfinite().all() and model.size == (64, 64)
+    assert model.encode_text(["a red circle"])[0].states.isfinite().all() and model.size == (64, 64)
     assert "swapped colours" in out
     for folder in (tmp_path / "model", ASSETS / "bundled"):
         for file in folder.rglob("*.json"):
