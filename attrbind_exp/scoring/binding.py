@@ -75,24 +75,30 @@ class BindingScores:
         self._peaks.append(np.array([[PLACES.index(s.peak) for s in seeds] for seeds in sightings], np.int8))
         self.samples.append(sample)
 
-    def peak_shares(self) -> np.ndarray:
-        """The share of seeds whose peak lies on each of PLACES, (V, places, n)."""
-        peaks = np.stack(self._peaks)  # (n, V, S)
-        return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))]).transpose(2, 0, 1)
+    def peak_shares(self, variant: int) -> np.ndarray:
+        """The share of seeds whose peak lies on each of PLACES, (places, n)."""
+        peaks = np.stack([found[variant] for found in self._peaks])  # (n, S)
+        return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))])
 
     def figures(self) -> list[Binding]:
         """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
         images = np.array([s.image_id for s in self.samples])
-        shares = 100 * self.peak_shares()
-        rivals = np.flatnonzero(self._has_distractor)
+        everywhere, rivals = np.arange(len(images)), np.flatnonzero(self._has_distractor)
         known = [i for i, ratio in enumerate(self._log_ratios) if ratio is not None]
         found = [ratio for ratio in self._log_ratios if ratio is not None]
-        ratios = np.stack(found, 1) if found else np.zeros((len(shares), 0))  # (V, known)
+        ratios = np.stack(found, 1) if found else np.zeros((len(self._peaks[0]), 0))  # (V, known)
         follows, pair_images = self._follows()
-        peak, peak_rivals = (_by_place(shares[..., rows], images[rows]) for rows in (np.arange(len(images)), rivals))
+        peak, peak_rivals = (self._peak(rows, images[rows]) for rows in (everywhere, rivals))
         heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
         swap = estimates(follows, pair_images)
         return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
+
+    def _peak(self, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
+        """By place for every variant: the share in percent of some of the expressions whose peak lies there."""
+        variants = range(len(self._peaks[0]))
+        found = estimates((100 * share[rows] for v in variants for share in self.peak_shares(v)), images)
+        width = len(PLACES)
+        return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
     def _follows(self) -> tuple[np.ndarray, list[str]]:
         """For every swap pair the share of seeds, in percent, under which both expressions heat their own object more
@@ -121,13 +127,6 @@ def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
             if samples[a].object_id != samples[b].object_id and sum(x != y for x, y in words) == 1:
                 found.append((a, b))
     return found
-
-
-def _by_place(shares: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
-    """Estimates of shares (V, places, n), by place for every variant."""
-    found = estimates(shares.reshape(-1, shares.shape[-1]), images)
-    width = len(PLACES)
-    return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
 
 def _exp(estimate: Estimate) -> Estimate:

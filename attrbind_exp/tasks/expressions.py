@@ -165,23 +165,28 @@ class ExpressionTask:
         images = [s.image_id for s in self._samples]
         each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(overlap)])  # (V, n)
         differences = [None, *paired_differences(each[0], each[1:], images)]
-        known = self._binding.samples
-        bindings = self._binding.figures() if known else [None] * len(overlap)
-        shares = self._binding.peak_shares() if len(known) == len(self._samples) else [None] * len(overlap)
-        slices = metrics.slice_rows(self._labels)
+        bindings = self._binding.figures() if self._binding.samples else [None] * len(overlap)
+        rows = metrics.slice_rows(self._labels)
         return [
             replace(
                 found,
-                slices={
-                    name: {value: _slice(each[v], shares[v], rows) for value, rows in values.items()}
-                    for name, values in slices.items()
-                },
+                slices=self._slices(each[v], v, rows),
                 binding=bindings[v],
                 difference=differences[v],
                 metrics={name: self._metric(name, v, images) for name in self.settings.metrics},
             )
             for v, found in enumerate(overlap)
         ]
+
+    def _slices(
+        self, iou: np.ndarray, variant: int, rows: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, dict[str, SliceFigures]]:
+        """The figures of the rows of every slice value, from IoU (n,) in percent."""
+        shares = self._binding.peak_shares(variant) if len(self._binding.samples) == len(iou) else None
+        return {
+            name: {value: _slice(iou, shares, found) for value, found in values.items()}
+            for name, values in rows.items()
+        }
 
     def _metric(self, name: str, variant: int, images: Sequence[str]) -> Estimate:
         """A metric of one's own, mean over noise seeds, then over the expressions that have a value."""
