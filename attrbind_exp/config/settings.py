@@ -182,7 +182,10 @@ def model_settings(cfg: DictConfig) -> ModelSettings:
     """Which model, where and how."""
     m = cfg.model
     size = model_size(cfg)
-    load = instantiate(m.load, _partial_=True, path=m.path, device=m.device, dtype=m.dtype, size=size)
+
+    def load() -> "Backbone":  # only now are torch and diffusers imported, which merge does without
+        return instantiate(m.load, path=m.path, device=m.device, dtype=m.dtype, size=size)
+
     return ModelSettings(m.path, m.name, m.device, m.dtype, size, m.batch_size, m.compile, load)
 
 
