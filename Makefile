@@ -50,8 +50,8 @@ test-all: setup ## all tests
 chaos: setup ## a run killed twenty times must end as one that was not; ten runs on seven GPUs outlive two that are lost
 	$(BIN)/python -m pytest tests/test_resume.py tests/test_launchers.py -k "twenty or killed_and_a_failed"
 
-lint: setup ## ruff and mypy
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: setup ## ruff, mypy, and which room may import which
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: setup ## our core, the published recipe and a bare UNet pass, side by side; what a run costs beside it
 	$(BIN)/python benchmarks/core.py --model bundled

@@ -60,7 +60,7 @@ def write_rows(of_run: Path, folder: Path) -> tuple[float, int]:
 
 def measure(folder: Path) -> dict[str, float]:
     """All measurements once."""
-    from attrbind_exp.reporting.html.write import write_report
+    from attrbind_exp.reporting.write import write_report
     from attrbind_exp.runs.summary import read_summary
 
     found = {"run, tracker=none": run(folder / "none", "tracker=none")}

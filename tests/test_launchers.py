@@ -212,3 +212,44 @@ def test_the_board_tells_runs_by_what_is_swept_and_reads_how_far_they_are(tmp_pa
     out = capsys.readouterr().out.splitlines()
     assert "run 2 of 3  alpha=0.1  done  mIoU 26.0" in out
     assert "run 3 of 3  alpha=0.2  failed  no [bold]luck[/bold]" in out
+
+
+WITHOUT = """\
+import sys
+from pathlib import Path
+
+import hydra_plugins
+
+hydra_plugins.__path__ = [p for p in hydra_plugins.__path__ if Path(p, "attrbind_exp_launchers").is_dir()]
+
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"ray", "submitit"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Missing())
+import runpy
+
+runpy.run_module("attrbind_exp.run", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("launcher", "words"),
+    [("gpus", "pip install hydra-ray-launcher ray"), ("ray_cluster", "pip install hydra-ray-launcher ray"), ("slurm", "pip install hydra-submitit-launcher submitit")],
+)  # fmt: skip
+def test_a_launcher_whose_packages_are_missing_says_how_to_get_them(tmp_path, launcher, words):
+    given = ["-m", "seed=1,2", f"launcher={launcher}", f"hydra.sweep.dir={tmp_path / 'sweep'}", "tracker=none"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *given], capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"error: launcher={launcher} needs") and words in done.stderr
+    assert read_launched(tmp_path / "sweep") == ()
+
+
+def test_hydra_starts_without_ray_and_submitit(tmp_path):
+    given = ["-m", "seed=1", "dataset.limit=2", "tracker=none", "gallery=0", "changed=0", f"hydra.sweep.dir={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", WITHOUT, *given], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*/summary.json"))) == 1

@@ -21,9 +21,9 @@ from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.reporting.html.page import PICTURES, ROWS
 from attrbind_exp.reporting.html.pictures import describe
 from attrbind_exp.reporting.html.sections import results
-from attrbind_exp.reporting.html.write import make_report, published, write_report
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
 from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.reporting.write import make_report, published, write_report
 from attrbind_exp.runs.index import Launched, Merged
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.scoring.figures import Difference, Estimate, SliceFigures

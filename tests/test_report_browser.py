@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attrbind_exp.reporting.html.write import make_report
+from attrbind_exp.reporting.write import make_report
 from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
 
 DRIVER = shutil.which("chromedriver")

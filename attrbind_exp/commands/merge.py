@@ -13,7 +13,7 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
-from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
 from attrbind_exp.runs.store import RunStore, read_failures

@@ -6,7 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from attrbind_exp.reporting.html.write import NAME, make_report
+from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.types import UserError
 
 

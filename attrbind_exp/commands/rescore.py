@@ -22,7 +22,7 @@ from attrbind_exp.commands.merge import read_config
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
-from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary

@@ -15,7 +15,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
-from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings

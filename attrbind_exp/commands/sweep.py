@@ -9,7 +9,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp.reporting.html.write import write_report
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
