@@ -361,7 +361,7 @@ def test_a_method_may_fix_its_own_alpha():
 
 
 def test_methods_of_another_form_are_refused():
-    cfg = composed()
+    cfg = composed("text_processor=ablation")
     for method in ({"name": "a", "replace": True}, {"edits": []}):
         cfg.text_processor.methods = [method]
         with pytest.raises(UserError, match="give each a name and a list of edits"):
