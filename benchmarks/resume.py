@@ -6,7 +6,7 @@
 Rows are random, the dataset is made (as large as RefCOCO's val and testA, with eight annotated objects an image); no
 model is needed. Every figure is that of a fresh process: seconds and peak memory of the large one less those of the small
 one, which reads the same dataset up to `dataset.limit`. "figures": dataset, rows, figures and summary; "all": with tables
-and the page. The last line is one JSON object.
+and the page, of which "cpu" was spent at work. The last line is one JSON object.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from attrbind_exp import config
 from attrbind_exp.commands import finish as ending
 from attrbind_exp.commands import merge as merging
 from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import NAME, ExpressionRow, encode_rows
 from attrbind_exp.runs.store import FAILURES, RunStore
 from attrbind_exp.runs.summary import encode_summary
@@ -135,18 +136,27 @@ def write_run(folder: Path, cfg: DictConfig, settings: config.Settings, dataset:
         (folder / "summary.json").write_text(encode_summary(ending.summarize(scored, settings.run.headline, origin)))
 
 
-def prepare(folder: Path, root: Path, limit: int | None) -> None:
+def prepare(folder: Path, root: Path, limit: int | None) -> float:
     """A run to resume and the same in shards."""
+    started = time.perf_counter()
     cfg, settings = settings_of(root, limit)
     dataset = settings.load_dataset()
     write_run(folder / "run", cfg, settings, dataset)
     for number in range(SHARDS):
         part = settings_of(root, limit, f"{number}/{SHARDS}")
         write_run(folder / "parts" / str(number), *part, dataset, number)
+    return time.perf_counter() - started
 
 
 def resume(folder: Path, root: Path, limit: int | None) -> float:
     """Everything that a resumed run does but segment what is missing; seconds up to the summary."""
+    seconds = resume_figures(folder, root, limit)
+    write_report(folder / "run")
+    return seconds
+
+
+def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
+    """The same without the page."""
     from attrbind_exp.evaluation.loop import resume_rows
     from attrbind_exp.runs.progress import Progress
 
@@ -191,11 +201,15 @@ def in_a_process(part: str, folder: Path, root: Path, limit: int | None) -> dict
 
 def run_part(part: str, folder: str, root: str, limit: str) -> None:
     """One part, here; prints its seconds and this process's peak memory."""
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     figures = PARTS[part](Path(folder), Path(root), int(limit) or None)
-    took = time.perf_counter() - started
+    took, busy = time.perf_counter() - started, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
-    print(json.dumps({"figures_s": figures, "all_s": took, "peak_MB": peak}))
+    print(
+        json.dumps(
+            {"figures_s": round(figures, 1), "all_s": round(took, 1), "cpu_s": round(busy, 1), "peak_MB": round(peak)}
+        )
+    )
 
 
 def main() -> None:

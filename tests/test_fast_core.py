@@ -232,13 +232,14 @@ def test_kept_maps_come_back(tmp_path):
     drawn = np.random.default_rng(0).random((3, 2, 8, 8), np.float32)
     maps = drawn * np.array([1e-3, 5.0], np.float32)[:, None, None] + np.float32(2)
     maps[0, 0] = 1.5  # constant
-    columns = [Column(1, ("down", "up")), Column(8, ("mid",))]
-    kept = KeptMaps(maps, columns, {"s": [[0, 1], [2, 1]]}, [("baseline", None), ("ours", 0.9)])
+    columns = [("diffsegmenter", Column(1, ("down", "up"))), ("daam", Column(8, ("mid",)))]
+    layers = [("mid.attn2", "mid", 8, True)]
+    kept = KeptMaps(maps, columns, {"s": [[0, 1], [2, 1]]}, [("baseline", None), ("ours", 0.9)], layers)
     write_maps(tmp_path, "a/b", kept)
     found = read_maps(tmp_path, "a/b")
     spread = (maps.max((-2, -1)) - maps.min((-2, -1)))[..., None, None]
     assert (np.abs(found.maps - maps) <= 5e-4 * spread + 1e-7).all()
-    assert found.columns == columns
+    assert (found.columns, found.layers) == (columns, layers)
     assert np.array_equal(found.find("s", OURS, 0), found.maps[2])
     with pytest.raises(UserError, match="no maps of variant 'noun_chunk'"):
         found.find("s", make_variant("noun_chunk", True), 0)

@@ -23,6 +23,6 @@ def test_readme_shows_what_make_run_prints(tmp_path):
     rare = [v["slices"]["pair"]["rare"]["mIoU"] for v in summary["variants"]]
     assert rare == pytest.approx(shown("pair = rare"), abs=0.6)
     baseline, prefixed = (summary["variants"][k]["slices"] for k in (0, 3))
-    assert 15 <= baseline["rivalry"]["rare_beside_usual"]["peak_distractor"] <= 60, "there is something to mend"
+    assert 15 <= baseline["rivalry"]["rare_beside_usual"]["peak"]["distractor"] <= 60, "there is something to mend"
     second = prefixed["order"]["target_second"]["mIoU"] - baseline["order"]["target_second"]["mIoU"]
     assert second == pytest.approx(3.4, abs=0.6), "what README and study say that the prefixed chunk mends"

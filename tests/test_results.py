@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from attrbind_exp import config
 from attrbind_exp.config import SWEEPS
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs, read_spec, readable
 from attrbind_exp.runs.index import Launched, Merged
@@ -108,8 +109,7 @@ def test_every_sweep_composes_and_says_what_it_is(sweep):
     for data in ((), ("dataset=shapes", "model=bundled")):
         cfg = composed(f"sweep={sweep}", *data)
         assert cfg.model.name == ("bundled" if data or sweep.startswith("binding") else "sd15")
-        labels = {f"{m.name} alpha={a:g}" if m.average else m.name
-                  for m in cfg.text_processor.methods for a in ([cfg.alpha.value] if isinstance(cfg.alpha.value, float) else cfg.alpha.value)}  # fmt: skip
+        labels = {variant.label for variant in config.variants(cfg)[0]}
         assert set((cfg.report or {}).get("paper", {})) <= labels
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from attrbind_exp import config
+from attrbind_exp.config.settings import shard as read_shard
 from attrbind_exp.types import UserError
 from tests.test_command import command, composed, process
 
@@ -19,11 +19,11 @@ def figures(folder):
 @pytest.mark.parametrize("shard", ["7/7", "1", "a/b", "0/0"])
 def test_other_shards_are_refused(shard):
     with pytest.raises(UserError, match=f"shard={shard}; give K/N"):
-        config.shard(composed(f"shard={shard}"))
+        read_shard(composed(f"shard={shard}"))
 
 
 @pytest.mark.parametrize("data", ["shapes", "shapes_classes"])
-def test_merged_shards_equal_the_unsharded_run(tmp_path, data):
+def test_merged_shards_equal_the_unsharded_run(tmp_path, data, monkeypatch):
     given = [
         f"dataset={data}",
         "dataset.fraction=0.08",
@@ -39,8 +39,12 @@ def test_merged_shards_equal_the_unsharded_run(tmp_path, data):
     (merged,) = (tmp_path / "parts").glob("merged*")  # at the sweep's end; by hand it is the same
     first = (merged / "summary.json").read_text()
     shutil.rmtree(merged)
-    code, out, err = process(str(tmp_path / "parts"), module="merge")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+        code, out, err = process(str(tmp_path / "parts"), module="merge")
     assert code == 0, err
+    loaded = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
+    assert "attrbind_exp.commands.merge" in loaded and not loaded & {"torch", "spacy", "diffusers", "transformers"}
     assert out.strip().splitlines()[-1] == str(merged)
     assert (merged / "summary.json").read_text() == first
     assert figures(merged) == figures(tmp_path / "whole")

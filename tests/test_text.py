@@ -346,14 +346,28 @@ def test_diffsegmenter_exact_is_compels_weighting_of_the_class_word(model):
 
 
 def test_a_method_may_fix_its_own_alpha():
-    methods = "[{name: a, replace: false, average: true, alpha: 1.21}, {name: a, replace: false, average: true}]"
-    cfg = composed("alpha=[0.5,0.9]", f"text_processor.methods={methods.replace(': ', ':')}")
+    cfg = composed("alpha=[0.5,0.9]")
+    uea = {"_target_": "attrbind_exp.edits.Averaging"}
+    cfg.text_processor.methods = [
+        {"name": "a", "edits": [{**uea, "alpha": 1.21}]}, {"name": "a", "edits": [{**uea, "alpha": "${alpha.value}"}]}
+    ]  # fmt: skip
     assert [v.label for v in config.variants(cfg)[0]] == ["a alpha=1.21", "a alpha=0.5", "a alpha=0.9"]
     cfg.alpha.value = [0.5, 1.21]
     with pytest.raises(UserError, match=r"variant 'a alpha=1\.21' stands twice"):
         config.check(cfg)
-    cfg.alpha.value, cfg.text_processor.methods[0].alpha = 0.5, -1
+    cfg.alpha.value, cfg.text_processor.methods[0].edits[0].alpha = 0.5, -1
     with pytest.raises(UserError, match="alpha=-1; give a finite number"):
+        config.check(cfg)
+
+
+def test_methods_of_another_form_are_refused():
+    cfg = composed("text_processor=ablation")
+    for method in ({"name": "a", "replace": True}, {"edits": []}):
+        cfg.text_processor.methods = [method]
+        with pytest.raises(UserError, match="give each a name and a list of edits"):
+            config.check(cfg)
+    cfg.text_processor.methods, cfg.text_processor.report = [{"name": "a"}], "b"
+    with pytest.raises(UserError, match=r"text_processor\.report='b' is no method; choose from a"):
         config.check(cfg)
 
 

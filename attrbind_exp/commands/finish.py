@@ -1,4 +1,4 @@
-"""How every run ends, be it fresh, resumed, merged or rescored: summary, tables, page, and what is printed."""
+"""How every run ends, be it fresh, resumed, merged or rescored: summary, tables, and what is printed."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +8,6 @@ from attrbind_exp import __version__
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
-from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
 
@@ -23,7 +22,8 @@ def finish(
     """Write all that follows from a run's rows, and return its summary.
 
     1. Figures -> summary. 2. What `draw` makes of it: pictures need a model, which not every run has. 3. The table in
-    two forms, then summary.json: where that is, the run is finished. 4. The page.
+    two forms, then summary.json: where that is, the run is finished. The page comes after it, by `write_report`: it
+    reads the folder, and the caller can let go of data and rows first.
     """
     from attrbind_exp.reporting.tables import ablation, markdown  # loads pandas, which --help does without
 
@@ -33,7 +33,6 @@ def finish(
     store.write_text("ablation.csv", table.to_csv(index=False))
     store.write_text("ablation.md", markdown(table) + "\n")
     store.write_summary(summary)
-    write_report(store.folder)
     return summary
 
 

@@ -13,6 +13,7 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
 from attrbind_exp.runs.store import RunStore, read_failures
@@ -24,6 +25,13 @@ from attrbind_exp.types import UserError
 def merge(shards: Mapping[str, Path], target: Path) -> Summary:
     """Write the run that `shards` (folders by shard) are parts of into `target` and return its summary. Pictures are
     not drawn."""
+    summary = merge_rows(shards, target)
+    write_report(target)
+    return summary
+
+
+def merge_rows(shards: Mapping[str, Path], target: Path) -> Summary:
+    """The same without the page."""
     cfg = read_config(next(iter(shards.values())))
     cfg.shard = None
     settings = config.read_settings(cfg)

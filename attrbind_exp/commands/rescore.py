@@ -22,6 +22,7 @@ from attrbind_exp.commands.merge import read_config
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
@@ -55,6 +56,13 @@ def change(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def rescore(source: Path, cfg: DictConfig, target: Path) -> Summary:
     """Write the run that `source` would have been under `cfg` into `target` and return its summary. Pictures are not
     drawn."""
+    summary = rescore_rows(source, cfg, target)
+    write_report(target)
+    return summary
+
+
+def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
+    """The same without the page."""
     from attrbind_exp.evaluation.kept import KeptHeat  # torch loads when there is something to do
 
     started = time.perf_counter()

@@ -15,6 +15,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
@@ -46,6 +47,7 @@ def main(cfg: DictConfig) -> float | None:
             upload = tracker.close()
     if warning:  # not in the summary: a run that was resumed has seen a part of the images only
         print(f"WARNING: {warning}", file=sys.stderr)
+    write_report(folder)
     show(summary, folder, upload)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
         raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")
@@ -55,7 +57,7 @@ def main(cfg: DictConfig) -> float | None:
 def evaluate(
     settings: Settings, dataset: Dataset, captioner: "Captioner | None", store: RunStore, tracker: "Tracker"
 ) -> tuple[Summary, str | None]:
-    """Build what the settings name, score the dataset, leave tables, pictures and page. Returns the summary, and what
+    """Build what the settings name, score the dataset, leave tables and pictures. Returns the summary, and what
     to know of maps that were flat."""
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.evaluation.batch_size import fit_batch_size

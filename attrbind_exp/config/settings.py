@@ -183,7 +183,7 @@ def model_settings(cfg: DictConfig) -> ModelSettings:
     m = cfg.model
     size = model_size(cfg)
 
-    def load() -> "Backbone":  # names a class of a model library, so it waits until a model is needed
+    def load() -> "Backbone":  # only now are torch and diffusers imported, which merge does without
         return instantiate(m.load, _partial_=True)(path=m.path, device=m.device, dtype=m.dtype, size=size)
 
     return ModelSettings(m.path, m.name, m.device, m.dtype, size, m.batch_size, m.compile, load)

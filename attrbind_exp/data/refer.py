@@ -101,9 +101,10 @@ class _RefReader:
     def __init__(self, instances: Instances, finder: ImageFinder, described: bool):
         self.instances, self.finder, self.described = instances, finder, described
         self.objects_of_category = Counter((a["image_id"], a["category_id"]) for a in instances.annotations.values())
-        self.objects: dict[int, list[Annotation]] = {}  # by image id
+        self.annotations: dict[int, list[Annotation]] = {}  # by image id
         for annotation in instances.annotations.values():
-            self.objects.setdefault(annotation["image_id"], []).append(annotation)
+            self.annotations.setdefault(annotation["image_id"], []).append(annotation)
+        self.objects: dict[int, dict[int, Other]] = {}  # by image and annotation, made once for all its expressions
         self.known_ids: set[str] = set()
 
     def read(self, ref: Ref) -> Iterator[Sample | Failure]:
@@ -142,11 +143,12 @@ class _RefReader:
 
     def others(self, image_id: int, ids: Sequence[int]) -> list[Other]:
         """All annotated objects of an image, without those named by `ids`."""
-        return [
-            Other(str(a["id"]), self.category(a["category_id"]), a["segmentation"])
-            for a in self.objects.get(image_id, [])
-            if a["id"] not in ids
-        ]
+        if image_id not in self.objects:
+            self.objects[image_id] = {
+                a["id"]: Other(str(a["id"]), self.category(a["category_id"]), a["segmentation"])
+                for a in self.annotations.get(image_id, [])
+            }
+        return [other for key, other in self.objects[image_id].items() if key not in ids]
 
     def category(self, category_id: int) -> str | None:
         """The category's name, None where the file does not list it."""

@@ -57,7 +57,7 @@ class BindingScores:
             self._partners.setdefault(samples[b].sample_id, set()).add(samples[a].object_id)
         self._peaks: list[np.ndarray] = []  # (V, S) numbers of PLACES
         self._has_distractor: list[bool] = []
-        self._log_ratios: list[np.ndarray] = []  # (V,), NaN where there is no distractor
+        self._log_ratios: list[np.ndarray | None] = []  # (V,), None where there is no distractor
         self._heats: dict[int, dict[str, np.ndarray]] = {}  # (V, S) by object, of the n-th expression
 
     def add(self, sample: Sample, sightings: Sequence[Sequence[Sighting]]) -> None:
@@ -65,33 +65,40 @@ class BindingScores:
         seen = sightings[0][0].heat_on
         rivals = [o.object_id for o in sample.others or () if o.category == sample.category and o.object_id in seen]
         partners = self._partners.get(sample.sample_id, set()) & set(seen)
-        if partners and sample.object_id in seen:
-            self._heats[len(self.samples)] = {
-                key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings])
-                for key in (sample.object_id, *partners)
-            }
+        own = sample.object_id
+        wanted = {own, *rivals, *partners} & set(seen)
+        heats = {key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings]) for key in wanted}
+        if partners and own in heats:
+            self._heats[len(self.samples)] = {key: heats[key] for key in (own, *partners)}
         self._has_distractor.append(bool(rivals))
-        self._log_ratios.append(np.array([_log_ratio(sample.object_id, rivals, seeds) for seeds in sightings]))
+        self._log_ratios.append(_log_ratio(heats[own], [heats[key] for key in rivals]) if own in heats else None)
         self._peaks.append(np.array([[PLACES.index(s.peak) for s in seeds] for seeds in sightings], np.int8))
         self.samples.append(sample)
 
-    def peak_shares(self) -> np.ndarray:
-        """The share of seeds whose peak lies on each of PLACES, (V, places, n)."""
-        peaks = np.stack(self._peaks)  # (n, V, S)
-        return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))]).transpose(2, 0, 1)
+    def peak_shares(self, variant: int) -> np.ndarray:
+        """The share of seeds whose peak lies on each of PLACES, (places, n)."""
+        peaks = np.stack([found[variant] for found in self._peaks])  # (n, S)
+        return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))])
 
     def figures(self) -> list[Binding]:
         """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
         images = np.array([s.image_id for s in self.samples])
-        shares = 100 * self.peak_shares()
-        ratios = np.stack(self._log_ratios, 1)  # (V, n)
-        rivals = np.flatnonzero(self._has_distractor)
-        known = np.flatnonzero(~np.isnan(ratios[0]))
+        everywhere, rivals = np.arange(len(images)), np.flatnonzero(self._has_distractor)
+        known = [i for i, ratio in enumerate(self._log_ratios) if ratio is not None]
+        found = [ratio for ratio in self._log_ratios if ratio is not None]
+        ratios = np.stack(found, 1) if found else np.zeros((len(self._peaks[0]), 0))  # (V, known)
         follows, pair_images = self._follows()
-        peak, peak_rivals = (_by_place(shares[..., rows], images[rows]) for rows in (np.arange(len(images)), rivals))
-        heat_ratio = [_exp(e) for e in estimates(ratios[:, known], images[known])]
+        peak, peak_rivals = (self._peak(rows, images[rows]) for rows in (everywhere, rivals))
+        heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
         swap = estimates(follows, pair_images)
         return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
+
+    def _peak(self, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
+        """By place for every variant: the share in percent of some of the expressions whose peak lies there."""
+        variants = range(len(self._peaks[0]))
+        found = estimates((100 * share[rows] for v in variants for share in self.peak_shares(v)), images)
+        width = len(PLACES)
+        return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
     def _follows(self) -> tuple[np.ndarray, list[str]]:
         """For every swap pair the share of seeds, in percent, under which both expressions heat their own object more
@@ -122,21 +129,15 @@ def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
     return found
 
 
-def _by_place(shares: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
-    """Estimates of shares (V, places, n), by place for every variant."""
-    found = estimates(shares.reshape(shares.shape[0] * shares.shape[1], shares.shape[2]), images)
-    width = len(PLACES)
-    return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
-
-
 def _exp(estimate: Estimate) -> Estimate:
     mean, low, high = (None if x is None else float(np.exp(x)) for x in (estimate.mean, estimate.low, estimate.high))
     return Estimate(mean, low, high, estimate.n)
 
 
-def _log_ratio(own: str, rivals: Sequence[str], seeds: Sequence[Sighting]) -> float:
-    """Mean over seeds of log(heat on the target / heat on the hottest distractor), NaN without a distractor."""
-    if not rivals or own not in seeds[0].heat_on:
-        return float("nan")
-    hottest = [max(FLOOR, *(s.heat_on[key] for key in rivals)) for s in seeds]
-    return float(np.mean([np.log(max(s.heat_on[own], FLOOR) / h) for s, h in zip(seeds, hottest, strict=True)]))
+def _log_ratio(own: np.ndarray, rivals: Sequence[np.ndarray]) -> np.ndarray | None:
+    """log(heat on the target / heat on the hottest distractor) from heats (V, S), mean over seeds (V,); None without a
+    distractor."""
+    if not rivals:
+        return None
+    hottest = np.maximum(FLOOR, np.max(rivals, axis=0))
+    return np.asarray(np.log(np.maximum(FLOOR, own) / hottest).mean(-1))

@@ -3,7 +3,7 @@
 F rows of figures over the same n expressions, m images.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from attrbind_exp.scoring.classes import mean_iou
 from attrbind_exp.scoring.figures import Difference, Estimate
 
 RESAMPLES = 2000
-CELLS = 1_000_000  # of a block of resamples held in memory at once; how many does not change which are drawn
+CELLS = 250_000  # of a block of resamples held in memory at once; how many does not change which are drawn
 
 Clusters = Sequence[str] | np.ndarray  # the image of each expression, (n,)
 Bounds = list[tuple[float | None, float | None]]
@@ -19,16 +19,23 @@ Bounds = list[tuple[float | None, float | None]]
 
 def estimate(values: Sequence[float] | np.ndarray, clusters: Clusters) -> Estimate:
     """Mean of values (n,) with its 95 % interval, whole clusters resampled; None where there are no values."""
-    return estimates(np.asarray(values, float)[None], clusters)[0]
+    return estimates([np.asarray(values, float)], clusters)[0]
 
 
-def estimates(values: np.ndarray, clusters: Clusters) -> list[Estimate]:
-    """The mean of every row of values (F, n) with its 95 % interval; all rows see the same resamples."""
-    n = values.shape[1]
+def estimates(rows: Iterable[np.ndarray], clusters: Clusters) -> list[Estimate]:
+    """The mean of every row of values (n,) with its 95 % interval; all rows see the same resamples."""
+    n = len(clusters)
     if n == 0:
-        return [Estimate(None, None, None, 0) for _ in values]
-    bounds = _intervals_of_means(values, clusters, RESAMPLES, 0)
-    return [Estimate(float(row.mean()), *bound, n) for row, bound in zip(values, bounds, strict=True)]
+        return [Estimate(None, None, None, 0) for _ in rows]
+    means = []
+
+    def noted() -> Iterator[np.ndarray]:
+        for row in rows:
+            means.append(float(row.mean()))
+            yield row
+
+    bounds = _intervals_of_means(noted(), clusters, RESAMPLES, 0)
+    return [Estimate(mean, *bound, n) for mean, bound in zip(means, bounds, strict=True)]
 
 
 def paired_difference(
@@ -72,19 +79,20 @@ def class_difference(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, s
     return Difference(float(statistic(np.ones(len(a)))), low, high, *_votes(each[1] - each[0]))
 
 
-def _intervals_of_means(values: np.ndarray, clusters: Clusters, resamples: int, seed: int) -> Bounds:
-    """The interval of each row's mean, values (F, n)."""
-    if len(values) == 0:
-        return []
+def _intervals_of_means(rows: Iterable[np.ndarray], clusters: Clusters, resamples: int, seed: int) -> Bounds:
+    """The interval of each row's mean, values (n,); of a row only the sums of its clusters are kept."""
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
     sizes = np.bincount(cluster).astype(float)  # (m,)
-    sums = np.stack([np.bincount(cluster, row) for row in values])  # (F, m)
+    found = [np.bincount(cluster, row) for row in rows]
+    if not found:
+        return []
+    sums = np.stack(found)  # (F, m)
 
     def means(weights: np.ndarray) -> np.ndarray:
         # Not a matrix product, whose last digits change with how many rows go through it.
         return np.einsum("fm,bm->fb", sums, weights) / np.einsum("m,bm->b", sizes, weights)
 
-    return _intervals(means, len(values), len(sizes), resamples, seed)
+    return _intervals(means, len(sums), len(sizes), resamples, seed)
 
 
 def _intervals(

@@ -161,29 +161,34 @@ class ExpressionTask:
 
     def figures(self) -> list[VariantFigures]:
         """Of every variant: overlap, slices, where the heat lies, your own metrics, the difference to the first one."""
-        plain = [self._scores.figures(v) for v in range(len(self.settings.variants))]
+        overlap = [self._scores.figures(v) for v in range(len(self.settings.variants))]
         if not self._samples:
-            return plain
+            return overlap
         images = [s.image_id for s in self._samples]
-        each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(plain)])  # (V, n)
+        each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(overlap)])  # (V, n)
         differences = [None, *paired_differences(each[0], each[1:], images)]
-        known = self._binding.samples
-        bindings = self._binding.figures() if known else [None] * len(plain)
-        shares = self._binding.peak_shares() if len(known) == len(self._samples) else [None] * len(plain)
-        slices = metrics.slice_rows(self._labels)
+        bindings = self._binding.figures() if self._binding.samples else [None] * len(overlap)
+        rows = metrics.slice_rows(self._labels)
         return [
             replace(
                 found,
-                slices={
-                    name: {value: _slice(each[v], shares[v], rows) for value, rows in values.items()}
-                    for name, values in slices.items()
-                },
+                slices=self._slices(each[v], v, rows),
                 binding=bindings[v],
                 difference=differences[v],
                 metrics={name: self._metric(name, v, images) for name in self.settings.metrics},
             )
-            for v, found in enumerate(plain)
+            for v, found in enumerate(overlap)
         ]
+
+    def _slices(
+        self, iou: np.ndarray, variant: int, rows: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, dict[str, SliceFigures]]:
+        """The figures of the rows of every slice value, from IoU (n,) in percent."""
+        shares = self._binding.peak_shares(variant) if len(self._binding.samples) == len(iou) else None
+        return {
+            name: {value: _slice(iou, shares, found) for value, found in values.items()}
+            for name, values in rows.items()
+        }
 
     def _metric(self, name: str, variant: int, images: Sequence[str]) -> Estimate:
         """A metric of one's own, mean over noise seeds, then over the expressions that have a value."""
@@ -200,9 +205,9 @@ class ExpressionTask:
         settings = self.settings
         found = [*self._samples, *self._unscored]
         picked = [found[i] for i in spread_out(settings.gallery, len(found))]
-        plain = Gallery("gallery", shown, [Picture(s.sample_id, s.text, [s]) for s in picked])
+        spread = Gallery("gallery", shown, [Picture(s.sample_id, s.text, [s]) for s in picked])
         pair = [settings.variants[0], settings.variants[settings.headline]]
-        return [plain, *(Gallery(name, pair, chosen) for name, chosen in self._most_changed(figures).items())]
+        return [spread, *(Gallery(name, pair, chosen) for name, chosen in self._most_changed(figures).items())]
 
     def _most_changed(self, figures: Sequence[VariantFigures]) -> dict[str, list[Picture]]:
         """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both
