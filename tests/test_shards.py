@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+from omegaconf import OmegaConf
 
+from attrbind_exp.commands.merge import shard_sets
 from attrbind_exp.config.settings import shard as read_shard
 from attrbind_exp.types import UserError
 from tests.test_command import command, composed, process
@@ -65,3 +67,17 @@ def test_shards_of_several_runs_are_merged_apart_and_stand_in_the_tables(tmp_pat
     assert [json.loads((f / "summary.json").read_text())["split"] for f in merged] == ["test", "val"]
     lines = (tmp_path / "parts" / "results.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 5  # two splits of five variants, none of them a shard's
+
+
+def test_a_rescored_shard_is_no_shard_of_the_sweep(tmp_path):
+    for shard in ("0/2", "1/2"):
+        cfg = composed(f"shard={shard}")
+        for inside in ("", "rescored/threshold=0.5"):
+            run = tmp_path / f"shard={shard}" / inside
+            run.mkdir(parents=True)
+            (run / "summary.json").write_text("{}")
+            cfg.threshold.value = 0.5 if inside else None
+            OmegaConf.save(cfg, run / "config.yaml")
+        (tmp_path / "shard=1/2" / "rescored" / "threshold=0.5" / "summary.json").unlink(missing_ok=True)
+    (shards,) = shard_sets(tmp_path).values()
+    assert shards == {shard: tmp_path / f"shard={shard}" for shard in ("0/2", "1/2")}

@@ -86,34 +86,30 @@ def group_name(sweep_dir: str) -> str:
     return "/".join(Path(sweep_dir).absolute().parts[-2:])
 
 
+MULTIRUN = "hydra.mode=MULTIRUN"  # what Hydra makes of -m
 TYPED = {"+sweeps=": "sweep=", "hydra/launcher=": "launcher=", "hydra.launcher.": "launcher."}
 
 
 def as_typed(overrides: Sequence[str]) -> list[str]:
     """What a person types for the overrides that Hydra saw; the way back from rewrite_arguments."""
     own = own_folder()
-    named = [f"{CONFIG_DIR}={own}"] if own else []
-    return named + [_as_typed(o) for o in overrides if not o.startswith("hydra.searchpath=")]
-
-
-def _as_typed(override: str) -> str:
-    if override == "hydra.mode=MULTIRUN":
-        return "-m"
-    for rewritten, typed in (
-        ("+sweeps=", "sweep="),
-        ("hydra/launcher=", "launcher="),
-        ("hydra.launcher.", "launcher."),
-    ):
-        if override.startswith(rewritten):
-            override = typed + override.removeprefix(rewritten)
-    # Only quotes that would be put around the text again are taken away.
-    quoted = re.fullmatch(r"([a-z_.]+)='([^'\"\\$]+)'", override)
-    return f"{quoted[1]}={quoted[2]}" if quoted and quoted[1] in FREE_TEXT and quoted[2] != "null" else override
+    first = [f"{CONFIG_DIR}={own}"] if own else []
+    first += ["-m"] if MULTIRUN in overrides else []
+    return first + [_as_typed(o) for o in overrides if o != MULTIRUN and not o.startswith("hydra.searchpath=")]
 
 
 def command(overrides: Sequence[str]) -> str:
     """The command of a run or a sweep with these overrides, to be pasted into a shell."""
     return f"python -m attrbind_exp.run {shlex.join(as_typed(overrides))}"
+
+
+def _as_typed(override: str) -> str:
+    for rewritten, typed in TYPED.items():
+        if override.startswith(rewritten):
+            override = typed + override.removeprefix(rewritten)
+    # Only quotes that would be put around the text again are taken away.
+    quoted = re.fullmatch(r"([a-z_.]+)='([^'\"\\$]+)'", override)
+    return f"{quoted[1]}={quoted[2]}" if quoted and quoted[1] in FREE_TEXT and quoted[2] != "null" else override
 
 
 def _rewrite(argument: str) -> str:

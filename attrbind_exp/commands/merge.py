@@ -72,13 +72,15 @@ def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row
 def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
     """The finished shards below `folder`: {name of a merged run: {shard: its folder}}, a set for every configuration.
 
-    Raises UserError where shards are missing or stand twice.
+    What lies in a run's own folder, such as a rescored shard, is none of them. Raises UserError where shards are
+    missing or stand twice.
     """
     sets: dict[str, dict[str, Path]] = {}
     names: dict[str, str] = {}
     for file in sorted(folder.glob("**/summary.json")):
+        above = [p for p in file.parent.parents if p.is_relative_to(folder) and p != folder]
         cfg = read_config(file.parent)
-        if cfg.get("shard") is None:
+        if cfg.get("shard") is None or any((p / "summary.json").is_file() for p in above):
             continue
         shard, cfg.shard = str(cfg.shard), None
         key = f"{config.config_hash(cfg)}/{shard.partition('/')[2]}"

@@ -1,7 +1,6 @@
 """Where the figures of a report come from: runs and their state, commands that make them again, settings, failures."""
 
 import json
-import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +8,13 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
-import yaml
-
 from attrbind_exp.reporting.html.comparison import config_diff, flatten
-from attrbind_exp.reporting.html.folder import LOADER, FolderRuns, Unfinished, read_config, without_merged_shards
+from attrbind_exp.reporting.html.folder import FolderRuns, Unfinished, read_config, without_merged_shards
+from attrbind_exp.runs.index import read_sweep
 from attrbind_exp.runs.progress import read_progress
 from attrbind_exp.types import Failure
 
 FAILURES = 20  # listed of each run
-BY_HYDRA = ("hydra.mode=", "hydra.searchpath=")  # the command adds these itself
 
 
 @dataclass(frozen=True)
@@ -113,33 +110,9 @@ def _unfinished(run: Unfinished, root: Path) -> RunRow:
 def commands(of: FolderRuns, root: Path) -> Commands:
     """How to make all of it again."""
     alone = [(name(r.folder, root), r.summary.overrides) for r in of.finished]
-    lines = [(n, shlex.join(["python", "-m", "attrbind_exp.run", *map(_as_typed, typed)])) for n, typed in alone]
+    lines = [(n, shlex.join(["python", "-m", "attrbind_exp.run", *typed])) for n, typed in alone]
     lines += [(name(r.folder, root), r.command) for r in of.unfinished if r.command]
-    return Commands(_sweep_command(root), lines)
-
-
-def _sweep_command(root: Path) -> str | None:
-    """From what Hydra leaves of a multirun, None where that is not there."""
-    file = root / "multirun.yaml"
-    if not file.is_file():
-        return None
-    try:
-        typed = yaml.load(file.read_text(encoding="utf-8"), LOADER)["hydra"]["overrides"]
-        words = [*typed["hydra"], *typed["task"]]
-    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
-        return None
-    kept = [_as_typed(str(w)) for w in words if not str(w).startswith(BY_HYDRA)]
-    many = [] if any(w.startswith("sweep=") for w in kept) else ["-m"]
-    return shlex.join(["python", "-m", "attrbind_exp.run", *many, *kept])
-
-
-def _as_typed(override: str) -> str:
-    """An override before command_line.rewrite_arguments: sweeps by name, plain paths without Hydra's quotes."""
-    named = re.sub(r"^\+sweeps=", "sweep=", override)
-    quoted = re.fullmatch(r"([\w.]+)='([\w./~-]+)'", named)
-    if quoted and ("/" in quoted[2] or quoted[1].startswith("hydra.")):
-        return f"{quoted[1]}={quoted[2]}"
-    return named
+    return Commands(read_sweep(root).command or None, lines)
 
 
 def settings(of: FolderRuns, root: Path) -> Settings:
