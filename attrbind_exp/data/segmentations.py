@@ -5,7 +5,7 @@ pixels unwritten where runs end early, and ends the process at a polygon with a 
 painted here, and pycocotools sees only polygons whose numbers were checked.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
@@ -38,7 +38,7 @@ def read_size(size: Any) -> tuple[int, int] | None:
     return (int(height), int(width)) if int(height) * int(width) <= LARGEST_RUN else None
 
 
-def paint_runs(segmentation: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+def paint_runs(segmentation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     """The mask (H, W) bool of run lengths, compressed (text) or not (a list). They run down the columns.
 
     Raises SampleError: "mask_malformed" where they don't add up to their own size, "mask_size" where that isn't `size`.
