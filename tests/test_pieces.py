@@ -1,6 +1,7 @@
 """The house rules, the store, the pictures, W&B read back, and the score map by hand."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -216,6 +217,6 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
 def test_threads_that_wait_do_not_spin_unless_the_user_says_so(given):
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
     environment = {k: v for k, v in os.environ.items() if k not in names} | given
-    code = "import os, sys, attrbind_exp; assert 'torch' not in sys.modules; print(*map(os.environ.get, %r))" % (names,)
+    code = f"import os, sys, attrbind_exp; assert 'torch' not in sys.modules; print(*map(os.environ.get, {names!r}))"
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == list(given.values() or ("PASSIVE", "0"))
+    assert said.stdout.split() == [*(given.values() or ("PASSIVE", "0"))]
