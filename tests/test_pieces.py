@@ -48,7 +48,7 @@ def imports(path: Path) -> set[str]:
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py"}),
-        ("pycocotools", {"data/masks.py"}),
+        ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
         ("matplotlib", {"reporting/"}),
         ("jinja2", {"reporting/html/page.py"}),
         ("huggingface_hub", {"hub.py"}),
