@@ -4,13 +4,15 @@ import json
 import os
 from pathlib import Path
 
+os.environ["WANDB_MODE"] = "offline"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as attrbind_exp sets it, before torch loads
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-os.environ["WANDB_MODE"] = "offline"
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import CONF, PACKAGE

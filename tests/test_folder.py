@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attrbind_exp import config
 from attrbind_exp.config import load_dataset
 from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.images import read_image
@@ -240,3 +241,15 @@ def test_masks_that_cannot_be_scored_have_a_reason(tmp_path, name, reason):
     with pytest.raises(SampleError, match="mask '") as error:
         decode_mask({"png": str(tmp_path / name)}, (40, 60))
     assert error.value.reason == reason
+
+
+def test_a_table_that_was_edited_is_another_configuration(tmp_path):
+    """A run may not go on, or be taken for finished, once its table says something else."""
+    picture(40, 60).save(tmp_path / "a.png")
+    for name, given in (("one.csv", ["dataset.file=one.csv"]), ("one.csv", [])):
+        (tmp_path / name).write_text("image,expression\na.png,the white star\n")
+        cfg = composed("dataset=folder", f"dataset.root={tmp_path}", *given)
+        before = config.config_hash(cfg)
+        assert config.config_hash(cfg) == before
+        (tmp_path / name).write_text("image,expression\na.png,the black star\n")
+        assert config.config_hash(cfg) != before

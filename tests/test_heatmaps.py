@@ -15,6 +15,9 @@ from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.backbones.stable_diffusion_xl import StableDiffusionXL
 from attrbind_exp.backbones.window import ClipWindow
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.data.images import read_image
+from attrbind_exp.data.masks import decode_mask
+from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.heatmaps import score_map
@@ -23,9 +26,11 @@ from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.scoring.metrics import count_overlap
 from attrbind_exp.types import LayerChoice, MapSettings, UserError
 from tests.conftest import embeddings_of, make_segmenter, make_variant, picture, states_of
 from tests.oracle import reference_daam, reference_heat_map, sharpen
+from tests.test_command import command
 
 BUNDLED = PACKAGE / "assets" / "bundled"
 OURS = make_variant("ours", replace=True, alpha=0.9)
@@ -240,3 +245,26 @@ def test_two_text_encoders_give_what_the_pipeline_gives(xl, xl_pipeline):
     torch.testing.assert_close(torch.stack([x.states for x in ours]), theirs)
     torch.testing.assert_close(torch.stack([x.pooled for x in ours]), pooled)
     assert isinstance(xl.second_window, ClipWindow) and xl.pooled_width == pooled.shape[-1]
+
+
+def test_the_python_api_gives_the_very_map_that_a_run_scores(tmp_path):
+    """Down to the last bit, at one row a pass: a pass of another size adds in another order."""
+    given = [
+        "batch_size=1",
+        "cache.folder=null",
+        "dataset.limit=4",
+        "text_processor=paper",
+        "text_processor.overrides=null",
+    ]
+    assert command(*given, "tracker=none", "gallery=0", "changed=0", f"hydra.run.dir={tmp_path}")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "expressions.jsonl").read_text().splitlines()]
+    samples = {s.sample_id: s for s in load_refer(str(PACKAGE / "assets"), "shapes", "made", "test", limit=4).samples}
+    segmenter = Segmenter(load_stable_diffusion(str(BUNDLED), "cpu"))
+    variants = {"baseline": Variant("baseline"), "attribute_binding": OURS}
+    assert len(rows) == 8
+    for row in rows:
+        sample = samples[row["sample_id"]]
+        image = read_image(sample.image_path, sample.size)
+        heat = segmenter([image], [sample.text], variants[row["text_processor"]], [sample.image_id])[0]
+        hit, union = count_overlap(heat.values, decode_mask(sample.segmentation, sample.size))
+        assert (hit.tolist(), union.tolist()) == (row["intersection"], row["union"])

@@ -1,6 +1,7 @@
 """The house rules, the store, the pictures, W&B read back, and the score map by hand."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def imports(path: Path) -> set[str]:
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py"}),
-        ("pycocotools", {"data/masks.py"}),
+        ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
         ("matplotlib", {"reporting/"}),
         ("jinja2", {"reporting/html/page.py"}),
         ("huggingface_hub", {"hub.py"}),
@@ -210,3 +211,12 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     assert {f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets} <= names
     plugins = PACKAGE.parent / "hydra_plugins"
     assert {str(f.relative_to(plugins.parent)) for f in plugins.rglob("*.py")} <= names
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "7"}])
+def test_threads_that_wait_do_not_spin_unless_the_user_says_so(given):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in names} | given
+    code = f"import os, sys, attrbind_exp; assert 'torch' not in sys.modules; print(*map(os.environ.get, {names!r}))"
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == [*(given.values() or ("PASSIVE", "0"))]

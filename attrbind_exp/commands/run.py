@@ -21,7 +21,8 @@ from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
 
-if TYPE_CHECKING:  # its libraries load once configuration and data are known to be good
+if TYPE_CHECKING:
+    from attrbind_exp.heatmaps.segmenter import Segmenter
     from attrbind_exp.language.caption import Captioner
     from attrbind_exp.tracking.tracker import Tracker
 
@@ -39,14 +40,15 @@ def main(cfg: DictConfig) -> float | None:
     check_not_empty(dataset)
     captioner = settings.make_captioner()
     with RunStore(folder, settings.key) as store:
+        segmenter = load_segmenter(settings)
         store.write_text("config.yaml", settings.yaml)
         tracker = start_tracker(cfg, settings, dataset, folder)
         try:
-            summary, warning = evaluate(settings, dataset, captioner, store, tracker)
+            summary = evaluate(settings, dataset, segmenter, captioner, store, tracker)
         finally:
             upload = tracker.close()
-    if warning:  # not in the summary: a run that was resumed has seen a part of the images only
-        print(f"WARNING: {warning}", file=sys.stderr)
+    if flat := segmenter.flat_note():  # not in the summary: a run that was resumed has seen a part of the images only
+        print(f"WARNING: {flat}", file=sys.stderr)
     write_report(folder)
     show(summary, folder, upload)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
@@ -54,16 +56,25 @@ def main(cfg: DictConfig) -> float | None:
     return summary.mIoU
 
 
-def evaluate(
-    settings: Settings, dataset: Dataset, captioner: "Captioner | None", store: RunStore, tracker: "Tracker"
-) -> tuple[Summary, str | None]:
-    """Build what the settings name, score the dataset, leave tables and pictures. Returns the summary, and what
-    to know of maps that were flat."""
+def load_segmenter(settings: Settings) -> "Segmenter":
+    """The model and the ways of reading it. Its libraries load here, once configuration and data are known good."""
     from attrbind_exp.commands.build import build_segmenter
+
+    return build_segmenter(settings.segmenter)
+
+
+def evaluate(
+    settings: Settings,
+    dataset: Dataset,
+    segmenter: "Segmenter",
+    captioner: "Captioner | None",
+    store: RunStore,
+    tracker: "Tracker",
+) -> Summary:
+    """Score the dataset, leave tables and pictures, tell the tracker. Returns the summary."""
     from attrbind_exp.evaluation.batch_size import fit_batch_size
     from attrbind_exp.evaluation.loop import score
 
-    segmenter = build_segmenter(settings.segmenter)
     batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
     run = replace(settings.run, batch_size=batch_size)
     scored = score(dataset, segmenter, run, store, captioner)
@@ -83,7 +94,7 @@ def evaluate(
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed)
-    return finish(scored, run.headline, origin, store, draw), segmenter.flat_note()
+    return finish(scored, run.headline, origin, store, draw)
 
 
 def check_not_empty(dataset: Dataset) -> None:

@@ -1,7 +1,7 @@
 """What a run compares: every method of edits, under every alpha, read in every way."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.utils import instantiate
@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp.edits import Variant
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
+
+EditNode = Mapping[str, Any]  # one edit of a configuration: _target_ and its fields
 
 
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
@@ -48,24 +50,26 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     return found, next((i for i in candidates if found[i].alpha == wanted), candidates[-1])
 
 
-def by_alpha(edits: Sequence[dict[str, Any]]) -> list[tuple[float | None, list[dict[str, Any]]]]:
-    """The edits of a method once for every alpha: where an edit's `alpha` is a list, each of its values in turn. The
-    alpha is None where no edit has one. Raises UserError for an alpha that is no number >= 0."""
+def by_alpha(edits: Sequence[EditNode]) -> list[tuple[float | None, list[EditNode]]]:
+    """The edits of a method once for every alpha: where an edit's `alpha` is a list, each of its values in turn.
+
+    The alpha is the first edit's that has one, None where none has. Raises UserError for one that is no number >= 0.
+    """
     lists = [edit["alpha"] for edit in edits if isinstance(edit.get("alpha"), list)]
-    chosen = []
+    chosen: list[tuple[float | None, list[EditNode]]] = []
     for place in range(len(lists[0])) if lists else [0]:
-        now = [{**e, "alpha": e["alpha"][place]} if isinstance(e.get("alpha"), list) else e for e in edits]
-        alphas = [edit["alpha"] for edit in now if "alpha" in edit]
-        for alpha in alphas:
-            if not is_real(alpha) or alpha < 0:
-                known = ", ".join(options("alpha"))
-                raise UserError(f"alpha={alpha}; give a finite number >= 0 (paper: 0.9), or one of {known}")
-        chosen.append((float(alphas[0]) if alphas else None, [_as_float(edit) for edit in now]))
+        now, alphas = [], []
+        for edit in edits:
+            if "alpha" in edit:
+                alpha = edit["alpha"][place] if isinstance(edit["alpha"], list) else edit["alpha"]
+                if not is_real(alpha) or alpha < 0:
+                    known = ", ".join(options("alpha"))
+                    raise UserError(f"alpha={alpha}; give a finite number >= 0 (paper: 0.9), or one of {known}")
+                alphas.append(float(alpha))
+                edit = {**edit, "alpha": float(alpha)}
+            now.append(edit)
+        chosen.append((alphas[0] if alphas else None, now))
     return chosen
-
-
-def _as_float(edit: dict[str, Any]) -> dict[str, Any]:
-    return {**edit, "alpha": float(edit["alpha"])} if "alpha" in edit else edit
 
 
 def is_real(value: Any) -> bool:

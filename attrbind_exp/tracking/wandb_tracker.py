@@ -97,8 +97,8 @@ class WandbTracker:
 
         def send() -> None:
             made = [self._wandb.Image(str(path), caption=text) for text, path in files.items()]
-            alike = len({image.image.size for image in made}) == 1
-            for step in [made] if alike else [[image] for image in made]:
+            one_size = len({image.image.size for image in made}) == 1
+            for step in [made] if one_size else [[image] for image in made]:
                 self._run.log({name: step})
 
         self._send(send)
