@@ -78,4 +78,6 @@ def shown_variants(settings: RunSettings) -> list[Variant]:
     """The baseline first, then all variants where they are few, else the one that heads the summary."""
     many = len(settings.variants) > MANY
     ours = [settings.variants[settings.headline]] if many else settings.variants
+    if any(v.heatmap and not v.edits for v in ours):  # several ways of reading the plain prompt are compared
+        return list(ours)
     return [BASELINE, *(v for v in ours if v != BASELINE)]
