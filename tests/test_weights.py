@@ -1,4 +1,4 @@
-"""Weights are loaded whole or not at all; what real checkpoints carry beside is let be."""
+"""Weights are loaded whole or not at all."""
 
 import json
 import os
@@ -8,26 +8,28 @@ import struct
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTokenizer
 
 from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion, weights_digest
 from attrbind_exp.backbones.weights import FILES, READ, find_model
-from attrbind_exp.backbones.window import load_tokenizer
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.types import UserError
-from tests.conftest import picture, shared, states_of
+from tests.conftest import picture, states_of
 
 BUNDLED = PACKAGE / "assets" / "bundled"
 TENSORS = {"unet": 442, "vae": 156, "text_encoder": 52}
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 
 
-@pytest.fixture
-def folder(tmp_path):
+def copy_model(tmp_path):
     """A whole model, to be spoilt."""
     return shutil.copytree(BUNDLED, tmp_path / "model")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return copy_model(tmp_path)
 
 
 def weights_of(folder, part):
@@ -56,17 +58,17 @@ def refused(folder, *words, dtype="fp32"):
     return message
 
 
-def digest_of(folder):
-    return [weights_digest(part) for part in vars_of(load_stable_diffusion(str(folder), "cpu"))]
+def digests_of(folder):
+    return [weights_digest(part) for part in parts_of(load_stable_diffusion(str(folder), "cpu"))]
 
 
-def vars_of(model):
+def parts_of(model):
     return model.unet, model.vae, model.text_encoder
 
 
 @pytest.fixture(scope="module")
-def bundled_digest(model):
-    return [weights_digest(part) for part in vars_of(model)]
+def bundled_digests(model):
+    return [weights_digest(part) for part in parts_of(model)]
 
 
 def test_what_is_loaded_is_what_diffusers_loads(model):
@@ -75,7 +77,7 @@ def test_what_is_loaded_is_what_diffusers_loads(model):
         str(BUNDLED), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
     )
     theirs = StableDiffusion(pipeline)
-    for part, other in zip(vars_of(model), vars_of(theirs), strict=True):
+    for part, other in zip(parts_of(model), parts_of(theirs), strict=True):
         assert list(part.state_dict()) == list(other.state_dict())
         assert all(torch.equal(a, b) for a, b in zip(part.state_dict().values(), other.state_dict().values()))
         assert all(torch.equal(a, b) for a, b in zip(part.buffers(), other.buffers(), strict=True))
@@ -91,13 +93,13 @@ def test_a_run_does_not_see_a_file_that_changes_under_it(folder):
     for part in FILES:
         change(folder, part, lambda tensors, _: tensors.update({k: v.float() for k, v in tensors.items()}))
     model = load_stable_diffusion(str(folder), "cpu", "fp32")
-    before = [weights_digest(part) for part in vars_of(model)]
+    before = [weights_digest(part) for part in parts_of(model)]
     for part in FILES:
         file = weights_of(folder, part)
         with file.open("r+b") as f:
             f.seek(-4096, os.SEEK_END)
             f.write(bytes(4096))
-    assert [weights_digest(part) for part in vars_of(model)] == before
+    assert [weights_digest(part) for part in parts_of(model)] == before
 
 
 # What is not whole
@@ -149,10 +151,10 @@ def test_tensors_of_an_odd_type(folder, part, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_floating_point_of_any_usual_width_is_read(folder, dtype, bundled_digest):
+def test_floating_point_of_any_usual_width_is_read(folder, dtype, bundled_digests):
     for part in FILES:
         change(folder, part, lambda tensors, _: tensors.update({k: v.to(dtype) for k, v in tensors.items()}))
-    assert (digest_of(folder) == bundled_digest) == (dtype != torch.bfloat16)  # which keeps fewer digits
+    assert (digests_of(folder) == bundled_digests) == (dtype != torch.bfloat16)  # which keeps fewer digits
 
 
 @pytest.mark.parametrize(
@@ -332,9 +334,9 @@ def split(folder, part="unet", **changes):
     return names, sorted(set(table.values()))
 
 
-def test_shards_are_read_as_one_file(folder, bundled_digest):
+def test_shards_are_read_as_one_file(folder, bundled_digests):
     names, shards = split(folder)
-    assert digest_of(folder) == bundled_digest
+    assert digests_of(folder) == bundled_digests
     first = load_file(folder / "unet" / shards[0])
     save_file({k: v for k, v in first.items() if k != names[9]}, folder / "unet" / shards[0])
     refused(folder, f"'{folder / 'unet' / INDEX}' does not fit unet/config.json: of 442 tensors 1 missing ({names[9]})")
@@ -379,184 +381,6 @@ def test_shards_are_fetched_by_the_command():
         f"{part}/{FILES[part].removesuffix('.safetensors')}-00001-of-00002.safetensors" for part in FILES
     } | {f"{part}/{FILES[part]}.index.json" for part in FILES}  # fmt: skip
     assert set(filter_repo_objects(names, allow_patterns=list(READ))) == names
-
-
-# What real checkpoints carry beside
-
-
-@pytest.mark.parametrize("wrapper", ["", "text_model."])
-@pytest.mark.parametrize("ids", [None, torch.arange(24)[None], torch.arange(24.0)[None]])
-def test_text_encoders_of_transformers_4(folder, wrapper, ids, bundled_digest):
-    """All names in a wrapper, and the positions' numbers among the weights; merged models have them as fractions."""
-
-    def age(tensors, names):
-        for name in names:
-            tensors[wrapper + name] = tensors.pop(name)
-        if ids is not None:
-            tensors[f"{wrapper}embeddings.position_ids"] = ids
-
-    change(folder, "text_encoder", age)
-    assert digest_of(folder) == bundled_digest
-    change(folder, "text_encoder", lambda tensors, names: tensors.pop(f"{wrapper}final_layer_norm.bias"))
-    refused(folder, "of 52 tensors 1 missing (final_layer_norm.bias)")
-
-
-def test_position_ids_belong_to_text_encoders_alone(folder):
-    change(folder, "unet", lambda tensors, _: tensors.update({"embeddings.position_ids": torch.arange(24)[None]}))
-    refused(folder, "1 unexpected (embeddings.position_ids)")
-
-
-def test_a_wrapper_around_some_names_twice(folder):
-    change(folder, "text_encoder", lambda tensors, names: tensors.update({f"text_model.{names[0]}": torch.ones(1)}))
-    refused(folder, "of 52 tensors 1 twice (")
-
-
-OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-
-
-def age_attention(tensors, names):
-    """The names of the autoencoder's attention before diffusers 0.17."""
-    for name in names:
-        for new, old in OLD.items():
-            if f"mid_block.attentions.0.{new}." in name:
-                tensors[name.replace(new, old)] = tensors.pop(name)
-
-
-def test_autoencoders_of_old(folder, bundled_digest):
-    change(folder, "vae", age_attention)
-    old = {name for name in load_file(weights_of(folder, "vae")) if name.split(".")[-2] in OLD.values()}
-    assert len(old) == 16  # weight and bias, in encoder and decoder
-    assert digest_of(folder) == bundled_digest
-    theirs = AutoencoderKL.from_pretrained(folder / "vae")  # diffusers reads them alike
-    assert weights_digest(theirs) == bundled_digest[1]
-    change(folder, "vae", lambda tensors, names: tensors.pop("encoder.mid_block.attentions.0.proj_attn.bias"))
-    refused(folder, "of 156 tensors 1 missing (encoder.mid_block.attentions.0.to_out.0.bias)")
-
-
-def test_old_names_and_new_ones_are_too_many(folder):
-    name = "decoder.mid_block.attentions.0.{}.weight"
-    change(
-        folder, "vae", lambda tensors, _: tensors.update({name.format("query"): tensors[name.format("to_q")].clone()})
-    )
-    refused(folder, "of 156 tensors 1 twice (decoder.mid_block.attentions.0.")
-
-
-def test_safety_checkers_are_let_be(folder, bundled_digest):
-    for part in ("safety_checker", "feature_extractor", "image_encoder"):
-        (folder / part).mkdir()
-        (folder / part / "config.json").write_text("{")
-        (folder / part / "model.safetensors").write_bytes(b"torn")
-        (folder / part / "pytorch_model.bin").write_bytes(b"\x80\x04 a pickle")
-    edit_json(
-        folder / "model_index.json",
-        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
-        feature_extractor=["transformers", "CLIPFeatureExtractor"],
-        image_encoder=["transformers", "CLIPVisionModelWithProjection"],
-        requires_safety_checker=True,
-    )
-    assert digest_of(folder) == bundled_digest
-
-
-def test_ema_copies_and_other_files_beside_are_let_be(folder, bundled_digest):
-    """As on the hub: weights before averaging, half-precision and pickled copies; unet_ema/ as diffusers' training leaves
-    it, whose config has the averaging's settings."""
-    for part, name in FILES.items():
-        for kind in ("non_ema.", "ema.", "fp16.", "fp16.non_ema."):
-            (folder / part / name.replace("safetensors", f"{kind}safetensors")).write_bytes(b"torn")
-        (folder / part / name.replace("safetensors", "fp16.safetensors.index.json")).write_text("{")
-        for other in (
-            "diffusion_pytorch_model.bin",
-            "pytorch_model.bin",
-            "diffusion_pytorch_model.bin.index.json",
-            "flax_model.msgpack",
-        ):
-            (folder / part / other).write_bytes(b"\x80\x04 a pickle")
-    for name in ("v1-5-pruned-emaonly.safetensors", "v1-5-pruned.ckpt"):
-        (folder / name).write_bytes(b"torn")
-    shutil.copytree(folder / "unet", folder / "unet_ema")
-    settings = {"decay": 0.9999, "inv_gamma": 1.0, "min_decay": 0.0, "optimization_step": 500, "power": 2 / 3,
-                "update_after_step": 0, "use_ema_warmup": False, "_name_or_path": "x"}  # fmt: skip
-    edit_json(folder / "unet" / "config.json", **settings)
-    assert digest_of(folder) == bundled_digest
-
-
-# Tokenizers
-
-
-@pytest.fixture
-def old_tokenizer(folder):
-    """The tokenizer's files as transformers 4 saved CLIP's."""
-    place = folder / "tokenizer"
-    pieces = json.loads((place / "tokenizer.json").read_text())
-    (place / "vocab.json").write_text(json.dumps(pieces["model"]["vocab"]))
-    merges = [m if isinstance(m, str) else " ".join(m) for m in pieces["model"]["merges"]]
-    (place / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    ends = {
-        "bos_token": "<|startoftext|>",
-        "eos_token": "<|endoftext|>",
-        "unk_token": "<|endoftext|>",
-        "pad_token": "<|endoftext|>",
-    }
-    (place / "special_tokens_map.json").write_text(json.dumps(ends))
-    (place / "tokenizer.json").unlink()
-    return place
-
-
-def test_both_forms_of_a_tokenizer_cut_alike(folder, old_tokenizer):
-    texts = ["A photograph of the white star next to a blue square!", "", "café 42"]
-    ours, theirs = (load_tokenizer(str(f))(texts).input_ids for f in (folder, BUNDLED))
-    assert ours == theirs
-    load_stable_diffusion(str(folder), "cpu")
-
-
-@pytest.mark.parametrize("name", ["vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json"])
-def test_a_tokenizer_file_that_is_missing(folder, old_tokenizer, name):
-    (old_tokenizer / name).unlink()
-    found = ", ".join(sorted(f.name for f in old_tokenizer.iterdir()))
-    message = refused(
-        folder, f"no tokenizer at model.path='{folder}' (its files are not there: found {found} instead of"
-    )
-    assert "vocab.json and merges.txt and special_tokens_map.json and tokenizer_config.json" in message
-
-
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_file_of_todays_tokenizer_that_is_missing(folder, name):
-    (folder / "tokenizer" / name).unlink()
-    refused(folder, "its files are not there")
-    shutil.rmtree(folder / "tokenizer")
-    refused(folder, "its files are not there: found nothing")
-
-
-@pytest.mark.parametrize("side", ["padding_side", "truncation_side"])
-def test_tokenizers_that_pad_or_cut_in_front(folder, side):
-    edit_json(folder / "tokenizer" / "tokenizer_config.json", **{side: "left"})
-    refused(folder, f"the tokenizer in '{folder / 'tokenizer'}' has {side}=left; Stable Diffusion's is right; save")
-
-
-@pytest.mark.parametrize("length", [None, 0, -5, 10**30, 2, "24", 24.5])
-def test_windows_without_a_length(folder, length):
-    edit_json(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
-    refused(folder, "tokenizer")
-
-
-@pytest.mark.parametrize("lines", [0, 1, 60, 117])
-def test_merges_that_are_cut(folder, old_tokenizer, lines):
-    """A word whose merge is not there would fall into its letters, without a word."""
-    file = old_tokenizer / "merges.txt"
-    assert len(file.read_text().splitlines()) == 119
-    file.write_text("".join(file.read_text().splitlines(keepends=True)[: 1 + lines]))
-    refused(folder, f"has {lines} merges for 118 words")
-
-
-def test_the_tokenizer_of_stable_diffusion_is_whole():
-    tokenizer = load_tokenizer(str(shared("sd15_config")))
-    assert (len(tokenizer), tokenizer.model_max_length) == (49408, 77)
-
-
-def test_a_saved_tokenizer_is_whole(tmp_path, folder, old_tokenizer):
-    edit_json(old_tokenizer / "special_tokens_map.json", pad_token="!")  # as Stable Diffusion 2.x pads
-    CLIPTokenizer.from_pretrained(old_tokenizer).save_pretrained(tmp_path / "saved" / "tokenizer")
-    assert load_tokenizer(str(tmp_path / "saved")).pad_token == "!"
 
 
 def test_files_that_are_no_files(folder):

@@ -1,7 +1,7 @@
 """A Stable Diffusion's parts from their files, strictly: all of their tensors and no others, each in its shape.
 
 diffusers and transformers fill what a file lacks with random numbers and go on. So here each part is built without
-numbers, its tensors are held against the file's, and what was held against each other is what is put in its place.
+numbers, its tensors are compared with the file's, and the very tensors that were compared are put in their places.
 """
 
 import re
@@ -68,7 +68,10 @@ def load_pipeline(folder: Path, path: str, device: torch.device, dtype: torch.dt
 
 
 def load_part(folder: Path, part: str, path: str, device: torch.device, dtype: torch.dtype) -> Part:
-    """The text encoder, UNet or VAE of a model, with its weights as `dtype` on `device`."""
+    """The text encoder, UNet or VAE of a model, with its weights as `dtype` on `device`.
+
+    Raises UserError for files that do not hold it whole, and for numbers that are not finite.
+    """
     model, tensors, file = match_part(folder, part, path)
     # Copied, else numbers would change under a run when somebody writes to the file.
     weights = {name: values.to(device, dtype, copy=True) for name, values in tensors.items()}
@@ -111,16 +114,16 @@ def match_part(folder: Path, part: str, path: str) -> tuple[Part, dict[str, Tens
     model = _build(folder / part, part, path)
     own = {_name_today(part, name) or name: (name, tuple(values.shape)) for name, values in model.state_dict().items()}
     faults = [f"{len(twice)} twice ({list_names(twice)})"] if twice else []
-    faults += find_faults({name: shape for name, (_, shape) in own.items()}, tensors)
+    faults += _find_faults({name: shape for name, (_, shape) in own.items()}, tensors)
     if faults:
         what = f"'{named}' does not fit {part}/config.json: of {len(own)} tensors {'; '.join(faults)}"
         raise UserError(f"{what}; {mend(path)}")
     return model, {name: tensors[today] for today, (name, _) in own.items()}, named
 
 
-def find_faults(expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps tensors from the places of those `expected`: a phrase a kind, with the number and the first names. []
-    where nothing does."""
+def _find_faults(expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]) -> list[str]:
+    """Why the tensors `found` cannot take the places of those `expected`, shapes by name: a phrase for every kind of
+    fault, with how many there are and the first names."""
     shared = [name for name in expected if name in found]
     missing = [name for name in expected if name not in found]
     unexpected = sorted(name for name in found if name not in expected)
