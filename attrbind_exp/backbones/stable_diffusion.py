@@ -13,14 +13,14 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Pixels, Request
 from attrbind_exp.backbones.capture import find_layers, record
+from attrbind_exp.backbones.loading import load_pipeline
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
 from attrbind_exp.backbones.tensors import pad_rows, to_device
-from attrbind_exp.backbones.weights import find_model, mend
+from attrbind_exp.backbones.weights import find_model, first_line
 from attrbind_exp.backbones.window import ClipWindow
 from attrbind_exp.cache import digest
 from attrbind_exp.types import UserError
@@ -159,28 +159,14 @@ def load_stable_diffusion(
     """Load a Stable Diffusion 1.x or 2.x from a local folder, or by its hub name from the local cache.
 
     device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. Only safetensors are read.
-    Raises UserError when there are no weights, saying how to get them, and for a model of another kind.
+    Raises UserError when there are no weights, saying how to get them, for a model of another kind, and for files that
+    are not whole.
     """
     target = pick_device(device)
     precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     chosen = precision[dtype] if dtype != "auto" else torch.float16 if target.type == "cuda" else torch.float32
     folder = find_model(path)
-    try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            str(folder),
-            dtype=chosen,
-            use_safetensors=True,
-            local_files_only=True,
-            safety_checker=None,
-            feature_extractor=None,
-            image_encoder=None,
-            requires_safety_checker=False,
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"the weights at model.path='{path}' cannot be read ({_first_line(error)}); {mend(path)}"
-        ) from error
-    pipeline.to(target)
+    pipeline = load_pipeline(folder, path, target, chosen)
     return StableDiffusion(pipeline, size, read_reading(str(folder)))
 
 
@@ -191,9 +177,5 @@ def pick_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device '{device}' here ({_first_line(error)}); choose auto, cpu, cuda, cuda:N") from error
+        raise UserError(f"no device '{device}' here ({first_line(error)}); choose auto, cpu, cuda, cuda:N") from error
     return torch.device(device)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:160].rstrip(".")

@@ -4,7 +4,8 @@ Only small JSON files are read here, no weights.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ FILES = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
-READ = ("*.json", "tokenizer/*", "text_encoder/model.safetensors", "*/diffusion_pytorch_model.safetensors")
+# What is read of a model, as patterns for the hub. Beside it, in real checkpoints, lie files that are neither read nor
+# looked at: pickled copies (*.bin, *.ckpt), others in half precision (*.fp16.safetensors), the weights of training
+# before averaging (*.non_ema.safetensors, unet_ema/), safety_checker/, whole checkpoints (v1-5-pruned.safetensors).
+READ = (
+    "*.json",
+    "tokenizer/*",
+    "text_encoder/model.safetensors",
+    "text_encoder/model-*-of-*.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-*-of-*.safetensors",
+)
 
 
 def find_model(path: str) -> Path:
@@ -53,8 +64,43 @@ def find_model(path: str) -> Path:
         raise UserError(f"model.path='{path}' does not exist; choose {CHOICES}; get weights as by '{example}'")
     _check_parts(folder, path)
     _check_channels(folder, path)
-    _check_files(folder, path)
+    for part in FILES:
+        weight_files(folder, part, path)
     return folder
+
+
+def weight_files(folder: Path, part: str, path: str) -> list[Path]:
+    """The safetensors that hold a part: one file, or several that an index names.
+
+    Raises UserError where there are none, where there are both, and for an index that names anything but safetensors
+    beside it.
+    """
+    single = folder / part / FILES[part]
+    index = single.with_name(f"{single.name}.index.json")
+    if index.is_file():
+        shards = _shards(index, path)
+        if single.is_file():
+            raise UserError(f"two sets of weights: '{single}' and those that '{index.name}' names; remove one of them")
+        return shards
+    if single.is_file():
+        return [single]
+    found = f"{part}/ without {single.name}: {listing(folder / part)}"
+    raise UserError(f"model.path='{path}' lacks weights: found {found}; {mend(path)}, or choose {CHOICES}")
+
+
+def _shards(index: Path, path: str) -> list[Path]:
+    """The files that an index names, each once."""
+    names = read_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"'{index}' has no weight_map of tensors to files; {mend(path)}")
+    files = sorted(set(names.values()))
+    odd = [name for name in files if Path(name).name != name or not name.endswith(".safetensors")]
+    if odd:
+        raise UserError(f"'{index}' names {list_names(odd)}; only safetensors beside it are read; {mend(path)}")
+    gone = [name for name in files if not (index.parent / name).is_file()]
+    if gone:
+        raise UserError(f"'{index}' names {list_names(gone)}, not there; {mend(path)}")
+    return [index.parent / name for name in files]
 
 
 def mend(path: str) -> str:
@@ -68,54 +114,67 @@ def _check_parts(folder: Path, path: str) -> None:
     """Raise UserError unless model_index.json names Stable Diffusion's parts, each of the right class."""
     if not (folder / "model_index.json").is_file():
         alone = folder / "config.json"
-        kind = _read(alone).get("_class_name") if alone.is_file() else None
-        found = f"a {kind} alone" if kind else f"no model_index.json, only {_listing(folder)}"
-        raise UserError(_refusal(path, found))
-    index = _read(folder / "model_index.json")
+        kind = read_object(alone).get("_class_name") if alone.is_file() else None
+        found = f"a {kind} alone" if kind else f"no model_index.json, only {listing(folder)}"
+        raise UserError(refusal(path, found))
+    index = read_object(folder / "model_index.json")
     parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1]}
     odd = [f"{k} {v}" for k, v in parts.items() if k not in IGNORED and v not in CLASSES.get(k, ())]
     odd += [f"no {k}" for k in CLASSES if k not in parts]
     if odd:
-        raise UserError(_refusal(path, f"{index.get('_class_name', 'a model')} with {', '.join(odd)}"))
+        raise UserError(refusal(path, f"{index.get('_class_name', 'a model')} with {', '.join(odd)}"))
 
 
 def _check_channels(folder: Path, path: str) -> None:
     """Raise UserError for a UNet that wants more than latents, a timestep and a text embedding."""
-    unet = _read(folder / "unet" / "config.json")
-    channels, latent = unet.get("in_channels", 4), _read(folder / "vae" / "config.json").get("latent_channels", 4)
+    unet = read_object(folder / "unet" / "config.json")
+    channels, latent = unet.get("in_channels", 4), read_object(folder / "vae" / "config.json").get("latent_channels", 4)
     if channels != latent:
         found = f"a UNet of {channels} input channels for latents of {latent}, as inpainting and depth models have"
-        raise UserError(_refusal(path, found))
+        raise UserError(refusal(path, found))
+    side = unet.get("sample_size")
+    if not isinstance(side, int) or side <= 0:
+        file = folder / "unet" / "config.json"
+        raise UserError(f"'{file}' has sample_size={side!r}, which is no number of cells; {mend(path)}")
     for key in ("addition_embed_type", "class_embed_type"):
         if unet.get(key):
-            raise UserError(_refusal(path, f"a UNet with {key} '{unet[key]}', which needs more than image and text"))
+            raise UserError(refusal(path, f"a UNet with {key} '{unet[key]}', which needs more than image and text"))
 
 
-def _check_files(folder: Path, path: str) -> None:
-    """Raise UserError where a part has no safetensors."""
-    for part, name in FILES.items():
-        if not ((folder / part / name).is_file() or (folder / part / f"{name}.index.json").is_file()):
-            found = f"{part}/ without {name}: {_listing(folder / part)}"
-            raise UserError(f"model.path='{path}' lacks weights: found {found}; {mend(path)}, or choose {CHOICES}")
-
-
-def _refusal(path: str, found: str) -> str:
+def refusal(path: str, found: str) -> str:
     """The line that refuses a model of another kind."""
-    return f"model.path='{path}' is no Stable Diffusion 1.x or 2.x: found {found}; choose {CHOICES}"
+    return f"model.path='{path}' is no Stable Diffusion 1.x or 2.x: found {_escape(found)}; choose {CHOICES}"
 
 
-def _listing(folder: Path) -> str:
+def list_names(names: Iterable[str], most: int = 5) -> str:
+    """The first of some names for an error's line, whatever characters are in them."""
+    shown = [_escape(name)[:120] for name in islice(names, most + 1)]
+    return ", ".join(shown[:most]) + (" .." if len(shown) > most else "")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in at most 160 letters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return _escape(lines[0])[:160].rstrip(".")
+
+
+def _escape(text: str) -> str:
+    """A text without line breaks and control characters: what files hold may be anything."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def listing(folder: Path) -> str:
     """The first names in a folder, for an error's line."""
     names = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
-    return ", ".join(names[:8]) + (" .." if len(names) > 8 else "") if names else "nothing"
+    return list_names(names, 8) or "nothing"
 
 
-def _read(file: Path) -> Mapping[str, Any]:
+def read_object(file: Path) -> Mapping[str, Any]:
     """The object in a JSON file. Raises UserError where it cannot be read or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{file}' cannot be read ({error}); fetch or save the model again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"'{file}' cannot be read ({first_line(error)}); fetch or save the model again") from error
     if not isinstance(content, dict):
         raise UserError(f"'{file}' holds no JSON object; fetch or save the model again")
     return content

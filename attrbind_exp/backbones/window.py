@@ -1,12 +1,21 @@
 """CLIP's tokenizer as a text window."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
+from attrbind_exp.backbones.weights import first_line, listing, mend
+from attrbind_exp.hub import find_file
 from attrbind_exp.language.window import Tokens
 from attrbind_exp.types import UserError
+
+CONFIG = "tokenizer_config.json"  # says how long the window is
+# The files of a tokenizer: as the tokenizers library saves it, and as CLIP's own was saved until transformers 4. Where
+# special tokens are missing, Stable Diffusion 2.x would be padded as 1.x is.
+FORMS = (("tokenizer.json", CONFIG), ("vocab.json", "merges.txt", "special_tokens_map.json", CONFIG))
+LONGEST = 10_000  # tokens in a window; CLIP's has 77
 
 
 class ClipWindow:
@@ -44,15 +53,39 @@ class ClipWindow:
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     """The tokenizer alone of a model in Stable Diffusion's layout: a folder, or a hub name in the local cache.
 
-    Raises UserError where there is none.
+    Raises UserError where there is none, or one that is not whole or pads and cuts in front.
     """
-    local = Path(path).expanduser()
-    name = str(local) if local.is_dir() else path
+    config = find_file(path, f"tokenizer/{CONFIG}")
+    folder = config.parent if config else Path(path).expanduser() / "tokenizer"
+    if not any(all((folder / name).is_file() for name in form) for form in FORMS):
+        forms = ", or ".join(" and ".join(form) for form in FORMS)
+        seen = f"its files are not there: found {listing(folder)} instead of {forms}"
+        raise UserError(f"no tokenizer at model.path='{path}' ({seen}); {mend(path)}")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(name, subfolder="tokenizer", local_files_only=True)
-        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one of missing files
-            raise OSError("its files are not there")
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        fault = find_fault(tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exceptions for torn files
-        reason = str(error).strip().splitlines()[0][:160].rstrip(".")
-        raise UserError(f"no tokenizer at model.path='{path}' ({reason}); give a folder with tokenizer/") from error
+        raise UserError(f"no tokenizer at model.path='{path}' ({first_line(error)}); {mend(path)}") from error
+    if fault:
+        raise UserError(f"the tokenizer in '{folder}' {fault}; {mend(path)}")
     return tokenizer
+
+
+def find_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Why texts would become other tokens than in training, or stand elsewhere in the window; None if not."""
+    for side in ("padding_side", "truncation_side"):
+        if getattr(tokenizer, side) != "right":  # words are looked for behind the start token
+            return f"has {side}={getattr(tokenizer, side)}; Stable Diffusion's is right"
+    window = tokenizer.model_max_length
+    if not isinstance(window, int) or not 2 < window <= LONGEST:  # transformers' own is 10^30 where none is written
+        return f"has no model_max_length from 3 to {LONGEST} in {CONFIG}"
+    ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    if tokenizer("", verbose=False).input_ids != ends:
+        return f"does not write an empty text as a start and an end, {ends}"
+    pieces = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"] for token in pieces["added_tokens"]}
+    model = pieces["model"]
+    made = sum(len(word.removesuffix("</w>")) > 1 for word in model["vocab"] if word not in added)
+    if made > len(model["merges"]):  # without its merge, a word falls into letters
+        return f"has {len(model['merges'])} merges for {made} words"
+    return None
