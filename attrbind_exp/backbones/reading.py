@@ -35,7 +35,7 @@ def read_reading(path: str) -> Reading:
         found = json.loads(file.read_text(encoding="utf-8"))
         timesteps = tuple(int(t) for t in found["timesteps"])
         return Reading(timesteps, {int(ratio): float(weight) for ratio, weight in found["weights"].items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f'\'{file}\' cannot be read ({error!r}); give {{"timesteps": [100], "weights": {{"8": 0.3, ..}}}}, or '
             "remove it"
