@@ -157,7 +157,7 @@ def resume(folder: Path, root: Path, limit: int | None) -> float:
 
 def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
     """The same without the page."""
-    from attrbind_exp.evaluation.loop import resume_rows
+    from attrbind_exp.evaluation.resume import resume_rows
     from attrbind_exp.runs.progress import Progress
 
     started = time.perf_counter()
@@ -167,7 +167,7 @@ def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
     with RunStore(folder / "run", settings.key) as store:
         task = choose_task(dataset, settings.run)
         progress = Progress(store, len(images), settings.run.variants[settings.run.headline])
-        resumed = resume_rows(images, task, store, progress)
+        resumed = resume_rows(images, task, settings.run, store, progress)
         progress.close()
         scored = ending.Scored(task, resumed.failures, 1.0)
         origin = ending.describe_origin(settings, dataset, "none", [])

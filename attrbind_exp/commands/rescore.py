@@ -7,6 +7,7 @@ a run that kept its maps (keep_maps=true).
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
-from attrbind_exp.runs.store import RunStore, read_failures
+from attrbind_exp.runs.store import RunStore, picture_folder, read_failures, write_text
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.types import UserError
 
 KEYS = ("attention_layers", "threshold")
+ORIGIN = "rescored_from"  # names the run that a rescored one was made of, as seen from its folder
+OF_A_RUN = ("summary.json", "expressions.jsonl", "config_hash", "config.yaml", "sweep.json")
 
 
 def change(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -53,6 +56,27 @@ def change(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def check_target(source: Path, target: Path) -> None:
+    """Raise UserError where `target` holds a run or a sweep that was not made by rescoring `source`."""
+    if not any(os.path.lexists(target / name) for name in OF_A_RUN):
+        return
+    try:
+        origin = (target / ORIGIN).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        origin = None
+    if origin == origin_of(source, target):
+        return
+    if origin is None and target.resolve().is_relative_to((source / "rescored").resolve()):
+        return  # by an earlier version, which wrote no origin
+    what = "another run" if origin is None else f"what was rescored from '{origin}'"
+    raise UserError(f"'{target}' holds {what}, which would be lost; give another --out, or remove that folder")
+
+
+def origin_of(source: Path, target: Path) -> str:
+    """What ORIGIN says in `target`: the path from there to `source`, so that both can be moved together."""
+    return os.path.relpath(source.resolve(), target.resolve())
+
+
 def rescore(source: Path, cfg: DictConfig, target: Path) -> Summary:
     """Write the run that `source` would have been under `cfg` into `target` and return its summary. Pictures are not
     drawn."""
@@ -66,6 +90,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
     from attrbind_exp.evaluation.kept import KeptHeat  # torch loads when there is something to do
 
     started = time.perf_counter()
+    check_target(source, target)
     before = read_summary(source)
     settings = config.read_settings(cfg)
     dataset = settings.load_dataset()
@@ -73,6 +98,8 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
     known = by_image(dataset)
     methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
     failures = read_failures(source)
+    # Before there is a run in the folder: after a kill at any moment the same command goes on.
+    write_text(picture_folder(target) / ORIGIN, origin_of(source, target) + "\n")
     with RunStore(target, settings.key) as store:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)

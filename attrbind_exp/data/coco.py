@@ -70,11 +70,16 @@ def load_coco(
     finder = ImageFinder([folder])
     samples: list[Sample] = []
     failures = [
-        Failure(
-            f"annotation {a['id']}", "image_missing", f"it lies in image {a['image_id']}, which '{file}' does not list"
-        )
-        for a in data.annotations.values()
-        if a["image_id"] not in data.images
+        *data.failures,
+        *(
+            Failure(
+                f"annotation {a['id']}",
+                "image_missing",
+                f"it lies in image {a['image_id']}, which '{file}' does not list",
+            )
+            for a in data.annotations.values()
+            if a["image_id"] not in data.images
+        ),
     ]
     for image in chosen:
         key = str(image["id"])

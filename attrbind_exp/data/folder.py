@@ -1,22 +1,26 @@
 """Your own images: a folder of pictures and one table of expressions, JSON lines or CSV.
 
 The columns `image` and `expression` are needed. `mask` (path of a PNG, or COCO's run lengths or polygons as JSON),
-`category` and `id` may be there. Every other column is a slice label to report by. Paths are relative to the folder, or
-absolute.
+`category` and `id` may be there. Every other column is a slice label to report by, unless it has more than MOST_VALUES
+values. Paths are relative to the folder, or absolute.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from attrbind_exp.data.dataset import Dataset, choose_image
+from attrbind_exp.data.images import open_picture
 from attrbind_exp.data.rows import ENDINGS, Row, read_rows
 from attrbind_exp.types import Failure, Sample, SampleError, UserError
 
 NEEDED = ("image", "expression")
 OPTIONAL = ("mask", "category", "id")
+MOST_VALUES = 20  # of a column to report by; others are notes, names or measurements
+MOST_NAMED = 5
 
 
 def load_folder(
@@ -26,8 +30,8 @@ def load_folder(
 
     `file` names the table where the folder holds several. `limit` keeps the first rows. `fraction` keeps a seeded
     random part of the images. A row that cannot be used becomes a Failure: "duplicate_id", "empty_expression",
-    "image_missing", "image_unreadable", "image_turned", "mask_malformed". Raises UserError for a missing folder or
-    table and for a row that cannot be read, naming its line.
+    "text_malformed", "image_turned", "mask_malformed", and what images.read_image raises. Raises UserError for a
+    missing folder or table and for a row that cannot be read, naming its line.
     """
     base = Path(root).expanduser()
     if not base.is_dir():
@@ -37,14 +41,16 @@ def load_folder(
     failures: list[Failure] = []
     sizes: dict[Path, tuple[int, int]] = {}
     seen: set[str] = set()
+    labels, others = sort_columns(row for _, row in read_rows(table, NEEDED))
     for line, row in read_rows(table, NEEDED):
         if limit is not None and len(samples) + len(failures) >= limit:
             break
-        sample_id = _text(row.get("id")) or f"line {line}"
+        sample_id = f"line {line}"
         try:
+            sample_id = _text(row.get("id")) or sample_id
             if sample_id in seen:
                 raise SampleError("duplicate_id", f"an earlier row has the id '{sample_id}' too")
-            sample = _sample(sample_id, row, base, sizes)
+            sample = _sample(sample_id, row, base, labels, sizes)
             if choose_image(sample.image_id, fraction):
                 samples.append(sample)
         except SampleError as error:
@@ -52,7 +58,24 @@ def load_folder(
         seen.add(sample_id)
     if not seen:
         raise UserError(f"'{table}' has no rows; give one a line, with {', '.join(NEEDED)}")
-    return Dataset(base.resolve().name, samples, failures, note)
+    named = ", ".join(name[:40] for name in others[:MOST_NAMED]) + (
+        f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else ""
+    )
+    unused = f"no slices by columns of more than {MOST_VALUES} values: {named}" if others else None
+    return Dataset(base.resolve().name, samples, failures, "; ".join(filter(None, [note, unused])) or None)
+
+
+def sort_columns(rows: Iterable[Row]) -> tuple[list[str], list[str]]:
+    """The further columns of a table: those to report by, and those that have too many values for it."""
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for column, cell in row.items():
+            if column and column not in NEEDED + OPTIONAL:
+                known = values.setdefault(column, set())
+                if len(known) <= MOST_VALUES and (text := _label(cell)):
+                    known.add(text)
+    few = [column for column, known in values.items() if len(known) <= MOST_VALUES]
+    return few, [column for column in values if column not in few]
 
 
 def _find_table(base: Path, file: str | None) -> Path:
@@ -69,8 +92,11 @@ def _find_table(base: Path, file: str | None) -> Path:
     return table
 
 
-def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, int]]) -> Sample:
-    """The Sample of one row. `sizes` remembers (height, width) by path; it grows. Raises SampleError."""
+def _sample(sample_id: str, row: Row, base: Path, labels: Sequence[str], sizes: dict[Path, tuple[int, int]]) -> Sample:
+    """The Sample of one row. `labels`: the columns to report by. `sizes` remembers (height, width) by path; it grows.
+    Raises SampleError."""
+    if isinstance(row["expression"], list | dict | bool):
+        raise SampleError("text_malformed", f"the expression is a {type(row['expression']).__name__}, no text")
     expression = _text(row["expression"])
     if not expression:
         raise SampleError("empty_expression", "the expression is empty")
@@ -87,13 +113,24 @@ def _sample(sample_id: str, row: Row, base: Path, sizes: dict[Path, tuple[int, i
         category=_text(row.get("category")) or None,
         segmentation=_segmentation(row.get("mask"), base),
         size=sizes[path],
-        slices={k: _text(v) for k, v in row.items() if k not in NEEDED + OPTIONAL and k and _text(v)},
+        slices={name: text for name in labels if (text := _label(row.get(name)))},
     )
 
 
 def _text(value: object) -> str:
-    """A cell as text without spaces around it; "" for an empty one."""
-    return "" if value is None else str(value).strip()
+    """A cell as text without spaces around it; "" for an empty one. Raises SampleError."""
+    try:
+        return "" if value is None else str(value).strip()
+    except RecursionError as error:
+        raise SampleError("text_malformed", "a cell is nested too deeply to be text") from error
+
+
+def _label(value: object) -> str:
+    """A cell as a slice label; "" for none."""
+    try:
+        return _text(value)
+    except SampleError:
+        return ""
 
 
 def _segmentation(mask: object, base: Path) -> Any:
@@ -105,6 +142,8 @@ def _segmentation(mask: object, base: Path) -> Any:
         return {"png": str(base / text)} if text else None
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise SampleError("mask_malformed", "the mask is nested too deeply") from error
     except ValueError as error:
         raise SampleError("mask_malformed", f"the mask is not whole JSON: {error}") from error
 
@@ -112,17 +151,12 @@ def _segmentation(mask: object, base: Path) -> Any:
 def _displayed_size(path: Path) -> tuple[int, int]:
     """The (height, width) of a picture after its EXIF rotation, from the file's header.
 
-    Raises SampleError: "image_missing", "image_unreadable", "image_turned".
+    Raises SampleError: "image_turned", and what `open_picture` raises.
     """
-    try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            # The base class's method: a PNG's own getexif decodes the whole picture.
-            turn = Image.Image.getexif(opened).get(ExifTags.Base.Orientation, 1)
-    except FileNotFoundError as error:
-        raise SampleError("image_missing", f"image '{path}' does not exist") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {error}") from error
+    with open_picture(path) as opened:
+        width, height = opened.size
+        # The base class's method: a PNG's own getexif decodes the whole picture.
+        turn = Image.Image.getexif(opened).get(ExifTags.Base.Orientation, 1)
     if turn in (2, 3, 4) or (turn in (5, 6, 7, 8) and width == height):
         # Readers tell a turned picture by its size, which here is the same either way.
         raise SampleError("image_turned", f"image '{path}' is turned by EXIF without a change of size; save it upright")

@@ -1,12 +1,26 @@
 """Pictures of any mode and orientation, read as upright RGB."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from attrbind_exp.data.masks import UNREADABLE
 from attrbind_exp.types import SampleError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what data sets hold; decoders of others see no file
+LARGEST_FILE = 2**31 - 1  # bytes
+MOST_ELONGATED = 100  # times as long as wide: a model sees nothing in less than a line of its cells
+# First bytes of formats that PIL cannot name, and where they stand.
+OTHER_FORMATS = (("HEIF", 4, b"ftyphei"), ("HEIF", 4, b"ftypmif1"), ("JPEG XL", 0, b"\xff\n"), ("PDF", 0, b"%PDF"),
+                 ("JPEG XL", 4, b"JXL "), ("SVG", 0, b"<svg"), ("XML", 0, b"<?xml"))  # fmt: skip
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> Image.Image:
@@ -15,18 +29,14 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     `size` is the (height, width) that an annotation gives. The stored pixels are taken if they have this size, else the
     picture after its EXIF rotation if that has it. Without `size` the EXIF rotation is always applied.
 
-    Raises SampleError: "image_missing", "image_unreadable" (truncated, or no picture), "size_mismatch".
+    Raises SampleError: "image_missing", "image_unreadable" (truncated, of none of FORMATS, or no file), "image_changed"
+    (while it was read), "image_shape", "size_mismatch".
     """
     path = Path(path)
-    if not path.is_file():
-        raise SampleError("image_missing", f"image '{path}' does not exist")
-    try:
-        with Image.open(path) as opened:
-            opened.load()
-            stored: Image.Image = opened.copy()
+    with open_picture(path, whole=True) as opened:
+        opened.load()
+        stored: Image.Image = opened.copy()
         upright = ImageOps.exif_transpose(stored)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {error}") from error
     if size is None or (_size(stored) != size and _size(upright) == size):
         return to_rgb(upright)
     if _size(stored) != size:
@@ -34,6 +44,76 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
             "size_mismatch", f"image '{path}' is {_size(stored)} (height, width), its annotation says {size}"
         )
     return to_rgb(stored)
+
+
+@contextmanager
+def open_picture(path: Path, whole: bool = False) -> Iterator[Image.Image]:
+    """The picture in a file, its pixels not read yet. Raises SampleError (see `read_image`), also for what PIL raises
+    while the picture is in use.
+
+    `whole`: the file is read to its end first, so that nobody can change it while it is decoded.
+    """
+    try:
+        _check_file(path)
+        with path.open("rb") as file:
+            picture = Image.open(BytesIO(_read_whole(file, path)) if whole else file, formats=FORMATS)
+            _check_shape(picture, path)
+            yield picture
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SampleError("image_missing", f"image '{path}' does not exist") from error
+    except UnidentifiedImageError as error:
+        found = _format_name(path)
+        why = f"it is {found}; give {', '.join(FORMATS)}" if found else "it is no picture, or its beginning is damaged"
+        raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {why}") from error
+    except (*UNREADABLE, RuntimeError) as error:
+        raise SampleError("image_unreadable", f"image '{path}' cannot be decoded: {error}") from error
+
+
+def _check_file(path: Path) -> None:
+    """Raise SampleError for what is no file. A pipe that is opened would be waited for."""
+    about = path.stat()
+    if not S_ISREG(about.st_mode):
+        what = os.strerror(errno.EISDIR) if S_ISDIR(about.st_mode) else "it is a pipe, a socket or a device"
+        raise SampleError("image_unreadable", f"image '{path}' is no file: {what}")
+    if about.st_size > LARGEST_FILE:
+        raise SampleError(
+            "image_unreadable",
+            f"image '{path}' has {about.st_size} bytes, more than {LARGEST_FILE}: no picture to score",
+        )
+
+
+def _read_whole(file: BinaryIO, path: Path) -> bytes:
+    """The bytes of a file. Raises SampleError where it was written while it was read."""
+    before = os.fstat(file.fileno())
+    content = file.read(before.st_size + 1)
+    after = os.fstat(file.fileno())
+    if len(content) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise SampleError("image_changed", f"image '{path}' was written while it was read; wait until it is whole")
+    return content
+
+
+def _check_shape(image: Image.Image, path: Path) -> None:
+    if max(image.size) > MOST_ELONGATED * min(image.size):
+        raise SampleError(
+            "image_shape",
+            f"image '{path}' is {_size(image)} (height, width): one side is more than {MOST_ELONGATED} times the other",
+        )
+
+
+def _format_name(path: Path) -> str | None:
+    """The format whose mark the file begins with, among all that PIL knows and OTHER_FORMATS; None for no mark."""
+    with suppress(*UNREADABLE):  # the file may be gone by now, or too short for a mark
+        with path.open("rb") as file:
+            start = file.read(16)
+        for name, place, mark in OTHER_FORMATS:
+            if start[place:].startswith(mark):
+                return name
+        Image.init()
+        for name in Image.ID:
+            accept = Image.OPEN[name][1]
+            if name not in FORMATS and accept and accept(start) is True:
+                return name
+    return None
 
 
 def _size(image: Image.Image) -> tuple[int, int]:

@@ -6,12 +6,24 @@ content, holds the expressions. Images lie in one of IMAGE_FOLDERS below ROOT.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from attrbind_exp.data.annotations import Annotation, Instances, Ref, read_instances, read_refs
+from attrbind_exp.data.annotations import (
+    Annotation,
+    Category,
+    Instances,
+    Ref,
+    Sentence,
+    is_id,
+    read_instances,
+    read_refs,
+    shown,
+)
 from attrbind_exp.data.annotations import read_json as read_json
 from attrbind_exp.data.dataset import Dataset, choose_image
+from attrbind_exp.data.refs import check_text, describe_targets, list_ids, list_sentences, names_nothing, own_slices
 from attrbind_exp.types import Failure, Other, Sample, UserError
 
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
@@ -33,8 +45,8 @@ def load_refer(
 
     `limit` keeps the first expressions. `fraction` keeps a seeded random part of the images. `images` names the image
     folder if it lies elsewhere. An expression that cannot be used becomes a Failure: "duplicate_id", "no_target",
-    "annotation_missing", "image_missing", "empty_expression". Raises UserError for a missing or damaged file, for ids
-    that stand twice in instances.json, and for a split that the refs do not have.
+    "annotation_missing", "image_missing", "empty_expression", "text_malformed", "id_malformed". Raises UserError for a
+    missing or damaged file, for ids that stand twice in instances.json, and for a split that the refs do not have.
     """
     folder = Path(root).expanduser() / name
     if not folder.is_dir():
@@ -44,11 +56,11 @@ def load_refer(
         )
     instances = read_instances(folder / "instances.json")
     refs = read_refs(folder, split_by)
-    splits = sorted({str(ref.get("split")) for ref in refs})
+    splits = sorted({shown(ref["split"]) for ref in refs})
     if split not in splits:
         raise UserError(f"unknown split '{split}' for {name}({split_by}); choose from {', '.join(splits)}")
-    chosen = [r for r in refs if r["split"] == split and choose_image(r["image_id"], fraction)]
-    described = any("slices" in sentence for ref in chosen for sentence in ref["sentences"])
+    chosen = [r for r in refs if r["split"] == split and choose_image(shown(r["image_id"]), fraction)]
+    described = any(isinstance(s, dict) and "slices" in s for ref in chosen for s in list_sentences(ref))
     reader = _RefReader(instances, ImageFinder(image_folders(folder, images)), described)
     samples: list[Sample] = []
     failures: list[Failure] = []
@@ -59,7 +71,8 @@ def load_refer(
             samples.append(item)
         else:
             failures.append(item)
-    return Dataset(f"{name} {split}", samples, failures, note, described)
+    notes = "; ".join(filter(None, [note, describe_targets(chosen)])) or None
+    return Dataset(f"{name} {split}", samples, failures, notes, described)
 
 
 def image_folders(folder: Path, images: str | None = None) -> list[Path]:
@@ -91,8 +104,15 @@ class ImageFinder:
             plain = re.sub(r"^(COCO_(?:train|val)2014_\d{12})_\d+(\.\w+)$", r"\1\2", file_name)
             names = dict.fromkeys([file_name, plain, re.sub(r"^COCO_(train|val)2014_", "", plain)])
             candidates = [folder / name for name in names for folder in self.folders]
-            self.known[file_name] = next((path for path in candidates if path.is_file()), candidates[0])
+            self.known[file_name] = next((path for path in candidates if _is_file(path)), candidates[0])
         return self.known[file_name]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, a folder that may not be entered
+        return False
 
 
 class _RefReader:
@@ -110,36 +130,54 @@ class _RefReader:
     def read(self, ref: Ref) -> Iterator[Sample | Failure]:
         """One Sample or Failure for every sentence of a ref. A ref to several objects means the union of their
         masks."""
-        ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
-        objects = [self.instances.annotations.get(i) for i in ids]
-        image = self.instances.images.get(ref["image_id"])
-        for sentence in ref["sentences"]:
-            key = f"{ref['ref_id']}:{sentence['sent_id']}"
-            if key in self.known_ids:
-                yield Failure(key, "duplicate_id", f"ref {ref['ref_id']}, sentence {sentence['sent_id']} stands twice")
-            elif ref.get("no_target") or set(ids) <= {-1, None}:
-                yield Failure(key, "no_target", f"ref {ref['ref_id']} names no object")
-            elif None in objects:
-                yield Failure(key, "annotation_missing", f"ref {ref['ref_id']} asks for annotation {ref['ann_id']}")
-            elif image is None:
-                yield Failure(key, "image_missing", f"ref {ref['ref_id']} asks for image {ref['image_id']}")
-            elif not sentence["sent"].strip():
-                yield Failure(key, "empty_expression", f"sentence {sentence['sent_id']} has no words")
-            else:
-                masks = [o["segmentation"] for o in objects if o is not None]
-                yield Sample(
-                    sample_id=key,
-                    image_id=str(ref["image_id"]),
-                    image_path=self.finder.find(image["file_name"]),
-                    text=sentence["sent"],
-                    category=self.category(ref["category_id"]),
-                    segmentation=masks[0] if len(masks) == 1 else {"union": masks},
-                    size=(image["height"], image["width"]),
-                    slices=sentence.get("slices", {}) if self.described else self.describe(objects[0]),
-                    object_id="+".join(map(str, ids)),
-                    others=self.others(ref["image_id"], ids),
-                )
+        if not isinstance(ref["sentences"], list):
+            key, kind = f"ref {shown(ref['ref_id'])}", shown(ref["sentences"])
+            yield Failure(key, "text_malformed", f"its sentences are {kind}, not a list of sentences")
+        for place, sentence in enumerate(list_sentences(ref)):
+            number = sentence.get("sent_id", f"#{place}") if isinstance(sentence, dict) else f"#{place}"
+            key = f"{shown(ref['ref_id'])}:{shown(number)}"
+            found = self.check(ref, sentence, key) or self.make_sample(ref, sentence, key)
             self.known_ids.add(key)
+            yield found
+
+    def check(self, ref: Ref, sentence: object, key: str) -> Failure | None:
+        """What keeps a sentence from being a sample, None if nothing does."""
+        ids, wrong = list_ids(ref), check_text(ref, sentence)
+        if wrong and wrong[0] != "empty_expression":
+            return Failure(key, *wrong)
+        if not is_id(ref["image_id"]) or not all(i is None or is_id(i) for i in ids):
+            return Failure(
+                key, "id_malformed", f"{key}: image_id and each ann_id must be a number, not a list or other"
+            )
+        if key in self.known_ids:
+            return Failure(key, "duplicate_id", f"ref {key.replace(':', ', sentence ', 1)} stands twice")
+        if names_nothing(ref):
+            return Failure(key, "no_target", f"ref {ref['ref_id']} names no object")
+        if any(i not in self.instances.annotations for i in ids):
+            asked = str(ref["ann_id"])[:60]
+            return Failure(key, "annotation_missing", f"ref {ref['ref_id']} asks for annotation {asked}")
+        if ref["image_id"] not in self.instances.images:
+            return Failure(key, "image_missing", f"ref {ref['ref_id']} asks for image {ref['image_id']}")
+        return Failure(key, *wrong) if wrong else None
+
+    def make_sample(self, ref: Ref, sentence: Sentence, key: str) -> Sample:
+        """The sample of a sentence that was checked."""
+        ids = list_ids(ref)
+        objects = [self.instances.annotations[i] for i in ids]
+        image = self.instances.images[ref["image_id"]]
+        masks = [o["segmentation"] for o in objects]
+        return Sample(
+            sample_id=key,
+            image_id=str(ref["image_id"]),
+            image_path=self.finder.find(image["file_name"]),
+            text=sentence["sent"],
+            category=self.category(ref["category_id"]),
+            segmentation=masks[0] if len(masks) == 1 else {"union": masks},
+            size=(image["height"], image["width"]),
+            slices=own_slices(sentence) if self.described else self.describe(objects[0]),
+            object_id="+".join(map(str, ids)),
+            others=self.others(ref["image_id"], ids),
+        )
 
     def others(self, image_id: int, ids: Sequence[int]) -> list[Other]:
         """All annotated objects of an image, without those named by `ids`."""
@@ -150,15 +188,17 @@ class _RefReader:
             }
         return [other for key, other in self.objects[image_id].items() if key not in ids]
 
-    def category(self, category_id: int) -> str | None:
-        """The category's name, None where the file does not list it."""
-        entry = self.instances.categories.get(category_id)
+    def category(self, category_id: object) -> str | None:
+        """The category's name, None where the file does not list it or several are given."""
+        if isinstance(category_id, list) and len({*map(shown, category_id)}) == 1:
+            category_id = category_id[0]
+        known: Mapping[Any, Category] = self.instances.categories
+        entry = known.get(category_id) if is_id(category_id) else None
         return entry["name"] if entry else None
 
-    def describe(self, annotation: Annotation | None) -> dict[str, str]:
+    def describe(self, annotation: Annotation) -> dict[str, str]:
         """Slice labels that follow from an annotation. `same_category`: "alone" or "distractor", which means that the
         image has another object of the category. `area`: "small", "medium" or "large", by COCO's bounds."""
-        assert annotation is not None
         alone = self.objects_of_category[annotation["image_id"], annotation["category_id"]] == 1
         slices = {"same_category": "alone" if alone else "distractor"}
         if "area" in annotation:

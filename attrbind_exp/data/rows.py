@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 
 from attrbind_exp.types import UserError
 
@@ -21,6 +22,8 @@ def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
     if file.suffix.lower() not in ENDINGS:
         raise UserError(f"'{file}' is no table of rows; give a file that ends in {' or '.join(ENDINGS)}")
     try:
+        if not file.is_dir() and not S_ISREG(file.stat().st_mode):  # a pipe would be waited for
+            raise UserError(f"'{file}' is a pipe, a socket or a device; give a file")
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"'{file}' is not UTF-8 ({error}); save it as UTF-8") from error
@@ -43,6 +46,8 @@ def _parse_jsonl(text: str, file: Path) -> Iterator[tuple[int, Row]]:
             continue
         try:
             row = json.loads(part)
+        except RecursionError as error:
+            raise UserError(f"'{file}' line {line}: nested too deeply for a table; give one object a line") from error
         except ValueError as error:
             raise UserError(f"'{file}' line {line}: not whole JSON ({error}); give one object a line") from error
         if not isinstance(row, dict):

@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from attrbind_exp.runs import rows, summary
@@ -15,6 +18,10 @@ from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import Failure, UserError
 
 FAILURES = "failures.jsonl"
+SECONDS = "seconds.txt"
+PICTURE = re.compile(r"(gallery|improved|harmed)_\d{3,}\.png")  # what tasks name their galleries, see gallery_path
+
+_failure_decoder = msgspec.json.Decoder(Failure)
 
 
 def picture_folder(folder: str | os.PathLike) -> Path:
@@ -45,18 +52,38 @@ def finished(folder: str | os.PathLike, key: str) -> Summary | None:
 
 def read_failures(folder: Path) -> list[Failure]:
     """The failures that a run's folder names. Raises UserError where they cannot be read."""
+    file = folder / FAILURES
     try:
-        return _decode_failures((folder / FAILURES).read_bytes().splitlines(keepends=True))
+        with open(file, "rb") as stream:
+            return _decode_failures(stream, file)
     except OSError as error:
         raise UserError(f"cannot read the failures of the run at '{folder}': {error.strerror}") from error
 
 
-def _decode_failures(lines: Iterable[bytes]) -> list[Failure]:
-    return [Failure(**json.loads(line)) for line in lines if line.endswith(b"\n")]
+def encode_failure(failure: Failure) -> bytes:
+    """The line of a failure. Half a surrogate pair, which a damaged id may hold, becomes "?"."""
+    return json.dumps(vars(failure), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
+    """The failures of some lines; a torn last one is left out. Raises UserError naming `file` and the line."""
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            found.append(_failure_decoder.decode(line))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise UserError(
+                f"'{file}' line {number} is no failure that this version writes ({error}); remove the folder and run "
+                "again"
+            ) from error
+    return found
 
 
 class RunStore:
-    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, summary.json, run.log, gallery/.
+    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, seconds.txt, summary.json,
+    run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
     (the hash of all that can change a figure) was cut short is resumed: `read_rows` gives what is there, `keep` says
@@ -73,8 +100,11 @@ class RunStore:
             self._claim(key)
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
-            for old in (self.folder / "gallery").glob("*_[0-9][0-9][0-9].png"):
-                old.unlink()
+            (self.folder / SECONDS).touch()
+            self._seconds = open(self.folder / SECONDS, "r+b", buffering=0)  # noqa: SIM115
+            for old in (self.folder / "gallery").iterdir():
+                if PICTURE.fullmatch(old.name) and old.is_file():
+                    old.unlink()
         except Timeout as error:
             raise UserError(
                 f"the run folder '{self.folder}' is in use by another process; wait for it, or give another "
@@ -101,12 +131,41 @@ class RunStore:
     def read_failures(self) -> list[Failure]:
         """Failures of an earlier start of this run."""
         self._failures.seek(0)
-        return _decode_failures(self._failures)
+        return _decode_failures(self._failures, self.folder / FAILURES)
 
-    def keep(self, end: int) -> None:
-        """Keep the first `end` bytes of the rows and none of the failures; what follows is written anew."""
-        self._rows.truncate(end)
-        self._failures.truncate(0)
+    def read_seconds(self) -> float:
+        """What `write_seconds` wrote in an earlier start of this run, else 0."""
+        self._seconds.seek(0)
+        text = self._seconds.read(100).strip()
+        try:
+            seconds = float(text or 0)
+            if not 0 <= seconds < float("inf"):
+                raise ValueError(seconds)
+            return seconds
+        except ValueError as error:
+            raise UserError(
+                f"'{self.folder / SECONDS}' holds no number; remove that file and start the same command again"
+            ) from error
+
+    def write_seconds(self, seconds: float) -> None:
+        """How long scoring has taken so far, over all starts of this run."""
+        with self._saying_what_to_mend():
+            self._seconds.seek(0)
+            self._seconds.write(f"{seconds:020.3f}\n".encode())  # always of one length, so that nothing is cut
+
+    def keep(self, end: int, failures: Iterable[Failure] = ()) -> None:
+        """Keep the first `end` bytes of the rows, and these failures alone; what follows is written anew.
+
+        The failures are replaced in one step and before the rows are cut: at no moment are fewer on the disk.
+        """
+        with self._saying_what_to_mend():
+            file = self.folder / FAILURES
+            scratch = file.with_name(file.name + ".partial")
+            scratch.write_bytes(b"".join(map(encode_failure, failures)))
+            self._failures.close()
+            os.replace(scratch, file)
+            self._failures = open(file, "a+b")  # noqa: SIM115
+            self._rows.truncate(end)
 
     def add_rows(self, found: Iterable[Row]) -> None:
         """Rows of one image, flushed together."""
@@ -114,14 +173,17 @@ class RunStore:
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Samples that could not be scored."""
-        self._write(
-            self._failures, b"".join(json.dumps(vars(f), ensure_ascii=False).encode() + b"\n" for f in failures)
-        )
+        self._write(self._failures, b"".join(map(encode_failure, failures)))
 
     def _write(self, file: BinaryIO, lines: bytes) -> None:
-        try:
+        with self._saying_what_to_mend():
             file.write(lines)
             file.flush()
+
+    @contextmanager
+    def _saying_what_to_mend(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"cannot write to the run folder '{self.folder}': {error.strerror}; what was scored so far is kept, "
@@ -155,4 +217,5 @@ class RunStore:
         """Close the files and leave the folder to others."""
         self._rows.close()
         self._failures.close()
+        self._seconds.close()
         self._lock.release()
