@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from attrbind_exp.runs import rows, summary
 from attrbind_exp.runs.rows import Row
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import Failure, UserError
 
@@ -28,9 +29,9 @@ def picture_folder(folder: str | os.PathLike) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all. Half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(scratch, path)
     return path
 
@@ -46,7 +47,8 @@ def finished(folder: str | os.PathLike, key: str) -> Summary | None:
 def read_failures(folder: Path) -> list[Failure]:
     """The failures that a run's folder names. Raises UserError where they cannot be read."""
     try:
-        return _decode_failures((folder / FAILURES).read_bytes().splitlines(keepends=True))
+        with open(folder / FAILURES, "rb") as stream:  # bytes are cut at "\n" alone
+            return _decode_failures(stream)
     except OSError as error:
         raise UserError(f"cannot read the failures of the run at '{folder}': {error.strerror}") from error
 
@@ -73,8 +75,6 @@ class RunStore:
             self._claim(key)
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
-            for old in (self.folder / "gallery").glob("*_[0-9][0-9][0-9].png"):
-                old.unlink()
         except Timeout as error:
             raise UserError(
                 f"the run folder '{self.folder}' is in use by another process; wait for it, or give another "
@@ -91,7 +91,6 @@ class RunStore:
                 f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
             )
         write_text(file, key + "\n")
-        (self.folder / summary.NAME).unlink(missing_ok=True)
 
     def read_rows(self) -> Iterator[tuple[Row, int]]:
         """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""
@@ -104,7 +103,9 @@ class RunStore:
         return _decode_failures(self._failures)
 
     def keep(self, end: int) -> None:
-        """Keep the first `end` bytes of the rows and none of the failures; what follows is written anew."""
+        """Keep the first `end` bytes of the rows and none of the failures; what follows is written anew, the summary
+        too."""
+        (self.folder / summary.NAME).unlink(missing_ok=True)
         self._rows.truncate(end)
         self._failures.truncate(0)
 
@@ -114,9 +115,9 @@ class RunStore:
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Samples that could not be scored."""
-        self._write(
-            self._failures, b"".join(json.dumps(vars(f), ensure_ascii=False).encode() + b"\n" for f in failures)
-        )
+        lines = (json.dumps(vars(failure), ensure_ascii=False) for failure in failures)
+        # Half a surrogate pair becomes its JSON escape, so it is read back as it was.
+        self._write(self._failures, b"".join(line.encode("utf-8", "backslashreplace") + b"\n" for line in lines))
 
     def _write(self, file: BinaryIO, lines: bytes) -> None:
         try:
@@ -135,7 +136,7 @@ class RunStore:
     def log(self, text: str) -> None:
         """A line with its time in run.log."""
         with open(self.folder / "run.log", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {clean(text, 1000)}\n")
 
     def write_summary(self, found: Summary) -> Path:
         """summary.json."""

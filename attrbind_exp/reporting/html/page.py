@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
 from attrbind_exp.reporting.html.pictures import Pictures, read_pictures
+from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
 ROWS = 2000  # expressions in a page, of all groups together
@@ -37,6 +38,7 @@ class Page:
     commands: provenance.Commands
     settings: provenance.Settings
     failures: Sequence[provenance.Failed]
+    not_drawn: provenance.LeftOut
     notes: Sequence[str]
     versions: Sequence[str]
 
@@ -61,6 +63,7 @@ def make_page(measured: Measured) -> str:
             commands=provenance.commands(of, measured.folder),
             settings=provenance.settings(of, measured.folder),
             failures=provenance.failures(of, measured.folder),
+            not_drawn=provenance.left_out(of, measured.folder),
             notes=provenance.notes(of, measured.folder),
             versions=sorted({r.summary.version for r in of.finished}),
         )
@@ -83,6 +86,7 @@ def render(page: Page) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: cleaned(value) if isinstance(value, str) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -92,9 +96,20 @@ def render(page: Page) -> str:
     )
     script = "".join(scripts)
     text = environment.get_template("report.html.j2").render(
-        **vars(page),
+        **vars(page) | {"data": cleaned(page.data)},
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in a file is no character
+
+
+def cleaned(value: object) -> object:
+    """Texts without control characters, line by line, however deep they lie in lists and mappings. What the templates
+    bring (Markup) stays."""
+    if isinstance(value, str):
+        plain = isinstance(value, Markup) or value.isprintable()
+        return value if plain else "\n".join(clean(line, len(line)) for line in value.split("\n"))
+    if isinstance(value, Mapping):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
