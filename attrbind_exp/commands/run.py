@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-import msgspec
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +17,7 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.reporting.write import write_report
-from attrbind_exp.runs.ending import PARTS, Ending, missing, read_ending, write_ending
+from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
@@ -62,9 +61,8 @@ def made_again(left: Sequence[str]) -> str:
 
 def write_page(folder: Path) -> None:
     """The run's page, and the note that it is there."""
-    ending = read_ending(folder)
-    if write_report(folder) and ending is not None:
-        write_ending(folder, msgspec.structs.replace(ending, page=True))
+    if write_report(folder) and read_ending(folder) is not None:
+        note_made(folder, page=True)
 
 
 def run(
@@ -96,7 +94,7 @@ def run(
         finally:
             upload = tracker.close() if tracker else None
         if tracker is not None:
-            write_ending(folder, msgspec.structs.replace(read_ending(folder) or Ending(), tracked=True))
+            note_made(folder, tracked=True)
     if segmenter is not None and (flat := segmenter.flat_note()):
         # Not in the summary: a run that was resumed has seen a part of the images only.
         print(f"WARNING: {clean(flat, 1000)}", file=sys.stderr)
@@ -164,9 +162,7 @@ def draw(
         name: [(caption, str(file.relative_to(store.folder))) for caption, file in pictures.items()]
         for name, pictures in galleries.items()
     }
-    ending = read_ending(store.folder) or Ending()
-    made = msgspec.structs.replace(ending, galleries=found, plots=[file.name for file in plots], page=False)
-    write_ending(store.folder, made)
+    note_made(store.folder, galleries=found, plots=[file.name for file in plots], page=False)
 
 
 def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, tracker: "Tracker") -> None:

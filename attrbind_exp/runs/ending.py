@@ -57,6 +57,11 @@ def write_ending(folder: Path, ending: Ending) -> None:
     write_text(folder / NAME, json.dumps(msgspec.to_builtins(ending), indent=2) + "\n")
 
 
+def note_made(folder: Path, **parts: object) -> None:
+    """Write down that these fields of a run's Ending are so from now on."""
+    write_ending(folder, msgspec.structs.replace(read_ending(folder) or Ending(), **parts))
+
+
 def missing(folder: Path) -> list[str]:
     """Which of PARTS a finished run lacks. Pictures lie in the page: with them it is made again too."""
     ending = read_ending(folder)

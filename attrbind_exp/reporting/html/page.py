@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
 ROWS = 2000  # expressions in a page, of all groups together
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of writing
 PICTURES = 2_500_000  # characters of inlined pictures
 
 
@@ -86,7 +88,7 @@ def render(page: Page) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=lambda value: cleaned(value) if isinstance(value, str) else value,
+        finalize=lambda value: plain(value) if isinstance(value, str) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -104,12 +106,17 @@ def render(page: Page) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in a file is no character
 
 
+def plain(text: str) -> str:
+    """A text without control characters, line by line. What the templates bring (Markup) stays."""
+    if isinstance(text, Markup) or text.isprintable():
+        return text
+    return "\n".join(clean(line, len(line)) for line in text.split("\n"))
+
+
 def cleaned(value: object) -> object:
-    """Texts without control characters, line by line, however deep they lie in lists and mappings. What the templates
-    bring (Markup) stays."""
+    """Data for the page's script: no text in it holds a control character, however deep it lies."""
     if isinstance(value, str):
-        plain = isinstance(value, Markup) or value.isprintable()
-        return value if plain else "\n".join(clean(line, len(line)) for line in value.split("\n"))
+        return plain(value) if CONTROLS.search(value) else value
     if isinstance(value, Mapping):
         return {cleaned(key): cleaned(item) for key, item in value.items()}
     return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value
