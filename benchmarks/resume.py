@@ -171,11 +171,8 @@ def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
         progress.close()
         scored = ending.Scored(task, resumed.failures, 1.0)
         origin = ending.describe_origin(settings, dataset, "none", [])
-        marks: list[float] = []
-        ending.finish(
-            scored, settings.run.headline, origin, store, lambda _: marks.append(time.perf_counter() - started)
-        )
-    return marks[0]
+        ending.finish(scored, settings.run.headline, origin, store)
+    return time.perf_counter() - started
 
 
 def merge(folder: Path, *_: object) -> float:

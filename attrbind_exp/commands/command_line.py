@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.paths import SWEEPS, options, own_folder
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
@@ -209,5 +210,5 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 def _exit(error: Exception) -> NoReturn:
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-    print("error: " + " ".join(str(cause).split()), file=sys.stderr)
+    print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)
     sys.exit(2)

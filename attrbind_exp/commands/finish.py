@@ -1,34 +1,30 @@
 """How every run ends, be it fresh, resumed, merged or rescored: summary, tables, and what is printed."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from attrbind_exp import __version__
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
 
+PATH = 5000  # characters of a line that holds a path: longer than any
 
-def finish(
-    scored: Scored,
-    headline: int,
-    origin: Origin,
-    store: RunStore,
-    draw: Callable[[Summary], None] = lambda summary: None,
-) -> Summary:
-    """Write all that follows from a run's rows, and return its summary.
 
-    1. Figures -> summary. 2. What `draw` makes of it: pictures need a model, which not every run has. 3. The table in
-    two forms, then summary.json: where that is, the run is finished. The page comes after it, by `write_report`: it
-    reads the folder, and the caller can let go of data and rows first.
+def finish(scored: Scored, headline: int, origin: Origin, store: RunStore) -> Summary:
+    """Write all that follows from a run's rows alone, and return its summary.
+
+    1. Figures -> summary. 2. The table in two forms. 3. summary.json: where that is, the run is finished. Pictures need
+    a model, which not every run has; they come after it, then the page: it reads the folder, and the caller can let go
+    of data and rows first.
     """
     from attrbind_exp.reporting.tables import ablation, markdown  # loads pandas, which --help does without
 
     summary = summarize(scored, headline, origin)
-    draw(summary)
     table = ablation(summary)
     store.write_text("ablation.csv", table.to_csv(index=False))
     store.write_text("ablation.md", markdown(table) + "\n")
@@ -51,8 +47,8 @@ def describe_origin(settings: Settings, dataset: Dataset, captioner: str, overri
     )
 
 
-def show(summary: Summary, folder: Path, line: str | None = None) -> None:
-    """Print the table, the counts and a `line` where there is one; the last line is the run folder."""
+def show(summary: Summary, folder: Path, lines: Sequence[str] = ()) -> None:
+    """Print the table, the counts and further `lines`; the last line is the run folder."""
     from attrbind_exp.reporting.tables import ablation, markdown
 
     print(markdown(ablation(summary)))
@@ -63,8 +59,8 @@ def show(summary: Summary, folder: Path, line: str | None = None) -> None:
         f"{dict(summary.n_fallback) or 'none'}; {summary.seconds:.1f} s, {rate:.0f} {summary.scored[:-1]}-variants/s"
     )
     if summary.note:
-        print(f"NOTE: {summary.note}")
-    if line:
-        print(line)
-    print(folder)
+        print(f"NOTE: {clean(summary.note, 1000)}")
+    for said in lines:
+        print(clean(said, PATH))
+    print(clean(str(folder), PATH))
     sys.stdout.flush()

@@ -16,6 +16,7 @@ from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
@@ -124,5 +125,5 @@ def main() -> None:
                 show(merge(shards, run), run)
         write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {clean(str(error), 5000)}", file=sys.stderr)
         sys.exit(2)

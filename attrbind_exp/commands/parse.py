@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.store import write_text
 from attrbind_exp.types import Failure, Parse, Prompt, Sample, TextSettings, UserError
 
 if TYPE_CHECKING:
@@ -164,9 +166,8 @@ def write(folder: Path, rows: Sequence[AuditRow], failures: Sequence[Failure], s
         table.writeheader()
         table.writerows(map(vars, rows))
     lines = [json.dumps(vars(f), ensure_ascii=False) + "\n" for f in failures]
-    (folder / "failures.jsonl").write_text("".join(lines), encoding="utf-8")
-    text = json.dumps(asdict(summary), indent=2, ensure_ascii=False)
-    (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_text(folder / "failures.jsonl", "".join(lines))
+    write_text(folder / "summary.json", json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
 
 
 def show(summary: AuditSummary, folder: Path) -> None:
@@ -177,11 +178,11 @@ def show(summary: AuditSummary, folder: Path) -> None:
     print(f"bound       {summary.n_bound}")
     counts = {"modifiers": summary.modifiers, "fallbacks": summary.n_fallback, "targets": summary.targets}
     for title, found in counts.items():
-        print(f"{title:<11} {', '.join(f'{name} {count}' for name, count in found.items()) or 'none'}")
+        print(f"{title:<11} {', '.join(f'{clean(name)} {count}' for name, count in found.items()) or 'none'}")
     if unused := summary.unused_overrides:
         print(f"NOTE: {len(unused)} overrides match no expression: {unused[:3]}")
     if summary.note:
-        print(f"NOTE: {summary.note}")
+        print(f"NOTE: {clean(summary.note, 1000)}")
     print(folder)
 
 

@@ -25,6 +25,7 @@ from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, picture_folder, read_failures, write_text
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
@@ -135,5 +136,5 @@ def main() -> None:
             target = args.out or args.run / "rescored" / name
             show(rescore(args.run, cfg, target), target)
     except (UserError, OmegaConfBaseException) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {clean(' '.join(str(error).split()), 5000)}", file=sys.stderr)
         sys.exit(2)

@@ -1,6 +1,7 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,44 +17,88 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.reporting.write import write_report
+from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
+from attrbind_exp.runs.rows import read_images
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from attrbind_exp.heatmaps.segmenter import Segmenter
     from attrbind_exp.language.caption import Captioner
+    from attrbind_exp.tasks.task import Task
     from attrbind_exp.tracking.tracker import Tracker
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="run")
 @command_line.task
 def main(cfg: DictConfig) -> float | None:
-    """One run; returns its mIoU in percent."""
+    """One run; returns its mIoU in percent. Of a finished one what its end lacks is made; nothing is scored."""
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if (done := finished(folder, settings.key)) is not None:
-        show(done, folder, "this run was finished before: nothing to do")
-        return done.mIoU
-    dataset = settings.load_dataset()
-    check_not_empty(dataset)
-    captioner = settings.make_captioner()
-    with RunStore(folder, settings.key) as store:
-        segmenter = load_segmenter(settings)
-        store.write_text("config.yaml", settings.yaml)
-        tracker = start_tracker(cfg, settings, dataset, folder)
-        try:
-            summary = evaluate(settings, dataset, segmenter, captioner, store, tracker)
-        finally:
-            upload = tracker.close()
-    if flat := segmenter.flat_note():  # not in the summary: a run that was resumed has seen a part of the images only
-        print(f"WARNING: {flat}", file=sys.stderr)
-    write_report(folder)
-    show(summary, folder, upload)
+    summary = finished(folder, settings.key)
+    left = PARTS if summary is None else missing(folder)
+    said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]
+    if summary is None or set(left) - {"page"}:
+        summary, upload = run(cfg, settings, folder, left, summary)
+        said += [upload] if upload else []
+    if "page" in left:
+        write_page(folder)
+    show(summary, folder, said)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
         raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")
     return summary.mIoU
+
+
+def made_again(left: Sequence[str]) -> str:
+    """What is done for a finished run that lacks these parts of its end."""
+    return f"{', '.join(left)} made again" if left else "nothing to do"
+
+
+def write_page(folder: Path) -> None:
+    """The run's page, and the note that it is there."""
+    if write_report(folder) and read_ending(folder) is not None:
+        note_made(folder, page=True)
+
+
+def run(
+    cfg: DictConfig, settings: Settings, folder: Path, left: Sequence[str], before: Summary | None
+) -> tuple[Summary, str | None]:
+    """Score the dataset, then make the parts of the end that are `left`, but the page: pictures, the tracker's share.
+
+    `before`: the summary of a run that was finished; its rows are read and nothing is scored. Returns the summary and
+    what the tracker has to say.
+    """
+    dataset = settings.load_dataset()
+    check_not_empty(dataset)
+    captioner = settings.make_captioner()
+    segmenter, upload = None, None
+    with RunStore(folder, settings.key) as store:
+        if "pictures" in left:
+            segmenter = load_segmenter(settings)
+        tracker = start_tracker(cfg, settings, dataset, folder) if "tracker" in left else None
+        try:
+            if before is None:
+                assert segmenter is not None  # a fresh run lacks its pictures
+                task, summary = evaluate(settings, dataset, segmenter, captioner, store)
+            else:
+                task, summary = read_task(settings, dataset, folder), before
+            if segmenter is not None:
+                draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
+            if tracker is not None:
+                track(task, summary, settings.run, folder, tracker)
+        finally:
+            upload = tracker.close() if tracker else None
+        if tracker is not None:
+            note_made(folder, tracked=True)
+    if segmenter is not None and (flat := segmenter.flat_note()):
+        # Not in the summary: a run that was resumed has seen a part of the images only.
+        print(f"WARNING: {clean(flat, 1000)}", file=sys.stderr)
+    return summary, upload
 
 
 def load_segmenter(settings: Settings) -> "Segmenter":
@@ -63,38 +108,75 @@ def load_segmenter(settings: Settings) -> "Segmenter":
     return build_segmenter(settings.segmenter)
 
 
-def evaluate(
-    settings: Settings,
-    dataset: Dataset,
-    segmenter: "Segmenter",
-    captioner: "Captioner | None",
-    store: RunStore,
-    tracker: "Tracker",
-) -> Summary:
-    """Score the dataset, leave tables and pictures, tell the tracker. Returns the summary."""
+def with_batch_size(settings: Settings, segmenter: "Segmenter") -> RunSettings:
+    """The settings with a batch size that fits the device."""
     from attrbind_exp.evaluation.batch_size import fit_batch_size
-    from attrbind_exp.evaluation.loop import score
 
     batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
-    run = replace(settings.run, batch_size=batch_size)
-    scored = score(dataset, segmenter, run, store, captioner)
+    return replace(settings.run, batch_size=batch_size)
 
-    def draw(summary: Summary) -> None:
-        # Plots and tables load when there is something to draw: the first pass does not wait for them.
-        from attrbind_exp.reporting import figures
-        from attrbind_exp.reporting.gallery import Artist
-        from attrbind_exp.reporting.track import track_run
 
-        galleries = Artist(scored.task, segmenter, run, store, captioner).draw(summary.variants)
-        curves = {v.label: scored.task.curve(i) for i, v in enumerate(run.variants) if summary.n_scored}
-        if curves:
-            figures.threshold_curve(curves, store.folder / "threshold_curve.png")
-        track_run(summary, curves, store.folder, tracker, galleries)
+def evaluate(
+    settings: Settings, dataset: Dataset, segmenter: "Segmenter", captioner: "Captioner | None", store: RunStore
+) -> tuple["Task", Summary]:
+    """Score the dataset; leave tables and summary."""
+    from attrbind_exp.evaluation.loop import score
 
+    store.write_text("config.yaml", settings.yaml)
+    scored = score(dataset, segmenter, with_batch_size(settings, segmenter), store, captioner)
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed)
-    return finish(scored, run.headline, origin, store, draw)
+    write_ending(store.folder, Ending())  # before the summary: from then on the run is finished
+    return scored.task, finish(scored, settings.run.headline, origin, store)
+
+
+def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
+    """The task of a finished run, of the rows that lie in its folder."""
+    from attrbind_exp.tasks.choose import choose_task
+
+    task = choose_task(dataset, settings.run)
+    for _, rows in read_images(folder):
+        task.add_rows(rows)
+    return task
+
+
+def draw(
+    task: "Task",
+    summary: Summary,
+    settings: RunSettings,
+    segmenter: "Segmenter",
+    captioner: "Captioner | None",
+    store: RunStore,
+) -> None:
+    """Galleries and the threshold curve; written down when all are there."""
+    # Plots and tables load when there is something to draw: the first pass does not wait for them.
+    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting.gallery import Artist
+
+    galleries = Artist(task, segmenter, settings, store, captioner).draw(summary.variants)
+    plots = [store.folder / f"{name}.png" for name, pictures in galleries.items() if pictures]
+    if lines := curves(task, summary, settings):
+        plots.append(figures.threshold_curve(lines, store.folder / "threshold_curve.png"))
+    found = {
+        name: [(caption, str(file.relative_to(store.folder))) for caption, file in pictures.items()]
+        for name, pictures in galleries.items()
+    }
+    note_made(store.folder, galleries=found, plots=[file.name for file in plots], page=False)
+
+
+def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, tracker: "Tracker") -> None:
+    """Tell the tracker what the folder holds."""
+    from attrbind_exp.reporting.track import track_run
+
+    drawn = (read_ending(folder) or Ending()).galleries or {}
+    galleries = {name: {caption: folder / file for caption, file in found} for name, found in drawn.items()}
+    track_run(summary, curves(task, summary, settings), folder, tracker, galleries)
+
+
+def curves(task: "Task", summary: Summary, settings: RunSettings) -> dict[str, "np.ndarray"]:
+    """mIoU in percent at every threshold by variant; none where nothing was scored."""
+    return {v.label: task.curve(i) for i, v in enumerate(settings.variants) if summary.n_scored}
 
 
 def check_not_empty(dataset: Dataset) -> None:

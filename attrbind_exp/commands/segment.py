@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import SampleError, UserError
 
 ONE_MASK = "segment draws one mask: give a number between 0 and 1 in steps of 0.01, such as threshold=0.5"
@@ -60,9 +61,9 @@ def main(cfg: DictConfig) -> None:
     figures.save_mask(mask, folder / "mask.png")
 
     words = segmenter.backbone.window.words(prompt.text)
-    print(f"expression  {expression}")
-    print(f"target      {prompt.parse.target_text} (tokens {list(prompt.q)}: {[words[i] for i in prompt.q]})")
-    print(f"noun chunk  {prompt.parse.chunk_text} (tokens {list(prompt.pos)}: {[words[i] for i in prompt.pos]})")
+    print(f"expression  {clean(expression)}")
+    print(f"target      {clean(prompt.parse.target_text)} (tokens {list(prompt.q)}: {[words[i] for i in prompt.q]})")
+    print(f"noun chunk  {clean(prompt.parse.chunk_text)} (tokens {list(prompt.pos)}: {[words[i] for i in prompt.pos]})")
     print(
         f"binding     {'on' if prompt.bind else 'off: nothing modifies the target' if not prompt.fallbacks else 'off'}"
     )

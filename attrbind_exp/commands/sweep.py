@@ -1,7 +1,8 @@
 """What a sweep leaves behind: shards made one, the table or figure that sweeps/*.yaml asks for, and who failed."""
 
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.reporting.write import write_report
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -21,27 +23,55 @@ class SweepReport(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Merge shards; where a table is asked for, write and print it; make the page and the tracker's report of the
-        sweep; then name the runs that failed and exit with code 1."""
-        from attrbind_exp.reporting.paper_tables import read_spec
-        from attrbind_exp.runs.index import read_launched
-
+        sweep; then name the runs that failed. Exit with code 1 where one failed or any of this went wrong: Hydra would
+        print a warning and call it success."""
         folder, typed = Path(config.hydra.sweep.dir), list(config.hydra.overrides.task)
-        try:
-            if any(o.startswith("shard=") for o in typed):
-                merge_shards(folder)
-            if config.get("report") is not None:
-                spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
-                write_results(folder, spec, str(config.dataset.splits).split(","), typed)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-        report_sweep(config, folder)
-        print(folder)
-        failed = [run for run in read_launched(folder) if run.state == "failed"]
-        for run in failed:
-            print(f"failed: {run.name}: {run.error}\n  again: {run.command}", file=sys.stderr)
-        if failed:
-            print("the same command again runs these alone; finished runs are kept", file=sys.stderr)
+        steps = (
+            lambda: write_tables(config, folder, typed),
+            lambda: report_sweep(config, folder),
+            lambda: name_failed(folder),
+        )
+        done = [attempt(step) for step in steps]
+        print(clean(str(folder), 5000), flush=True)
+        if not all(done):
             sys.exit(1)
+
+
+def attempt(step: Callable[[], None]) -> bool:
+    """Whether a step went well. What a user can mend is printed in one line, a bug with its traceback."""
+    try:
+        step()
+        return True
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        print(f"error: {clean(str(error) or type(error).__name__, 2000)}", file=sys.stderr)
+        return False
+
+
+def write_tables(config: DictConfig, folder: Path, typed: Sequence[str]) -> None:
+    """Merge shards; write and print the table where one is asked for."""
+    from attrbind_exp.reporting.paper_tables import read_spec
+
+    if any(o.startswith("shard=") for o in typed):
+        merge_shards(folder)
+    if config.get("report") is not None:
+        spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
+        write_results(folder, spec, str(config.dataset.splits).split(","), typed)
+
+
+def name_failed(folder: Path) -> None:
+    """Print every run that failed and how to start it alone. Raises UserError where there is one."""
+    from attrbind_exp.runs.index import read_launched
+
+    runs = read_launched(folder)
+    failed = [run for run in runs if run.state == "failed"]
+    for run in failed:
+        said = f"failed: {clean(run.name)}: {clean(run.error or '', 2000)}"
+        print(f"{said}\n  again: {clean(run.command, 10_000)}", file=sys.stderr)
+    if failed:
+        many = f"{len(failed)} of {len(runs)} runs failed"
+        raise UserError(f"{many}; the same command again runs these alone; finished runs are kept")
 
 
 def report_sweep(config: DictConfig, folder: Path) -> None:

@@ -12,6 +12,7 @@ from attrbind_exp.backbones.reading import Reading, read_reading
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.identity import config_hash
 from attrbind_exp.config.variants import grid_of, variants
+from attrbind_exp.data.broken_text import without_broken_text
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.paths import PACKAGE, option_files
 from attrbind_exp.tasks.settings import RunSettings
@@ -197,7 +198,8 @@ def model_size(cfg: DictConfig) -> tuple[int, int] | None:
 
 def load_dataset(cfg: DictConfig) -> "Dataset":
     """The Dataset of the composed config. `splits` speaks to sweeps, `parses` to the text processor."""
-    return instantiate(OmegaConf.masked_copy(cfg.dataset, [k for k in cfg.dataset if k not in ("splits", "parses")]))
+    keys = [k for k in cfg.dataset if k not in ("splits", "parses")]
+    return without_broken_text(instantiate(OmegaConf.masked_copy(cfg.dataset, keys)))
 
 
 def _warning(cfg: DictConfig) -> str | None:

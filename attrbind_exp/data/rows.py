@@ -24,7 +24,7 @@ def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
     try:
         if not file.is_dir() and not S_ISREG(file.stat().st_mode):  # a pipe would be waited for
             raise UserError(f"'{file}' is a pipe, a socket or a device; give a file")
-        text = file.read_text(encoding="utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")  # as it is: reading text would turn "\r" into "\n"
     except UnicodeDecodeError as error:
         raise UserError(f"'{file}' is not UTF-8 ({error}); save it as UTF-8") from error
     except OSError as error:
@@ -40,8 +40,13 @@ def read_rows(file: Path, needed: Sequence[str]) -> Iterator[tuple[int, Row]]:
         yield line, row
 
 
+def _line_end(text: str) -> str:
+    """Where rows are cut: at "\n" alone, since a row may hold any other line break; at "\r" in files of old Macs."""
+    return "\n" if "\n" in text else "\r"
+
+
 def _parse_jsonl(text: str, file: Path) -> Iterator[tuple[int, Row]]:
-    for line, part in enumerate(text.split("\n"), 1):
+    for line, part in enumerate(text.split(_line_end(text)), 1):
         if not part.strip():
             continue
         try:
@@ -56,7 +61,7 @@ def _parse_jsonl(text: str, file: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _parse_csv(text: str, file: Path) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(text, newline=_line_end(text)), strict=True, skipinitialspace=True)
     try:
         for row in reader:
             if None in row:

@@ -1,7 +1,8 @@
 """Pictures and plots: heat maps laid on images, galleries, curves."""
 
+import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from attrbind_exp.reporting import panels as panel_texts
+from attrbind_exp.runs.shown import clean, shorten
 from attrbind_exp.types import IGNORED
 
 PANEL = 240  # pixels high
 GAP = 6
 TITLE = 26
+SMALLEST = 9  # size of letters
 COMPRESSION = 1  # of PNGs, in a third of the time that the default 6 takes; files are a sixth larger
 
 
@@ -47,21 +50,22 @@ def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.n
 def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path, sample_id: str | None = None) -> Path:
     """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG.
 
-    The PNG itself says what is where in it (reporting.panels).
+    Texts are drawn cleaned and shortened. The PNG itself says what is where in it, the whole title among it
+    (reporting.panels).
     """
     tiles = [_tile(picture, name) for name, picture in pictures.items()]
     row = _beside(tiles)
-    size = max(9, min(16, int(16 * row.width / max(1, _font(16).getlength(title)))))
+    shown = _fit(clean(title), row.width)
+    size = max(SMALLEST, min(16, int(16 * row.width / max(1, _font(16).getlength(shown)))))
     head = Image.new("RGB", (row.width, TITLE), "white")
-    ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), title, "black", _font(size), anchor="mm")
+    ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), shown, "black", _font(size), anchor="mm")
     rights = np.cumsum([tile.width for tile in tiles]).tolist()
     bottom = TITLE + row.height - GAP
     boxes = [(r - t.width + GAP, bottom - PANEL, r, bottom) for r, t in zip(rights, tiles, strict=True)]
     about = PngImagePlugin.PngInfo()
     places = list(zip(pictures, boxes, strict=True))
     about.add_itxt(panel_texts.KEY, panel_texts.encode(panel_texts.Description(sample_id, title, places)))
-    _below([head, row]).save(path, pnginfo=about, compress_level=COMPRESSION)
-    return path
+    return _write(_below([head, row]), path, about)
 
 
 def save_mask(mask: np.ndarray, path: Path) -> Path:
@@ -83,6 +87,15 @@ def sheet(files: Sequence[Path], path: Path) -> Path | None:
     return _write(_below([Image.open(f).convert("RGB") for f in files]), path)
 
 
+def _fit(text: str, width: int) -> str:
+    """A text short enough for `width` pixels in the smallest letters."""
+    length = _font(SMALLEST).getlength(text)
+    while length > width and len(text) > 1:
+        text = shorten(text, max(1, min(len(text) - 1, int(len(text) * width / length))))
+        length = _font(SMALLEST).getlength(text)
+    return text
+
+
 def _tile(picture: np.ndarray, name: str, height: int = PANEL) -> Image.Image:
     """One picture at `height` pixels with its name above it."""
     image = Image.fromarray(picture).convert("RGB")
@@ -91,7 +104,7 @@ def _tile(picture: np.ndarray, name: str, height: int = PANEL) -> Image.Image:
     image = image.resize(
         (width, height), Image.Resampling.NEAREST if image.height <= height else Image.Resampling.LANCZOS
     )
-    lines = textwrap.wrap(name, max(8, width // 8)) or [""]
+    lines = textwrap.wrap(clean(name), max(8, width // 8)) or [""]
     tile = Image.new("RGB", (width + GAP, height + 16 * len(lines) + GAP), "white")
     draw = ImageDraw.Draw(tile)
     for number, line in enumerate(lines):
@@ -121,8 +134,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 
 
-def _write(image: Image.Image, path: Path) -> Path:
-    image.save(path, compress_level=COMPRESSION)
+def _write(image: Image.Image, path: Path, about: PngImagePlugin.PngInfo | None = None) -> Path:
+    return _write_whole(path, lambda to: image.save(to, "PNG", pnginfo=about, compress_level=COMPRESSION))
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """A picture is there whole or not at all."""
+    scratch = path.with_name(path.name + ".partial")
+    write(scratch)
+    os.replace(scratch, path)
     return path
 
 
@@ -130,7 +150,7 @@ def threshold_curve(curves: Mapping[str, np.ndarray], path: Path) -> Path:
     """mIoU in percent at thresholds 0.00 to 1.00, one line a variant."""
     figure, axis = plt.subplots(figsize=(6, 4))
     for name, values in curves.items():
-        axis.plot(np.arange(len(values)) / 100, values, label=name)
+        axis.plot(np.arange(len(values)) / 100, values, label=_plain(name))
     axis.set(xlabel="threshold", ylabel="mIoU (%)")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
@@ -147,7 +167,7 @@ def paper_figure(table: pd.DataFrame, title: str, model: str, path: Path) -> Pat
     many = table["alpha"].nunique() > 2
     figure, axis = plt.subplots(figsize=(7, 4.2) if many else (9, 1 + 0.4 * len(table)))
     (_curves if many else _bars)(axis, table, model)
-    axis.set_title(title, fontsize=11)
+    axis.set_title(_plain(title), fontsize=11)
     axis.grid(alpha=0.3)
     return _save(figure, path)
 
@@ -155,9 +175,11 @@ def paper_figure(table: pd.DataFrame, title: str, model: str, path: Path) -> Pat
 def _curves(axis: Axes, table: pd.DataFrame, model: str) -> None:
     for split, part in table.groupby("split", sort=False):
         by_alpha = part.dropna(subset="alpha").sort_values("alpha")
-        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=f"{model}, {split}")
+        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=_plain(f"{model}, {split}"))
         for _, base in part[part["alpha"].isna()].iterrows():
-            axis.axhline(base["ours"], color=line.get_color(), linestyle=":", label=f"{base['variant']}, {split}")
+            axis.axhline(
+                base["ours"], color=line.get_color(), linestyle=":", label=_plain(f"{base['variant']}, {split}")
+            )
     paper = table.dropna(subset=["alpha", "paper"]).drop_duplicates("alpha").sort_values("alpha")
     axis.plot(paper["alpha"], paper["paper"], "ks--", label="the paper (Stable Diffusion, RefCOCO)")
     axis.set(xlabel="alpha", ylabel="mIoU (%)")
@@ -165,9 +187,9 @@ def _curves(axis: Axes, table: pd.DataFrame, model: str) -> None:
 
 
 def _bars(axis: Axes, table: pd.DataFrame, model: str) -> None:
-    names = [f"{r.variant} ({r.split})" for r in table.itertuples()]
+    names = [_plain(f"{r.variant} ({r.split})") for r in table.itertuples()]
     rows = np.arange(len(names))[::-1]
-    axis.barh(rows, table["ours"], height=0.6, label=model)
+    axis.barh(rows, table["ours"], height=0.6, label=_plain(model))
     axis.plot(table["paper"], rows, "k|", markersize=14, markeredgewidth=3, label="the paper (Stable Diffusion)")
     axis.set_yticks(rows, names, fontsize=8)
     axis.set(xlabel="mIoU (%)")
@@ -181,18 +203,24 @@ def gain_curves(gains: pd.DataFrame, path: Path) -> Path:
     for axis, group in zip(axes[0], groups, strict=True):
         for method, line in gains[gains["group"] == group].groupby("method", sort=False):
             line = line.sort_values("alpha").astype({"low": float, "high": float})
-            axis.plot(line["alpha"], line["mean"], "o-", markersize=3, label=method)
+            axis.plot(line["alpha"], line["mean"], "o-", markersize=3, label=_plain(str(method)))
             axis.fill_between(line["alpha"], line["low"], line["high"], alpha=0.2)
         axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=group, xlabel="alpha")
+        axis.set(title=_plain(str(group)), xlabel="alpha")
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("mIoU less the baseline's")
     axes[0][0].legend(fontsize=7)
     return _save(figure, path)
 
 
+def _plain(text: str) -> str:
+    """A name as a plot may show it: of one line, with dollars that begin no formula."""
+    return clean(text, 120).replace("$", r"\$")
+
+
 def _save(figure: Figure, path: Path) -> Path:
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-    return path
+    try:
+        return _write_whole(path, lambda to: figure.savefig(to, dpi=100, format="png"))
+    finally:
+        plt.close(figure)

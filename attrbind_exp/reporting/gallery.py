@@ -1,21 +1,26 @@
 """What the numbers look like: the samples that a task chooses, drawn with their heat maps."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.reporting import figures
+from attrbind_exp.reporting.panels import KEY
+from attrbind_exp.runs.ending import NOT_DRAWN, NotDrawn, write_not_drawn
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.tasks.settings import RunSettings
-from attrbind_exp.tasks.task import Gallery, Panel, Segmented, Task
-from attrbind_exp.types import Sample
+from attrbind_exp.tasks.task import Gallery, Panel, Segmented, SegmentedImage, Task
+from attrbind_exp.types import Sample, SampleError, UserError
 
 MANY = 5  # variants; of more only the one that heads the summary is drawn
 
@@ -33,31 +38,100 @@ class Artist:
     captioner: Captioner | None = None
 
     def draw(self, found: Sequence[VariantFigures]) -> dict[str, Pictures]:
-        """All galleries of a run by name; each is also stacked into NAME.png. `found`: the run's figures."""
-        drawn = {}
-        for gallery in self.task.galleries(found, shown_variants(self.settings)):
-            pictures = self._draw(gallery, found)
-            figures.sheet(list(pictures.values()), self.store.folder / f"{gallery.name}.png")
-            drawn[gallery.name] = pictures
+        """All galleries of a run by name; each is also stacked into NAME.png. `found`: the run's figures.
+
+        A picture that cannot be drawn is left out and named in gallery/not_drawn.jsonl. Raises UserError where the
+        disk takes none.
+        """
+        drawn: dict[str, Pictures] = {}
+        left_out: list[NotDrawn] = []
+        try:
+            remove_pictures(self.store.folder / "gallery")
+            for gallery in self.task.galleries(found, shown_variants(self.settings)):
+                pictures = self._draw(gallery, found, left_out)
+                figures.sheet(list(pictures.values()), self.store.folder / f"{gallery.name}.png")
+                drawn[gallery.name] = pictures
+            write_not_drawn(self.store.folder, left_out)
+        except OSError as error:
+            raise UserError(
+                f"cannot write pictures to '{self.store.folder}': {error.strerror or error}; the figures are there, "
+                "mend that and start the same command again"
+            ) from error
+        if left_out:
+            file = self.store.folder / NOT_DRAWN
+            print(f"WARNING: {len(left_out)} pictures could not be drawn: see {clean(str(file))}", file=sys.stderr)
         return drawn
 
-    def _draw(self, gallery: Gallery, found: Sequence[VariantFigures]) -> Pictures:
-        """One picture after the other, as their images are segmented; in the gallery's order."""
-        drawn: dict[int, tuple[str, Path]] = {}
+    def _draw(self, gallery: Gallery, found: Sequence[VariantFigures], left_out: list[NotDrawn]) -> Pictures:
+        """One picture after the other, as their images are segmented; in the gallery's order. `left_out` grows."""
+        paths: dict[int, Path] = {}
+        why: dict[int, str] = {}
+        try:
+            for image in self._segment(gallery):
+                for number, picture in enumerate(gallery.pictures):
+                    if picture.samples and picture.samples[0].image_id == image.image_id:
+                        try:
+                            paths[number] = self._picture(gallery, number, image, found)
+                        except Exception as error:
+                            why[number] = explain(error)
+        except Exception as error:  # what remains of the gallery
+            rest = explain(error)
+            why = dict.fromkeys(set(range(len(gallery.pictures))) - set(paths), rest) | why
+        for number in sorted(why):
+            name = gallery.pictures[number].name
+            left_out.append(NotDrawn(gallery=gallery.name, sample_id=name, message=why[number]))
+        captions = [f"{picture.name} {picture.title}" for picture in gallery.pictures]
+        return unique_captions([(captions[number], paths[number]) for number in sorted(paths)])
+
+    def _segment(self, gallery: Gallery) -> Iterator[SegmentedImage]:
         images: dict[str, list[Sample]] = {}
         for picture in gallery.pictures:
             for sample in picture.samples:
                 images.setdefault(sample.image_id, []).append(sample)
         drawing = replace(self.settings, variants=gallery.variants, seeds=self.settings.seeds[:1], keep_maps=False)
-        for image in segment_images(images, self.segmenter, drawing, self.captioner):
-            made = {item.sample.sample_id: item for item in image.items}
-            for number, picture in enumerate(gallery.pictures):
-                if items := [made[s.sample_id] for s in picture.samples if s.sample_id in made]:
-                    path = self.store.gallery_path(gallery.name, number)
-                    panels = render(self.task.panels(items, gallery, found), items[0])
-                    figures.panels(panels, picture.title, path, picture.name)
-                    drawn[number] = f"{picture.name} {picture.title}", path
-        return dict(drawn[number] for number in sorted(drawn))
+        return segment_images(images, self.segmenter, drawing, self.captioner)
+
+    def _picture(self, gallery: Gallery, number: int, image: SegmentedImage, found: Sequence[VariantFigures]) -> Path:
+        """Draw one picture. Raises SampleError where none of its samples could be segmented."""
+        picture = gallery.pictures[number]
+        made = {item.sample.sample_id: item for item in image.items}
+        items = [made[s.sample_id] for s in picture.samples if s.sample_id in made]
+        if not items:
+            failed = {f.sample_id: f for f in image.failures}
+            first = next((failed[s.sample_id] for s in picture.samples if s.sample_id in failed), None)
+            raise SampleError(*(("not_segmented", "no heat map") if first is None else (first.reason, first.message)))
+        panels = render(self.task.panels(items, gallery, found), items[0])
+        return figures.panels(panels, picture.title, self.store.gallery_path(gallery.name, number), picture.name)
+
+
+def explain(error: Exception) -> str:
+    """Why a picture is left out. Raises the error where it is no fault of one picture: of the disk, or of what was
+    asked for."""
+    if isinstance(error, UserError) or (isinstance(error, OSError) and error.errno is not None):
+        raise error
+    reason = error.reason if isinstance(error, SampleError) else type(error).__name__
+    return clean(f"{reason}: {error}")
+
+
+def unique_captions(pictures: Sequence[tuple[str, Path]]) -> Pictures:
+    """Pictures by caption, cleaned and shortened; captions that become the same are numbered."""
+    found: Pictures = {}
+    for caption, path in pictures:
+        shown = clean(caption)
+        found[shown if shown not in found else f"{shown} ({len(found) + 1})"] = path
+    return found
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the gallery pictures of an earlier start; a file that is none of ours stays."""
+    for file in folder.glob("*_[0-9][0-9][0-9].png"):
+        try:
+            with Image.open(file) as image:
+                ours = KEY in image.info
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            continue
+        if ours:
+            file.unlink()
 
 
 def render(panels: Mapping[str, Panel], item: Segmented) -> dict[str, np.ndarray]:

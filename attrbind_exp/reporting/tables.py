@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.scoring.figures import Binding, Difference, Estimate, VariantFigures
 
@@ -76,8 +77,10 @@ def figure(value: float | None, digits: int = 1) -> str:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table of text as padded Markdown; the first column to the left, the rest to the right."""
-    lines = [list(map(str, frame.columns)), *frame.astype(str).values.tolist()]
+    """A table of text as padded Markdown; the first column to the left, the rest to the right. Cells are cleaned, since
+    it is printed too."""
+    given = [list(map(str, frame.columns)), *frame.astype(str).values.tolist()]
+    lines = [[clean(cell) for cell in line] for line in given]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
     padded = [
         [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]

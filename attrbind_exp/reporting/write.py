@@ -6,6 +6,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrbind_exp.runs.ending import PAGE
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.tracking.tracker import Tracker
 from attrbind_exp.types import UserError
@@ -13,7 +15,7 @@ from attrbind_exp.types import UserError
 if TYPE_CHECKING:
     from attrbind_exp.reporting.html.collect import Paper
 
-NAME = "report.html"
+NAME = PAGE
 
 
 def write_report(folder: Path, tracker: Tracker | None = None) -> Path | None:
@@ -29,7 +31,7 @@ def write_report(folder: Path, tracker: Tracker | None = None) -> Path | None:
         if not isinstance(error, (UserError, OSError)):
             traceback.print_exc()
         again = shlex.join(["python", "-m", "attrbind_exp.report", str(folder)])
-        print(f"warning: no report was written: {error}; to make it: {again}", file=sys.stderr)
+        print(f"warning: no report was written: {clean(str(error), 1000)}; to make it: {again}", file=sys.stderr)
         return None
 
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from attrbind_exp.runs.index import Launched, read_launched, write_launched
 from attrbind_exp.runs.progress import FILE as PROGRESS
 from attrbind_exp.runs.progress import read_progress
+from attrbind_exp.runs.shown import clean
 
 COLOURS = {"queued": "dim", "running": "yellow", "done": "green", "failed": "red", "stopped": "red"}
 
@@ -72,9 +74,9 @@ class Board:
 
     def _line(self, number: int) -> str:
         run = self.runs[number]
-        shown = [f"run {number + 1} of {len(self.runs)}", run.name, run.state]
+        shown = [f"run {number + 1} of {len(self.runs)}", clean(run.name), run.state]
         mIoU = self._mIoU(run) if run.state == "done" else ""
-        return "  ".join(shown + ([f"mIoU {mIoU}"] if mIoU else []) + ([run.error] if run.error else []))
+        return "  ".join(shown + ([f"mIoU {mIoU}"] if mIoU else []) + ([clean(run.error, 2000)] if run.error else []))
 
     def _mIoU(self, run: Launched) -> str:
         file = self.folder / run.folder / "summary.json"
@@ -90,7 +92,7 @@ class Board:
             far = read_progress(self.folder / run.folder) or {}
             left = far.get("seconds_left") if run.state == "running" else None
             table.add_row(
-                run.name,
+                Text(clean(run.name)),  # brackets in a name are no markup
                 f"[{COLOURS[run.state]}]{run.state}[/]",
                 f"{far['done']}/{far['total']}" if far else "",
                 "" if left is None else f"{left:.0f} s",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,12 +13,12 @@ from filelock import FileLock, Timeout
 
 from attrbind_exp.runs import rows, summary
 from attrbind_exp.runs.rows import Row
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import Failure, UserError
 
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
-PICTURE = re.compile(r"(gallery|improved|harmed)_\d{3,}\.png")  # what tasks name their galleries, see gallery_path
 
 _failure_decoder = msgspec.json.Decoder(Failure)
 
@@ -35,9 +34,9 @@ def picture_folder(folder: str | os.PathLike) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all. Half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(scratch, path)
     return path
 
@@ -61,8 +60,9 @@ def read_failures(folder: Path) -> list[Failure]:
 
 
 def encode_failure(failure: Failure) -> bytes:
-    """The line of a failure. Half a surrogate pair, which a damaged id may hold, becomes "?"."""
-    return json.dumps(vars(failure), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    """The line of a failure. Half a surrogate pair, which a damaged id may hold, becomes its JSON escape, so that it is
+    read back as it was."""
+    return json.dumps(vars(failure), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
@@ -102,9 +102,6 @@ class RunStore:
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
             (self.folder / SECONDS).touch()
             self._seconds = open(self.folder / SECONDS, "r+b", buffering=0)  # noqa: SIM115
-            for old in (self.folder / "gallery").iterdir():
-                if PICTURE.fullmatch(old.name) and old.is_file():
-                    old.unlink()
         except Timeout as error:
             raise UserError(
                 f"the run folder '{self.folder}' is in use by another process; wait for it, or give another "
@@ -121,7 +118,6 @@ class RunStore:
                 f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
             )
         write_text(file, key + "\n")
-        (self.folder / summary.NAME).unlink(missing_ok=True)
 
     def read_rows(self) -> Iterator[tuple[Row, int]]:
         """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""
@@ -156,8 +152,10 @@ class RunStore:
     def keep(self, end: int, failures: Iterable[Failure] = ()) -> None:
         """Keep the first `end` bytes of the rows, and these failures alone; what follows is written anew.
 
-        The failures are replaced in one step and before the rows are cut: at no moment are fewer on the disk.
+        The failures are replaced in one step and before the rows are cut: at no moment are fewer on the disk. The
+        summary goes first, it is written anew too.
         """
+        (self.folder / summary.NAME).unlink(missing_ok=True)
         with self._saying_what_to_mend():
             file = self.folder / FAILURES
             scratch = file.with_name(file.name + ".partial")
@@ -197,7 +195,7 @@ class RunStore:
     def log(self, text: str) -> None:
         """A line with its time in run.log."""
         with open(self.folder / "run.log", "a", encoding="utf-8") as file:
-            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}\n")
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {clean(text, 1000)}\n")
 
     def write_summary(self, found: Summary) -> Path:
         """summary.json."""

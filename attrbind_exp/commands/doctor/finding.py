@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import Failure
 
 
@@ -21,7 +22,7 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.status:<7}  {self.check:<7}  {' '.join(self.text.split())}"
+        return f"{self.status:<7}  {self.check:<7}  {clean(' '.join(self.text.split()), 5000)}"
 
 
 def by_reason(failures: Sequence[Failure]) -> str:

@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
 from attrbind_exp.reporting.html.pictures import Pictures, read_pictures
+from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
 ROWS = 2000  # expressions in a page, of all groups together
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of writing
 PICTURES = 2_500_000  # characters of inlined pictures
 
 
@@ -37,6 +40,7 @@ class Page:
     commands: provenance.Commands
     settings: provenance.Settings
     failures: Sequence[provenance.Failed]
+    not_drawn: provenance.LeftOut
     notes: Sequence[str]
     versions: Sequence[str]
 
@@ -61,6 +65,7 @@ def make_page(measured: Measured) -> str:
             commands=provenance.commands(of, measured.folder),
             settings=provenance.settings(of, measured.folder),
             failures=provenance.failures(of, measured.folder),
+            not_drawn=provenance.left_out(of, measured.folder),
             notes=provenance.notes(of, measured.folder),
             versions=sorted({r.summary.version for r in of.finished}),
         )
@@ -83,6 +88,7 @@ def render(page: Page) -> str:
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=lambda value: plain(value) if isinstance(value, str) else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -92,9 +98,25 @@ def render(page: Page) -> str:
     )
     script = "".join(scripts)
     text = environment.get_template("report.html.j2").render(
-        **vars(page),
+        **vars(page) | {"data": cleaned(page.data)},
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair in a file is no character
+
+
+def plain(text: str) -> str:
+    """A text without control characters, line by line. What the templates bring (Markup) stays."""
+    if isinstance(text, Markup) or text.isprintable():
+        return text
+    return "\n".join(clean(line, len(line)) for line in text.split("\n"))
+
+
+def cleaned(value: object) -> object:
+    """Data for the page's script: no text in it holds a control character, however deep it lies."""
+    if isinstance(value, str):
+        return plain(value) if CONTROLS.search(value) else value
+    if isinstance(value, Mapping):
+        return {cleaned(key): cleaned(item) for key, item in value.items()}
+    return [cleaned(item) for item in value] if isinstance(value, list | tuple) else value

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from attrbind_exp.reporting.html.comparison import config_diff, flatten
 from attrbind_exp.reporting.html.folder import FolderRuns, Unfinished, read_config, without_merged_shards
+from attrbind_exp.runs.ending import read_not_drawn
 from attrbind_exp.runs.index import read_sweep
 from attrbind_exp.runs.progress import read_progress
 from attrbind_exp.types import Failure
@@ -67,6 +68,14 @@ class Failed:
     count: int
     reasons: Mapping[str, int]
     first: Sequence[Failure]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Pictures that could not be drawn: how many, and a line on each of the first."""
+
+    count: int
+    first: Sequence[str]
 
 
 def name(folder: Path, root: Path) -> str:
@@ -146,12 +155,19 @@ def failures(of: FolderRuns, root: Path) -> list[Failed]:
 def _failures(file: Path) -> Iterable[Failure]:
     if not file.is_file():
         return
-    with open(file, encoding="utf-8", errors="replace") as stream:
+    with open(file, "rb") as stream:  # bytes are cut at "\n" alone
         for line in stream:
             try:
                 yield Failure(**json.loads(line))
             except (ValueError, TypeError):
                 return  # torn
+
+
+def left_out(of: FolderRuns, root: Path) -> LeftOut:
+    """Pictures that finished runs could not draw."""
+    found = [(name(run.folder, root), one) for run in of.finished for one in read_not_drawn(run.folder)]
+    shown = [f"{picture.sample_id} of {picture.gallery} in {where}: {picture.message}" for where, picture in found]
+    return LeftOut(len(found), shown[:FAILURES])
 
 
 def notes(of: FolderRuns, root: Path) -> list[str]:
