@@ -20,8 +20,6 @@ from attrbind_exp.types import Failure, UserError
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
 
-_failure_decoder = msgspec.json.Decoder(Failure)
-
 
 def picture_folder(folder: str | os.PathLike) -> Path:
     """A folder for pictures, made where it is missing. Raises UserError where it cannot be."""
@@ -72,8 +70,9 @@ def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
         if not line.endswith(b"\n"):
             break
         try:
-            found.append(_failure_decoder.decode(line))
-        except (msgspec.MsgspecError, RecursionError) as error:
+            # json reads half a surrogate pair; msgspec checks the fields.
+            found.append(msgspec.convert(json.loads(line), Failure))
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise UserError(
                 f"'{file}' line {number} is no failure that this version writes ({error}); remove the folder and run "
                 "again"
