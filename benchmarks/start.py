@@ -2,12 +2,12 @@
 
     python benchmarks/start.py [--rounds 5]
 
-Three processes in turn, round by round: a bare script that imports torch, the classes of diffusers and transformers that
-Stable Diffusion consists of, and loads spaCy's model; `run` on the bundled model and one expression, up to where its
-first UNet pass begins (a cold cache, no tracker, no pictures); `run --help`. Seconds of wall time and of CPU time, which a
-busy machine disturbs less; medians over rounds [least, most]. What the run adds holds loading and first use of the bundled
-model. The last line is one JSON object. With --imports the modules are counted that a run loads and the bare script does
-not, by the package they belong to.
+Four processes in turn, round by round: a bare script that imports torch, the classes of diffusers and transformers that
+Stable Diffusion consists of, and loads spaCy's model; the same, and the bundled model read by diffusers, a text and a
+picture encoded; `run` on the bundled model and one expression, up to where its first UNet pass begins (a cold cache, no
+tracker, no pictures); `run --help`. Seconds of wall time and of CPU time, which a busy machine disturbs less; medians over
+rounds [least, most]. The last line is one JSON object. With --imports the modules are counted that a run loads and the
+bare script does not, by the package they belong to.
 """
 
 import argparse
@@ -19,7 +19,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from attrbind_exp.paths import PACKAGE
 
 BARE = """\
 import torch
@@ -39,6 +44,18 @@ import os, sys
 sys.stdout.flush()
 os._exit(0)  # as the run below: taking an interpreter down is no part of a start
 """
+# The same, and what a run must do besides before its first pass: read the bundled model, encode a text and a picture.
+MODEL = BARE.replace(
+    "import os, sys\n",
+    f"""\
+pipeline = StableDiffusionPipeline.from_pretrained({str(PACKAGE / "assets" / "bundled")!r}, use_safetensors=True)
+with torch.no_grad():
+    pipeline.text_encoder(torch.zeros(8, pipeline.tokenizer.model_max_length, dtype=torch.long))
+    pipeline.vae.encode(torch.zeros(1, 3, 64, 64))
+import os, sys
+""",
+    1,
+)
 # The process ends where the first forward of a UNet begins, whatever threads it has.
 RUN = """\
 import os, sys
@@ -101,15 +118,17 @@ def main() -> None:
         return
     codes = {
         "libraries alone": BARE.format(told="pass"),
+        "libraries and the model": MODEL.format(told="pass"),
         "run, up to its first pass": RUN.format(told="pass"),
         "run --help": HELP,
     }
     for code in codes.values():  # files into the system's cache
         process(code)
     rounds = [{name: process(code)[0] for name, code in codes.items()} for _ in range(given.rounds)]
-    bare, run = list(codes)[:2]
+    bare, model, run = list(codes)[:3]
     for r in rounds:
         r["added by the run"] = Times(r[run].wall - r[bare].wall, r[run].cpu - r[bare].cpu)
+        r["of it beyond the model"] = Times(r[run].wall - r[model].wall, r[run].cpu - r[model].cpu)
     found = {
         name: {kind: spread([getattr(r[name], kind) for r in rounds]) for kind in Times._fields} for name in rounds[0]
     }
