@@ -19,8 +19,15 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what data sets
 LARGEST_FILE = 2**31 - 1  # bytes
 MOST_ELONGATED = 100  # times as long as wide: a model sees nothing in less than a line of its cells
 # First bytes of formats that PIL cannot name, and where they stand.
-OTHER_FORMATS = (("HEIF", 4, b"ftyphei"), ("HEIF", 4, b"ftypmif1"), ("JPEG XL", 0, b"\xff\n"), ("PDF", 0, b"%PDF"),
-                 ("JPEG XL", 4, b"JXL "), ("SVG", 0, b"<svg"), ("XML", 0, b"<?xml"))  # fmt: skip
+OTHER_FORMATS = (
+    ("HEIF", 4, b"ftyphei"),
+    ("HEIF", 4, b"ftypmif1"),
+    ("JPEG XL", 0, b"\xff\n"),
+    ("PDF", 0, b"%PDF"),
+    ("JPEG XL", 4, b"JXL "),
+    ("SVG", 0, b"<svg"),
+    ("XML", 0, b"<?xml"),
+)
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> Image.Image:
