@@ -48,10 +48,10 @@ def check_text(ref: Ref, sentence: object) -> tuple[str, str] | None:
     return None if text.strip() else ("empty_expression", f"sentence {sentence['sent_id']} has no words")
 
 
-def own_slices(sentence: Sentence) -> dict[str, Any]:
+def own_slices(sentence: Sentence) -> dict[str, str | list[str]]:
     """The slice labels that a sentence brings. What is neither text, a number nor a list of texts is none."""
     found: object = sentence.get("slices")
-    labels: dict[str, Any] = {}
+    labels: dict[str, str | list[str]] = {}
     for name, value in found.items() if isinstance(found, dict) else ():
         if isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
             labels[str(name)] = value
