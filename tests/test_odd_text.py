@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attrbind_exp.data.broken_text import without_broken_text
+from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.rows import read_rows as read_table
 from attrbind_exp.evaluation import loop
 from attrbind_exp.reporting import figures
@@ -20,7 +22,7 @@ from attrbind_exp.runs.board import Board
 from attrbind_exp.runs.index import Launched
 from attrbind_exp.runs.rows import encode_rows, read_images
 from attrbind_exp.runs.store import RunStore, read_failures
-from attrbind_exp.types import Failure, UserError
+from attrbind_exp.types import Failure, Sample, UserError
 from tests.conftest import picture
 from tests.made_runs import expression_row
 from tests.test_command import command
@@ -376,3 +378,14 @@ def test_a_sweep_without_a_shard_exits_non_zero(tmp_path):
     given = ("-m", "shard=0/3,1/3", "dataset.limit=6", "tracker=none", "gallery=0", "changed=0")
     code, _, err = command(*given, f"hydra.sweep.dir={tmp_path}")
     assert code == 1 and "error: " in err and "2/3" in err and "Traceback" not in err
+
+
+def test_a_slice_of_several_values_is_looked_through_too(tmp_path):
+    """A sentence may bring a list of values for a slice; half a surrogate pair in one of them is named."""
+    good, bad = (
+        Sample(name, "1", tmp_path / "1.png", "a star", None, None, (4, 4), {"kind": ["colour", value]})
+        for name, value in (("good", "place"), ("bad", "pl\ud800ce"))
+    )
+    found = without_broken_text(Dataset("data", [good, bad], []))
+    assert [s.sample_id for s in found.samples] == ["good"]
+    assert [(f.sample_id, f.reason) for f in found.failures] == [("bad", "broken_text")]

@@ -21,7 +21,8 @@ def without_broken_text(dataset: Dataset) -> Dataset:
 def _texts(sample: Sample) -> Iterator[str]:
     yield from (sample.text, sample.sample_id, sample.image_id, sample.category or "", sample.object_id)
     for name, value in sample.slices.items():
-        yield from (name, value)
+        yield name
+        yield from [value] if isinstance(value, str) else value
 
 
 def _find_half(text: str) -> str | None:
