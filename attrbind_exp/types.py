@@ -47,8 +47,8 @@ class Sample:
 
     `segmentation` is the object's mask in COCO's forms (list of polygons, or run-length encoding), None where there is
     no ground truth for this expression alone; `size` is the (height, width) that the annotation gives for the image.
-    `slices` are labels to report by, such as {"pair": "rare"}; a list counts in each of its values. `object_id` names the object, `others` are all other
-    annotated objects of the image, None where these are not known.
+    `slices` are labels to report by, such as {"pair": "rare"}; a list counts in each of its values. `object_id` names
+    the object, `others` are all other annotated objects of the image, None where these are not known.
     """
 
     sample_id: str
