@@ -14,8 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.rows import read_images
@@ -136,7 +138,9 @@ def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
     from attrbind_exp.tasks.choose import choose_task
 
     task = choose_task(dataset, settings.run)
-    for _, rows in read_images(folder):
+    images = by_image(dataset)
+    for image, rows in read_images(folder):
+        check_unchanged(images, dataset.scenes, image, rows, folder)
         task.add_rows(rows)
     return task
 
