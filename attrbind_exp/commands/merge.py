@@ -13,6 +13,7 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
@@ -43,7 +44,9 @@ def merge_rows(shards: Mapping[str, Path], target: Path) -> Summary:
     with RunStore(target, settings.key) as store:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)
-        for rows in in_order(list(by_image(dataset)), list(shards.values())):
+        images = by_image(dataset)
+        for rows in in_order(list(images), list(shards.values())):
+            check_unchanged(images, dataset.scenes, rows[0].image_id, rows, target.parent)
             store.add_rows(rows)
             task.add_rows(rows)
         store.add_failures(failures)
@@ -55,10 +58,9 @@ def merge_rows(shards: Mapping[str, Path], target: Path) -> Summary:
 def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row]]:
     """The rows of all shards, image by image in the order of `images`, which each shard keeps for its own ones.
 
-    Raises UserError for a shard that does not.
+    Raises UserError for a shard that does not, or that has rows of other images.
     """
-    known = set(images)
-    readers = [((image, rows) for image, rows in read_images(shard) if image in known) for shard in shards]
+    readers = [read_images(shard) for shard in shards]
     heads = [next(reader, None) for reader in readers]
     for image in images:
         for number, head in enumerate(heads):
@@ -67,7 +69,8 @@ def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row
                 heads[number] = next(readers[number], None)
     for shard, head in zip(shards, heads, strict=True):
         if head is not None:
-            raise UserError(f"the rows of image '{head[0]}' in '{shard}' stand out of order; run this shard again")
+            wrong = "stand out of order" if head[0] in images else "are of no image in the data"
+            raise UserError(f"the rows of image '{head[0]}' in '{shard}' {wrong}; run this shard again")
 
 
 def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:

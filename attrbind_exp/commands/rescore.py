@@ -23,6 +23,7 @@ from attrbind_exp.commands.merge import read_config
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
@@ -96,7 +97,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
     settings = config.read_settings(cfg)
     dataset = settings.load_dataset()
     task = choose_task(dataset, settings.run)
-    known = by_image(dataset)
+    images = by_image(dataset)
     methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
     failures = read_failures(source)
     # Before there is a run in the folder: after a kill at any moment the same command goes on.
@@ -105,10 +106,10 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)
         for image, rows in read_images(source):
-            if image in known:
-                made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
-                store.add_rows(made)
-                task.add_rows(made)
+            check_unchanged(images, dataset.scenes, image, rows, source)
+            made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
+            store.add_rows(made)
+            task.add_rows(made)
         store.add_failures(failures)
         origin = describe_origin(settings, dataset, before.captioner, before.overrides)
         seconds = time.perf_counter() - started

@@ -105,9 +105,10 @@ def run(
 
 def load_segmenter(settings: Settings) -> "Segmenter":
     """The model and the ways of reading it. Its libraries load here, once configuration and data are known good."""
-    from attrbind_exp.commands.build import build_segmenter
+    with loading():
+        from attrbind_exp.commands.build import build_segmenter
 
-    return build_segmenter(settings.segmenter)
+        return build_segmenter(settings.segmenter)
 
 
 def with_batch_size(settings: Settings, segmenter: "Segmenter") -> RunSettings:

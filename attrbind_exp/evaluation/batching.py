@@ -199,7 +199,8 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
             Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, wait(), index)
             for loaded, index, wait in started
         ]
-        return SegmentedImage(image.image_id, items, image.failures, keep() if keep else None)
+        digest = image.items[0].loaded.digest if image.items else ""
+        return SegmentedImage(image.image_id, items, image.failures, digest, keep() if keep else None)
 
     return finish
 

@@ -1,7 +1,8 @@
 """What an earlier start of a run left: checked, added to the figures, and kept."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from attrbind_exp.evaluation.batching import Images
 from attrbind_exp.runs.progress import Progress
@@ -28,13 +29,14 @@ def resume_rows(
     store: RunStore,
     progress: Progress,
     given: Sequence[Failure] = (),
+    check: Callable[[str, Sequence[Row], Path], None] = lambda *_: None,
 ) -> Resumed:
     """Add the rows of an earlier start to the task's figures; keep these rows alone in the store, and their failures
     after the `given` ones.
 
     Images are scored in order, so all before the last one with a row are whole; that one may be torn and is done again.
     An image that lacks an expression without a failure for it is done again, too, and all that follow. Raises UserError
-    for a row that this run cannot have written, naming its line.
+    for a row that this run cannot have written, naming its line, and what `check` raises for an image and its rows.
     """
     names = list(images)
     order = {image: i for i, image in enumerate(names)}
@@ -49,6 +51,7 @@ def resume_rows(
                 f"'{store.folder / NAME}' line {line + wrong + 1} is no row that this run writes there: the file or "
                 "the data was changed; remove the folder and run again"
             )
+        check(image, rows, store.folder)
         between = names[done : order[image]]
         parts = [last, *([[]] * (len(between) - 1))]
         if order[image] < done or not all(

@@ -27,12 +27,13 @@ class PromptColumns(msgspec.Struct, kw_only=True, frozen=True):
     fallbacks: Sequence[str]
 
 
-class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.1"):
+class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.2"):
     """One expression under one variant and noise seed.
 
     `intersection`, `union`: pixels at the 101 thresholds of scoring.metrics.THRESHOLDS; `iou_at`: IoU by threshold of
     the paper's grid ("0.30"); all three None without a ground truth. `peak` and `heat_on` (mean heat by object id):
     where the image's other objects are known. `metrics`: by name, what the user's own metrics measured.
+    `annotation_digest`, `picture_digest`: of the data that it was made of (data/digests.py).
     """
 
     sample_id: str
@@ -55,12 +56,15 @@ class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     peak: str | None = None
     heat_on: Mapping[str, float] | None = None
     metrics: Mapping[str, float] = {}
+    annotation_digest: str = ""
+    picture_digest: str = ""
 
 
-class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="image.1"):
+class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="image.2"):
     """One image under one variant and noise seed, scored class by class.
 
-    `looked_for`: how each class name was read; the counts are those of scoring.classes.ClassCounts.
+    `looked_for`: how each class name was read; the counts are those of scoring.classes.ClassCounts; the digests as in
+    ExpressionRow.
     """
 
     image_id: str
@@ -74,6 +78,8 @@ class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, ta
     truth: Sequence[int]
     predicted: Sequence[Sequence[int]]
     hit: Sequence[Sequence[int]]
+    annotation_digest: str = ""
+    picture_digest: str = ""
 
 
 Row = ExpressionRow | ImageRow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from attrbind_exp.types import Failure, UserError
 
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
+BEGUN = "begun.txt"
 
 
 def picture_folder(folder: str | os.PathLike) -> Path:
@@ -81,13 +83,13 @@ def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
 
 
 class RunStore:
-    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, seconds.txt, summary.json,
-    run.log, gallery/.
+    """Files of one run: config_hash, config.yaml, begun.txt, expressions.jsonl, failures.jsonl, seconds.txt,
+    summary.json, run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
     (the hash of all that can change a figure) was cut short is resumed: `read_rows` gives what is there, `keep` says
-    how much of it holds. Raises UserError where the folder cannot be written, holds a run of another key, or is in
-    use by another process.
+    how much of it holds; `begun` is when the run was started first, in seconds since 1970. Raises UserError where the
+    folder cannot be written, holds a run of another key, or is in use by another process.
     """
 
     def __init__(self, folder: str | os.PathLike, key: str):
@@ -97,6 +99,7 @@ class RunStore:
             self._lock = FileLock(self.folder / ".lock")
             self._lock.acquire(timeout=0)
             self._claim(key)
+            self.begun = self._read_begun()
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
             (self.folder / SECONDS).touch()
@@ -117,6 +120,16 @@ class RunStore:
                 f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
             )
         write_text(file, key + "\n")
+
+    def _read_begun(self) -> float:
+        """When the run was started first, in seconds since 1970; 0 where that cannot be known any more."""
+        file = self.folder / BEGUN
+        if not file.is_file() and not (self.folder / rows.NAME).exists():
+            write_text(file, f"{time.time():.0f}\n")
+        try:
+            return float(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return 0.0
 
     def read_rows(self) -> Iterator[tuple[Row, int]]:
         """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""

@@ -43,12 +43,13 @@ class Segmented:
 
 @dataclass(frozen=True)
 class SegmentedImage:
-    """One image: its expressions with their heat maps, what failed in it, and its completed maps where they are to be
-    kept."""
+    """One image: its expressions with their heat maps, what failed in it, the digest of its picture's file ("" where
+    none was read), and its completed maps where they are to be kept."""
 
     image_id: str
     items: Sequence[Segmented]
     failures: Sequence[Failure]
+    digest: str = ""
     kept: KeptMaps | None = None
 
 
