@@ -2,10 +2,9 @@
 
 import copy
 import dataclasses
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -50,28 +49,26 @@ def test_a_damaged_entry_is_none_and_is_said(tmp_path, capsys, harm):
     assert cache.get("latents", "ab12") == b"again"
 
 
-WRITER = """
-import sys
-from attrbind_exp.cache import Cache
-cache = Cache(sys.argv[1])
-print("ready", flush=True)
-i = 0
-while True:
-    cache.put("latents", f"{i % 50:04d}", str(i % 50).encode() * 300_000)
-    i += 1
-"""
+def write_until_killed(folder, ready):
+    cache = Cache(folder)
+    while True:
+        for i in range(50):
+            cache.put("latents", f"{i:064d}", str(i).encode() * 300_000)
+        ready.set()
 
 
 def test_a_killed_writer_leaves_nothing_that_another_reads_wrongly(tmp_path):
-    reader, seen = Cache(tmp_path), 0
+    reader, seen, fork = Cache(tmp_path), 0, multiprocessing.get_context("fork")
     for kill in range(4):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
-        writer.stdout.readline()
+        ready = fork.Event()
+        writer = fork.Process(target=write_until_killed, args=(tmp_path, ready))
+        writer.start()
+        ready.wait()
         end = time.monotonic() + 0.05 + 0.04 * kill
         while time.monotonic() < end:
             seen += _check(reader)
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
         seen += _check(reader)
     assert seen > 0, "the reader met entries"
 
@@ -79,7 +76,7 @@ def test_a_killed_writer_leaves_nothing_that_another_reads_wrongly(tmp_path):
 def _check(reader):
     met = 0
     for i in range(50):
-        found = reader.get("latents", f"{i:04d}")
+        found = reader.get("latents", f"{i:064d}")
         assert found is None or found == str(i).encode() * 300_000
         met += found is not None
     return met
