@@ -114,8 +114,17 @@ def segmenter_settings(cfg: DictConfig) -> SegmenterSettings:
     """What a segmenter is made of."""
     fill_reading(cfg)
     model, text, maps = model_settings(cfg), text_settings(cfg), map_settings(cfg)
-    cache = OmegaConf.select(cfg, "cache.folder"), OmegaConf.select(cfg, "cache.gigabytes") or 0.0
-    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache)
+    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache_settings(cfg))
+
+
+def cache_settings(cfg: DictConfig) -> tuple[str | None, float]:
+    """The folder of the cache, None where nothing is kept, and how many gigabytes it may hold."""
+    folder, gigabytes = OmegaConf.select(cfg, "cache.folder"), OmegaConf.select(cfg, "cache.gigabytes")
+    if folder is None:
+        return None, 0.0
+    if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float) or not gigabytes >= 0:
+        raise UserError(f"cache.gigabytes={gigabytes} is no size; give a number from 0 on, or cache.folder=null")
+    return str(folder), float(gigabytes)
 
 
 def reading_of(cfg: DictConfig) -> Reading:
