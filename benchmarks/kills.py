@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,8 +51,13 @@ class Job:
         if self.given:
             shutil.copytree(self.given, self.folder)
 
-    def start(self) -> forked.Child:
-        return forked.start(self.module, self.arguments, self.folder.parent / "printed.txt")
+    def start(self, before: Callable[[], None] | None = None, printed: str = "printed.txt") -> forked.Child:
+        """Begin the command, in a process that calls `before` first; what it prints goes to a file of that name."""
+        return forked.start(self.module, self.arguments, self.folder.parent / printed, before)
+
+    def found(self) -> dict[str, object]:
+        """What the folder holds."""
+        return forked.left(self.folder)
 
     def measure(self) -> None:
         """Run it without a kill, and note what it leaves and how long it takes."""
@@ -65,7 +71,7 @@ class Job:
         if code != 0:
             raise SystemExit(f"{self.module} ended with {code}:\n{child.printed.read_text()}")
         self.duration, self.end = time.monotonic() - started, time.monotonic() - rows
-        self.wanted = forked.left(self.folder)
+        self.wanted = self.found()
 
 
 def make_jobs(work: Path, kinds: Sequence[str]) -> dict[str, Job]:
@@ -75,9 +81,7 @@ def make_jobs(work: Path, kinds: Sequence[str]) -> dict[str, Job]:
     common = [*data, *SETTINGS, "dataset=shapes"]
     jobs = {
         "run": Job("run", [*common, f"hydra.run.dir={target}"], target),
-        "sweep": Job(
-            "run", ["sweep=table4_ablation", "model=bundled", *common, f"hydra.sweep.dir={target}"], target
-        ),
+        "sweep": Job("run", ["sweep=table4_ablation", "model=bundled", *common, f"hydra.sweep.dir={target}"], target),
         "shards": Job("run", ["-m", "shard=0/2,1/2", *common, f"hydra.sweep.dir={target}"], target),
         "merge": Job("merge", [str(target)], target, work / "parts"),
         "rescore": Job("rescore", [str(work / "whole"), "threshold=0.5", "--out", str(target)], target),
@@ -164,9 +168,28 @@ def kill_round(job: Job, draw: random.Random, most: int) -> tuple[Counter[str], 
     code = child.wait()
     if code != 0:
         wrong.append(f"exit code {code}: {child.printed.read_text()[-2000:]}")
-    wrong += forked.differences(forked.left(job.folder), job.wanted)
+    wrong += forked.differences(job.found(), job.wanted)
     counts["equal" if not wrong else "otherwise"] += 1
     return counts, wrong
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A scratch folder; removed, but for one that holds what ended otherwise: then this process ends with code 1."""
+    work = Path(tempfile.mkdtemp(prefix="chaos_"))
+    yield work
+    if any(work.glob("otherwise_*")):
+        print(f"what ended otherwise lies in {work}")
+        sys.exit(1)
+    shutil.rmtree(work)
+
+
+def keep_wrong(job: Job, kind: str, wrong: Sequence[str]) -> None:
+    """Keep and name a folder that ended otherwise."""
+    if wrong:
+        number = len(list(job.folder.parent.glob("otherwise_*")))
+        kept = job.folder.rename(job.folder.parent / f"otherwise_{number}")
+        print(f"OTHERWISE: {kind} in '{kept}': {'; '.join(wrong)}", flush=True)
 
 
 def main() -> None:
@@ -179,23 +202,17 @@ def main() -> None:
     given = parser.parse_args()
     forked.load_libraries()
     kinds = list(WEIGHTS) if given.kind == "all" else [given.kind]
-    work, draw = Path(tempfile.mkdtemp(prefix="kills_")), random.Random(f"{given.kind} {given.seed}")
-    begun, done, otherwise = time.monotonic(), 0, 0
-    jobs = make_jobs(work, kinds)
-    while done < given.kills and time.monotonic() - begun < 60 * given.budget_minutes:
-        kind = draw.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
-        counts, wrong = kill_round(jobs[kind], draw, given.kills - done)
-        done += counts["kills"]
-        if wrong:
-            otherwise += 1
-            kept = jobs[kind].folder.rename(work / f"otherwise_{otherwise}")
-            print(f"{kind}: '{kept}' ended otherwise: {'; '.join(wrong)}", flush=True)
-        if given.out:
-            forked.add_up(given.out, {kind: counts})
-        print(f"{done} kills in {time.monotonic() - begun:.0f} s, {otherwise} folders otherwise", flush=True)
-    if otherwise == 0:
-        shutil.rmtree(work)
-    sys.exit(otherwise > 0)
+    begun, done, draw = time.monotonic(), 0, random.Random(f"{given.kind} {given.seed}")
+    with workplace() as work:
+        jobs = make_jobs(work, kinds)
+        while done < given.kills and time.monotonic() - begun < 60 * given.budget_minutes:
+            kind = draw.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
+            counts, wrong = kill_round(jobs[kind], draw, given.kills - done)
+            done += counts["kills"]
+            keep_wrong(jobs[kind], kind, wrong)
+            if given.out:
+                forked.add_up(given.out, {kind: counts})
+            print(f"{done} kills in {time.monotonic() - begun:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
