@@ -5,8 +5,8 @@
 
 A round is one folder: its command is started and killed a few times, then left to end, and the folder is compared with
 one whose command was never killed: rows, failures, summary (but for seconds and overrides), tables, pictures, kept maps
-byte by byte; the page must be there whole. Half of the kills fall anywhere within the command's usual duration, half
-within what follows the last row. After each kill a summary that is there must be the final one, and a page whole.
+byte by byte; the page must be there whole. A third of the kills falls anywhere, a third while rows are written, a
+third within what follows them. After each kill a summary that is there must be the final one, and a page whole.
 
 Each part adds its counts to --out; give each another --seed. A folder that ends otherwise is kept, and named. Exit code
 1 where there was one. Needs no GPU and no network; one process at a time.
@@ -41,8 +41,7 @@ class Job:
     arguments: Sequence[str]
     folder: Path
     given: Path | None = None
-    duration: float = 0.0
-    end: float = 0.0  # seconds from its last row to its end
+    times: Sequence[float] = ()  # seconds from its start to each of MARKS, and to its end
     wanted: dict[str, object] = field(default_factory=dict)
 
     def prepare(self) -> None:
@@ -60,18 +59,28 @@ class Job:
         return forked.left(self.folder)
 
     def measure(self) -> None:
-        """Run it without a kill, and note what it leaves and how long it takes."""
+        """Run it without a kill, and note what it leaves and when it passes each of MARKS."""
         self.prepare()
-        started = time.monotonic()
+        begun = time.monotonic()
         child = self.start()
-        while (code := child.ended()) is None and not is_past_rows(self.folder):
-            time.sleep(0.005)
-        rows = time.monotonic()
+        times = [0.0]
+        for passed in MARKS[1:]:
+            while (code := child.ended()) is None and not passed(self.folder):
+                time.sleep(0.005)
+            times.append(time.monotonic() - begun)
+            if code is not None:
+                break
         code = child.wait() if code is None else code
         if code != 0:
             raise SystemExit(f"{self.module} ended with {code}:\n{child.printed.read_text()}")
-        self.duration, self.end = time.monotonic() - started, time.monotonic() - rows
+        times.append(time.monotonic() - begun)
+        self.times = times + times[-1:] * (len(MARKS) + 1 - len(times))
         self.wanted = self.found()
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole command."""
+        return self.times[-1]
 
 
 def make_jobs(work: Path, kinds: Sequence[str]) -> dict[str, Job]:
@@ -95,7 +104,7 @@ def make_jobs(work: Path, kinds: Sequence[str]) -> dict[str, Job]:
             forked.run("run", [*common, *shard], printed)
     for kind in kinds:
         jobs[kind].measure()
-        print(f"{kind}: {jobs[kind].duration:.2f} s, {jobs[kind].end:.2f} s of it after the rows", flush=True)
+        print(f"{kind}: {', '.join(f'{t:.2f}' for t in jobs[kind].times)} s to {SAID}", flush=True)
     return {kind: jobs[kind] for kind in kinds}
 
 
@@ -103,6 +112,20 @@ def is_past_rows(folder: Path) -> bool:
     """Whether a run in the folder, or the last of a sweep's, has all rows."""
     found = [file for name in ("expressions.jsonl", "ablation.csv") for file in folder.rglob(name)]
     return bool(found) and len({file.parent for file in found}) * 2 == len(found)
+
+
+def is_anywhere(folder: Path) -> bool:
+    """Passed by every command from its start."""
+    return True
+
+
+def has_row(folder: Path) -> bool:
+    """Whether a run in the folder has a row."""
+    return any(file.stat().st_size for file in folder.rglob("expressions.jsonl"))
+
+
+MARKS = (is_anywhere, has_row, is_past_rows)
+SAID = "start, first row, all rows, end"
 
 
 def phase(folder: Path) -> str:
@@ -132,19 +155,21 @@ def torn(job: Job) -> list[str]:
 
 
 def kill(job: Job, draw: random.Random) -> bool:
-    """Start the command and kill it at a random moment. False where it ended before."""
+    """Start the command and kill it at a random moment. False where it ended before.
+
+    The moment lies anywhere, or between a later one of MARKS and the next. Where that is passed before the start, since
+    an earlier kill came late, it lies anywhere in the time that such a start takes.
+    """
+    number = draw.randrange(len(MARKS))
+    passed = MARKS[number]
+    length = job.times[number + 1] - job.times[number]
+    if number == 0 or passed(job.folder):
+        number, length = 0, job.duration * (0.6 if is_past_rows(job.folder) else 1.0)
     child = job.start()
-    begun = time.monotonic()
-    wait = draw.uniform(0, job.duration)
-    if draw.random() < 0.5 and not is_past_rows(job.folder):
-        while child.ended() is None:
-            if is_past_rows(job.folder):
-                break
-            time.sleep(0.005)
-        else:
-            return False
-        begun, wait = time.monotonic(), draw.uniform(0, job.end)
-    code = child.wait(begun + wait - time.monotonic())
+    while number and (code := child.ended()) is None and not passed(job.folder):
+        time.sleep(0.003)
+    if not number or code is None:
+        code = child.wait(draw.uniform(0, length))
     if code is None:
         child.kill()
         return child.wait() == -9
@@ -160,7 +185,7 @@ def kill_round(job: Job, draw: random.Random, most: int) -> tuple[Counter[str], 
     for _ in range(min(most, draw.randint(1, MOST_KILLS))):
         if not kill(job, draw):
             counts["ended before the kill"] += 1
-            continue
+            break
         counts["kills"] += 1
         counts[f"killed: {phase(job.folder)}"] += 1
         wrong += torn(job)

@@ -21,5 +21,5 @@ def disk_errors() -> Iterator[None]:
             raise
         where = f" '{error.filename}'" if error.filename else ""
         raise UserError(
-            f"the disk refused{where}: {error.strerror}; mend that and start the same command again, what was done is kept"
+            f"the disk refused{where}: {error.strerror}; what was done is kept; mend that and start again"
         ) from error
