@@ -175,7 +175,15 @@ def main() -> None:
     parser.add_argument("--budget-minutes", type=float, default=60.0)
     parser.add_argument("--out", type=Path, help="a JSON file to which the counts are added")
     given = parser.parse_args()
-    layer = Layer(begin_with_layer())
+    library = begin_with_layer()
+    try:
+        try_all(Layer(library), given)
+    finally:
+        shutil.rmtree(Path(library).parent)
+
+
+def try_all(layer: Layer, given: argparse.Namespace) -> None:
+    """All faults and stops that were asked for, in any order; ends this process with code 1 where one was wrong."""
     forked.load_libraries()
     begun, draw = time.monotonic(), random.Random(f"faults {given.seed}")
     with kills.workplace() as work:
