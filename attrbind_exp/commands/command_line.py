@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.paths import SWEEPS, options, own_folder
 from attrbind_exp.runs.shown import clean
@@ -177,7 +178,7 @@ def run_main(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         folder, arguments = take_config_dir(sys.argv[1:])
-        with use_config_dir(folder):
+        with use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
@@ -194,7 +195,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @wraps(function)
     def run(cfg: DictConfig) -> Any:
         try:
-            return function(cfg)
+            with disk_errors():
+                return function(cfg)
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
@@ -122,11 +123,11 @@ def main() -> None:
     add_config_dir(parser)
     given = parser.parse_args()
     try:
-        with use_config_dir(given.config_dir):
+        with use_config_dir(given.config_dir), disk_errors():
             sets = {given.folder / name: shards for name, shards in shard_sets(given.folder).items()}
             for run, shards in sets.items():
                 show(merge(shards, run), run)
-        write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
+            write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
     except UserError as error:
         print(f"error: {clean(str(error), 5000)}", file=sys.stderr)
         sys.exit(2)

@@ -6,6 +6,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.types import UserError
 
@@ -33,7 +34,8 @@ def main() -> None:
     parser.add_argument("--open", action="store_true", help="open the page where there is a display")
     given = parser.parse_args()
     try:
-        report = make_report(given.folder) if given.folder else newest(Path("outputs"))
+        with disk_errors():
+            report = make_report(given.folder) if given.folder else newest(Path("outputs"))
     except UserError as error:
         parser.error(str(error))
     print(report)

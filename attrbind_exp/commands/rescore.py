@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.merge import read_config
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
@@ -131,7 +132,7 @@ def main() -> None:
     try:
         if not (args.run / "summary.json").is_file():
             raise UserError(f"no finished run at '{args.run}'; give the folder that a run with keep_maps=true printed")
-        with use_config_dir(args.config_dir):
+        with use_config_dir(args.config_dir), disk_errors():
             cfg = change(read_config(args.run), args.overrides)
             name = ",".join(args.overrides).replace("/", "_") or "same"
             target = args.out or args.run / "rescored" / name

@@ -43,7 +43,7 @@ def main(cfg: DictConfig) -> float | None:
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     summary = finished(folder, settings.key)
-    left = PARTS if summary is None else missing(folder)
+    left = PARTS if summary is None else missing(folder, (settings.run.gallery, settings.run.changed))
     said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]
     if summary is None or set(left) - {"page"}:
         summary, upload = run(cfg, settings, folder, left, summary)
@@ -160,14 +160,15 @@ def draw(
     from attrbind_exp.reporting.gallery import Artist
 
     galleries = Artist(task, segmenter, settings, store, captioner).draw(summary.variants)
-    plots = [store.folder / f"{name}.png" for name, pictures in galleries.items() if pictures]
+    plots = [file for name in galleries if (file := store.folder / f"{name}.png").is_file()]
     if lines := curves(task, summary, settings):
         plots.append(figures.threshold_curve(lines, store.folder / "threshold_curve.png"))
     found = {
         name: [(caption, str(file.relative_to(store.folder))) for caption, file in pictures.items()]
         for name, pictures in galleries.items()
     }
-    note_made(store.folder, galleries=found, plots=[file.name for file in plots], page=False)
+    asked = (settings.gallery, settings.changed)
+    note_made(store.folder, galleries=found, plots=[file.name for file in plots], asked=asked, page=False)
 
 
 def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, tracker: "Tracker") -> None:

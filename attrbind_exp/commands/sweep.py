@@ -10,6 +10,7 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
@@ -40,7 +41,8 @@ class SweepReport(Callback):
 def attempt(step: Callable[[], None]) -> bool:
     """Whether a step went well. What a user can mend is printed in one line, a bug with its traceback."""
     try:
-        step()
+        with disk_errors():
+            step()
         return True
     except Exception as error:
         if not isinstance(error, UserError):

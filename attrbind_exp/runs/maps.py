@@ -2,17 +2,17 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.layers import Column
+from attrbind_exp.runs.store import write_whole
 from attrbind_exp.types import UserError
 
 Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of the maps
@@ -58,9 +58,9 @@ def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
     }
     file = maps_file(folder, image_id)
     file.parent.mkdir(exist_ok=True)
-    scratch = file.with_suffix(".partial")
-    save_file({"maps": stretched, "low": low, "spread": spread}, scratch, {"about": json.dumps(about)})
-    os.replace(scratch, file)
+    # Its own save_file would hide what the disk says, and shut colleagues out of the file.
+    content = save({"maps": stretched, "low": low, "spread": spread}, {"about": json.dumps(about)})
+    write_whole(file, lambda to: to.write_bytes(content))
 
 
 def read_maps(folder: Path, image_id: str) -> KeptMaps:

@@ -3,8 +3,8 @@
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -33,12 +33,23 @@ def picture_folder(folder: str | os.PathLike) -> Path:
     return path
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Make a file that is there whole or not at all, and return its path: `write` is told a scratch name beside it,
+    which then becomes `path`. Where the disk refuses that, nothing is left under the scratch name."""
+    scratch = path.with_name(path.name + ".partial")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+    return path
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a small file whole or not at all. Half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(scratch, path)
-    return path
+    return write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def finished(folder: str | os.PathLike, key: str) -> Summary | None:
@@ -167,13 +178,12 @@ class RunStore:
         The failures are replaced in one step and before the rows are cut: at no moment are fewer on the disk. The
         summary goes first, it is written anew too.
         """
-        (self.folder / summary.NAME).unlink(missing_ok=True)
         with self._saying_what_to_mend():
+            (self.folder / summary.NAME).unlink(missing_ok=True)
             file = self.folder / FAILURES
-            scratch = file.with_name(file.name + ".partial")
-            scratch.write_bytes(b"".join(map(encode_failure, failures)))
+            lines = b"".join(map(encode_failure, failures))
+            write_whole(file, lambda to: to.write_bytes(lines))
             self._failures.close()
-            os.replace(scratch, file)
             self._failures = open(file, "a+b")  # noqa: SIM115
             self._rows.truncate(end)
 
