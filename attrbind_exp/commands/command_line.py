@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,8 +17,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
+from attrbind_exp.commands.run_folder import register_new_folder
 from attrbind_exp.paths import SWEEPS, options, own_folder
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
@@ -101,7 +101,7 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
 
 def command(overrides: Sequence[str]) -> str:
     """The command of a run or a sweep with these overrides, to be pasted into a shell."""
-    return f"python -m attrbind_exp.run {shlex.join(as_typed(overrides))}"
+    return shell_command(["python", "-m", "attrbind_exp.run", *as_typed(overrides)])
 
 
 def _as_typed(override: str) -> str:
@@ -156,6 +156,12 @@ def _quote(value: str) -> str:
     return value if quoted or value == "null" or "${" in value else f"'{_escape(value)}'"
 
 
+def path_override(key: str, path: Path) -> str:
+    """The override that sets `key` to this very path, whatever is in it: a `${` in a path refers to no other key."""
+    literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", str(path))
+    return f"{key}='{_escape(literal)}'"
+
+
 def _escape(value: str) -> str:
     """A value for Hydra's single quotes: only backslashes before a quote and quotes themselves are special there."""
     return re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", re.sub(r"(\\+)$", r"\1\1", value))
@@ -180,6 +186,7 @@ def run_main(main: Callable[[], Any]) -> None:
         with use_config_dir(folder):
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
+            register_new_folder()
             main()
     except MENDABLE as error:
         _exit(error)
