@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import wandb
@@ -15,12 +14,13 @@ from omegaconf import OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.run_folder import make_new_folder, register_new_folder
+from attrbind_exp.commands.run_folder import make_new_folder
 from attrbind_exp.runs.shown import shell_command
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tracking import dashboard
 from attrbind_exp.tracking.wandb_tracker import WandbTracker
 from attrbind_exp.types import UserError
+from hydra_plugins.attrbind_exp_launchers.launchers import RayLauncher, explain
 from tests.test_command import command
 from tests.test_tracker import inspect, run_files, told
 
@@ -66,19 +66,16 @@ def test_a_shell_reads_a_printed_command_as_it_was_meant():
 
 def test_runs_that_start_at_the_same_moment_take_a_folder_each(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(make_new_folder, [str(tmp_path / "new" / "12-00-00")] * 8))
+        made = list(pool.map(make_new_folder, [tmp_path / "new" / "12-00-00"] * 8))
     names = {"12-00-00", *(f"12-00-00_{n}" for n in range(2, 9))}
-    assert {Path(folder).name for folder in made} == names == {f.name for f in (tmp_path / "new").iterdir()}
+    assert {folder.name for folder in made} == names == {f.name for f in (tmp_path / "new").iterdir()}
 
 
 @pytest.mark.parametrize("name", ["run", "segment", "parse"])
-def test_a_run_without_a_folder_makes_a_new_one_once(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    cfg = OmegaConf.load(config.CONF / f"{name}.yaml")
-    OmegaConf.register_new_resolver("now", lambda _: "12-00-00", replace=True)
-    register_new_folder()
-    assert cfg.hydra.run.dir == cfg.hydra.run.dir == f"outputs/{name}/12-00-00"
-    assert OmegaConf.load(config.CONF / f"{name}.yaml").hydra.run.dir == f"outputs/{name}/12-00-00_2"
+def test_every_command_whose_folders_are_named_by_time_makes_new_ones(name):
+    hydra = OmegaConf.load(config.CONF / f"{name}.yaml").hydra
+    assert OmegaConf.is_interpolation(hydra.run, "dir")
+    assert hydra.callbacks.folder._target_ == "attrbind_exp.commands.run_folder.NewFolder"
 
 
 def test_two_starts_in_one_second_are_two_runs_and_a_named_folder_is_gone_on_with(tmp_path, monkeypatch):
@@ -211,7 +208,7 @@ def test_where_wandb_cannot_even_stay_offline_the_run_goes_on(tmp_path, monkeypa
 
 
 def test_a_project_that_wandb_refuses_is_named_before_anything_is_scored(tmp_path):
-    with pytest.raises(UserError, match="tracker.project='a/b' is refused by W&B: Invalid project name"):
+    with pytest.raises(UserError, match=r"tracker\.project='a/b' is refused by W&B: Invalid project name"):
         WandbTracker(tmp_path, {}, "a/b", mode="offline")
 
 
@@ -237,10 +234,85 @@ class Failing:
 
 
 def test_a_tracker_that_fails_at_the_end_costs_a_warning_and_the_page_is_made(tmp_path, monkeypatch):
-    small = ("dataset.limit=2", "gallery=0", "changed=0", "text_processor=baseline", f"hydra.run.dir={tmp_path / 'run'}")
+    small = (
+        "dataset.limit=2",
+        "gallery=0",
+        "changed=0",
+        "text_processor=baseline",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
     code, out, err = command(*small, "tracker._target_=tests.test_environment.Failing")
     assert code == 0 and "warning: the tracker failed: close: the service is gone" in err, err
     assert (tmp_path / "run" / "report.html").is_file() and (tmp_path / "run" / "summary.json").is_file()
     code, out, _ = command(*small, "tracker=none")  # the same command tells the tracker what it did not hear
     assert code == 0 and "tracker made again" in out
     assert "nothing to do" in command(*small, "tracker=none")[1]
+
+
+@pytest.fixture
+def launcher():
+    """launcher=gpus or ray_cluster as their YAML has them."""
+    pytest.importorskip("ray")
+
+    def make(name, **init):
+        cfg = OmegaConf.load(config.CONF / "hydra" / "launcher" / f"{name}.yaml")
+        cfg.ray.init.update(init)
+        return RayLauncher(cfg.ray, gpus=2)
+
+    return make
+
+
+def test_gpus_start_a_ray_of_their_own_whatever_is_set(launcher, monkeypatch):
+    from hydra_plugins.attrbind_exp_launchers import _ray
+
+    given = []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr(_ray.ray, "init", lambda **options: given.append(options))
+    monkeypatch.setattr(_ray, "check_cluster", lambda address: given.append(address))
+    _ray.start(launcher("gpus"))
+    (own,) = given
+    assert own["address"] == "local" and own["num_gpus"] == 2 and own["object_store_memory"] == 78643200
+    given.clear()
+    _ray.start(launcher("gpus", address="auto"))  # asked for, a cluster that is there is taken with what it has
+    assert given == ["auto", {"address": "auto", "log_to_driver": False}]
+    given.clear()
+    _ray.start(launcher("ray_cluster"))
+    assert given == ["auto", {"address": "auto", "log_to_driver": False}]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Timed out waiting\nfor the file gcs_port"), Exception("no raylet")])
+def test_a_ray_that_does_not_start_is_one_line(launcher, monkeypatch, error):
+    from hydra_plugins.attrbind_exp_launchers import _ray
+
+    def fail(**_):
+        raise error
+
+    monkeypatch.setattr(_ray.ray, "init", fail)
+    last = str(error).split("\n")[-1]
+    with pytest.raises(UserError, match=f"Ray does not start here .*{last}.* choose launcher=local"):
+        _ray.start(launcher("gpus"))
+
+
+def test_a_cluster_that_does_not_answer_is_named_in_time(launcher, monkeypatch):
+    from hydra_plugins.attrbind_exp_launchers import _ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    monkeypatch.setattr(_ray, "CONNECT", 3)
+    monkeypatch.setattr(_ray.ray, "init", lambda **_: pytest.fail("no Ray was there"))
+    named = (
+        "address is 'auto', and RAY_ADDRESS is '127.0.0.1:9' .no answer within 3 s.; start one by 'ray start --head'"
+    )
+    with pytest.raises(UserError, match=named):
+        _ray.start(launcher("ray_cluster"))
+    monkeypatch.setenv("RAY_ADDRESS", "no address/at all")
+    monkeypatch.setattr(_ray, "CONNECT", 60)
+    with pytest.raises(UserError, match="Invalid address format: no address/at all"):
+        _ray.start(launcher("ray_cluster"))
+
+
+def test_an_error_is_explained_by_its_last_line_cut_at_line_breaks_alone():
+    assert (
+        explain(RuntimeError("Traceback ..\n  in f\nRuntimeError: \u2028odd\x85name"))
+        == "RuntimeError: \u2028odd\x85name"
+    )
+    assert explain(KeyError()) == "KeyError"

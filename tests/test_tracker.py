@@ -137,7 +137,7 @@ def test_a_run_ends_without_wandb_and_says_how_to_upload(
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_scored"] == 5
     (file,) = run_files(tmp_path / "run")
-    assert "W&B: not everything was uploaded" in out and f"upload it by: wandb sync '{file.parent}'" in out
+    assert "W&B: not everything was uploaded" in out and f"upload it by: wandb sync {file.parent}" in out
     assert "expressions" in json.dumps(inspect(file))
     for path in (tmp_path / "run").rglob("*"):
         if path.is_file():

@@ -17,7 +17,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
-from attrbind_exp.commands.run_folder import register_new_folder
 from attrbind_exp.paths import SWEEPS, options, own_folder
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
@@ -186,10 +185,9 @@ def run_main(main: Callable[[], Any]) -> None:
         with use_config_dir(folder):
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
-            register_new_folder()
             main()
     except MENDABLE as error:
-        _exit(error)
+        exit_with(error)
     except KeyboardInterrupt:
         print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -205,7 +203,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            _exit(error)
+            exit_with(error)
         except Exception:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
                 traceback.print_exc()
@@ -214,7 +212,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def _exit(error: Exception) -> NoReturn:
+def exit_with(error: Exception) -> NoReturn:
+    """Print an error that a user can mend in one line, and end the command."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)

@@ -2,24 +2,39 @@
 
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from omegaconf import OmegaConf
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from attrbind_exp.types import UserError
 
 
-def register_new_folder() -> None:
-    """Let conf/*.yaml say ${new_folder:NAME}. Hydra asks for it once, when a run begins; a sweep never does."""
-    OmegaConf.register_new_resolver("new_folder", make_new_folder, use_cache=True, replace=True)
+class NewFolder(Callback):
+    """Hydra calls it when a single run starts: a folder that is named by the time is made new. One that was typed is
+    taken as it is, so that a run in it goes on."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Make the folder, and have Hydra take it. Ends the command where it cannot be made: Hydra would only warn."""
+        from attrbind_exp.commands.command_line import exit_with
+
+        typed = any(o.startswith("hydra.run.dir=") for o in config.hydra.overrides.hydra)
+        if typed or not OmegaConf.is_interpolation(config.hydra.run, "dir"):
+            return
+        try:
+            folder = make_new_folder(Path(config.hydra.run.dir))
+        except UserError as error:
+            exit_with(error)
+        with read_write(config.hydra):
+            config.hydra.run.dir = str(folder)
 
 
-def make_new_folder(name: str) -> str:
-    """Make a new folder and return its path: `name`, or the first of name_2, name_3 .. that is not there yet.
+def make_new_folder(path: Path) -> Path:
+    """Make a new folder and return its path: `path`, or the first of its name with _2, _3 .. that is not there yet.
 
     Of several processes that make a folder of one name at once, one does and the others fail: so none is had twice.
     Raises UserError where it cannot be made.
     """
-    path = Path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
@@ -34,4 +49,4 @@ def make_new_folder(name: str) -> str:
             f"cannot make the run folder '{path.absolute()}': {error.strerror}; give hydra.run.dir=FOLDER that can be "
             "written"
         ) from error
-    return str(new)
+    return new

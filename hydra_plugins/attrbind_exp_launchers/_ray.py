@@ -84,6 +84,8 @@ def check_cluster(address: str) -> None:
     try:
         tried = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=CONNECT)
         said = tried.stderr.strip().rpartition("\n")[2] if tried.returncode else None
+        if said and "Unauthenticated" in tried.stderr:
+            said += "; it asks for a token, see RAY_AUTH_MODE in Ray's documentation"
     except subprocess.TimeoutExpired:
         said = f"no answer within {CONNECT} s"
     if said is not None:
