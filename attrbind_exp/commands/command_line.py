@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.paths import SWEEPS, options, own_folder
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
@@ -102,7 +101,7 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
 
 def command(overrides: Sequence[str]) -> str:
     """The command of a run or a sweep with these overrides, to be pasted into a shell."""
-    return f"python -m attrbind_exp.run {shlex.join(as_typed(overrides))}"
+    return shell_command(["python", "-m", "attrbind_exp.run", *as_typed(overrides)])
 
 
 def _as_typed(override: str) -> str:
@@ -157,6 +156,12 @@ def _quote(value: str) -> str:
     return value if quoted or value == "null" or "${" in value else f"'{_escape(value)}'"
 
 
+def path_override(key: str, path: Path) -> str:
+    """The override that sets `key` to this very path, whatever is in it: a `${` in a path refers to no other key."""
+    literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", str(path))
+    return f"{key}='{_escape(literal)}'"
+
+
 def _escape(value: str) -> str:
     """A value for Hydra's single quotes: only backslashes before a quote and quotes themselves are special there."""
     return re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", re.sub(r"(\\+)$", r"\1\1", value))
@@ -183,7 +188,7 @@ def run_main(main: Callable[[], Any]) -> None:
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
     except MENDABLE as error:
-        _exit(error)
+        exit_with(error)
     except KeyboardInterrupt:
         print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -200,7 +205,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            _exit(error)
+            exit_with(error)
         except Exception:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
                 traceback.print_exc()
@@ -209,7 +214,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def _exit(error: Exception) -> NoReturn:
+def exit_with(error: Exception) -> NoReturn:
+    """Print an error that a user can mend in one line, and end the command."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def run(
     dataset = settings.load_dataset()
     check_not_empty(dataset)
     captioner = settings.make_captioner()
-    segmenter, upload = None, None
+    segmenter, upload, told = None, None, False
     with RunStore(folder, settings.key) as store:
         if "pictures" in left:
             segmenter = load_segmenter(settings)
@@ -92,10 +94,10 @@ def run(
             if segmenter is not None:
                 draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
             if tracker is not None:
-                track(task, summary, settings.run, folder, tracker)
+                told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
-            upload = tracker.close() if tracker else None
-        if tracker is not None:
+            closed, upload = (False, None) if tracker is None else tell(tracker.close)
+        if told and closed:
             note_made(folder, tracked=True)
     if segmenter is not None and (flat := segmenter.flat_note()):
         # Not in the summary: a run that was resumed has seen a part of the images only.

@@ -3,6 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.shown import clean
+from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -83,15 +85,12 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
     group = group_name(str(folder))
     tags = [config.hydra.runtime.choices.dataset, config.model.name]
     facts = {"sweep": group, "overrides": list(config.hydra.overrides.task)}
-    tracker = instantiate(config.tracker, _partial_=True)(
-        folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
-    )
-    try:
-        page = write_report(folder, tracker)
-    finally:
-        upload = tracker.close()
+    make = instantiate(config.tracker, _partial_=True)
+    _, tracker = tell(partial(make, folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags))
+    page = write_report(folder, tracker)
+    _, upload = (False, None) if tracker is None else tell(tracker.close)
     for line in filter(None, (upload, page)):
-        print(line)
+        print(clean(str(line), 5000))
 
 
 def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
 """A run's folder: the only place that writes into it."""
 
+import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,7 @@ from attrbind_exp.types import Failure, UserError
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
 BEGUN = "begun.txt"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 def picture_folder(folder: str | os.PathLike) -> Path:
@@ -50,6 +53,23 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Write a small file whole or not at all. Half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
     return write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """The lock of a run's folder, held. On a file system without locks nobody holds it, and a warning says so. Raises
+    Timeout where another process holds it."""
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a file that stands for a lock would outlive a kill
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"WARNING: no locks on the file system of '{clean(str(folder), 5000)}' ({error.strerror}): nothing keeps "
+            "a second process out of this run's folder; start none there",
+            file=sys.stderr,
+        )
+    return lock
 
 
 def finished(folder: str | os.PathLike, key: str) -> Summary | None:
@@ -107,8 +127,7 @@ class RunStore:
         self.folder = Path(folder).absolute()
         try:
             (self.folder / "gallery").mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".lock")
-            self._lock.acquire(timeout=0)
+            self._lock = lock_folder(self.folder)
             self._claim(key)
             self.begun = self._read_begun()
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
