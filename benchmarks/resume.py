@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -118,33 +119,41 @@ def make_rows(sample: Sample, settings: RunSettings, rng: np.random.Generator) -
         yield under_variant(row, variant, 0)
 
 
-def write_run(folder: Path, cfg: DictConfig, settings: config.Settings, dataset: Dataset, shard: int = 0) -> None:
-    """A run's folder up to its rows; as a shard, with a summary, too."""
+def write_runs(folder: Path, root: Path, limit: int | None) -> None:
+    """A run up to its rows, in folder/run, and the same rows as those of finished shards, in folder/parts."""
+    _, settings = settings_of(root, limit)
+    dataset = settings.load_dataset()
+    start_run(folder / "run", settings)
+    for number in range(SHARDS):
+        cfg, part = settings_of(root, limit, f"{number}/{SHARDS}")
+        shard = folder / "parts" / str(number)
+        start_run(shard, part)
+        scored = ending.Scored(choose_task(dataset, part.run), [], 1.0)
+        origin = ending.describe_origin(part, dataset, "none", [f"shard={cfg.shard}"])
+        (shard / "summary.json").write_text(encode_summary(ending.summarize(scored, part.run.headline, origin)))
     rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        whole = stack.enter_context(open(folder / "run" / NAME, "wb"))
+        parts = [stack.enter_context(open(folder / "parts" / str(n) / NAME, "wb")) for n in range(SHARDS)]
+        for number, samples in enumerate(by_image(dataset).values()):
+            for sample in samples:
+                lines = encode_rows(make_rows(sample, settings.run, rng))
+                whole.write(lines)
+                parts[number % SHARDS].write(lines)
+
+
+def start_run(folder: Path, settings: config.Settings) -> None:
+    """What a run's folder holds before its first row."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(settings.yaml)
     (folder / "config_hash").write_text(settings.key + "\n")
     (folder / FAILURES).write_text("")
-    step = settings.run.shard[1]
-    with open(folder / NAME, "wb") as file:
-        for samples in list(by_image(dataset).values())[shard::step]:
-            for sample in samples:
-                file.write(encode_rows(make_rows(sample, settings.run, rng)))
-    if step > 1:
-        scored = ending.Scored(choose_task(dataset, settings.run), [], 1.0)
-        origin = ending.describe_origin(settings, dataset, "none", [f"shard={cfg.shard}"])
-        (folder / "summary.json").write_text(encode_summary(ending.summarize(scored, settings.run.headline, origin)))
 
 
 def prepare(folder: Path, root: Path, limit: int | None) -> float:
     """A run to resume and the same in shards."""
     started = time.perf_counter()
-    cfg, settings = settings_of(root, limit)
-    dataset = settings.load_dataset()
-    write_run(folder / "run", cfg, settings, dataset)
-    for number in range(SHARDS):
-        part = settings_of(root, limit, f"{number}/{SHARDS}")
-        write_run(folder / "parts" / str(number), *part, dataset, number)
+    write_runs(folder, root, limit)
     return time.perf_counter() - started
 
 
