@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 from attrbind_exp import config
 from attrbind_exp.commands import finish as ending
 from attrbind_exp.commands import merge as merging
-from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.data.dataset import by_image
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import NAME, ExpressionRow, encode_rows
 from attrbind_exp.runs.store import FAILURES, RunStore

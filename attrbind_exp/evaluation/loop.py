@@ -38,10 +38,10 @@ def score(
         failures = list(resumed.failures)
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
-        counted = map_ahead(lambda image: (image, *task.count(image)), segmented, depth=2)
-        for image, rows, failed in counted:
-            if image.kept:
-                write_maps(store.folder, image.image_id, image.kept)
+        counted = map_ahead(lambda image: (image.image_id, image.kept, *task.count(image)), segmented, depth=2)
+        for image, kept, rows, failed in counted:
+            if kept:
+                write_maps(store.folder, image, kept)
             store.add_rows(rows)
             store.add_failures(failed)
             failures += failed

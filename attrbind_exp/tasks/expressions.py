@@ -31,6 +31,7 @@ from attrbind_exp.tasks.task import (
     Segmented,
     SegmentedImage,
     Tally,
+    check_finite,
     spread_out,
 )
 from attrbind_exp.types import Failure, Sample, SampleError
@@ -63,7 +64,6 @@ class ExpressionTask:
         decoded: Masks = {}
         for item in image.items:
             try:
-                item.check_finite()
                 rows += self._count(item, decoded)
             except SampleError as error:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
@@ -86,7 +86,10 @@ class ExpressionTask:
             union=None,
         )
         masks = object_masks(sample, item.truth, decoded)
-        counted = [self._measure(words, heat.values, sample, masks) for heat in item.heats]
+        counted = []
+        for heat in item.heats:
+            check_finite(heat)
+            counted.append(self._measure(words, heat.values, sample, masks))
         variants, seeds = self.settings.variants, self.settings.seeds
         return [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
 
