@@ -76,13 +76,18 @@ def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:
 def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
     """Pictures and ground truths of samples. Touches no device: safe in a thread."""
     files = Files([], {}, {}, [])
+    truths: dict[tuple[int, tuple[int, int]], np.ndarray | None] = {}
     for sample in samples:
         try:
             if (path := sample.image_path) not in files.pictures:
                 files.pictures[path] = read_image(path, sample.size)
                 files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
-            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            files.samples.append((sample, truth))
+            if (
+                key := (id(sample.segmentation), sample.size)
+            ) not in truths:  # expressions of one object share its mask
+                known = sample.segmentation is not None
+                truths[key] = decode_mask(sample.segmentation, sample.size) if known else None
+            files.samples.append((sample, truths[key]))
         except SampleError as error:
             files.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     return files
