@@ -22,7 +22,7 @@ from attrbind_exp.types import Sample
 
 Images = Mapping[str, Sequence[Sample]]  # samples by image id
 
-EDITED = 512  # embeddings that are made together: each of SD 1.5 takes 0.24 MB
+EDITED = 256  # embeddings that are made together: each of SD 1.5 takes 0.24 MB
 
 
 def split_into_groups(images: Images, size: int) -> list[dict[str, Sequence[Sample]]]:

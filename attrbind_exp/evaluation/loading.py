@@ -82,9 +82,8 @@ def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
             if (path := sample.image_path) not in files.pictures:
                 files.pictures[path] = read_image(path, sample.size)
                 files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
-            if (
-                key := (id(sample.segmentation), sample.size)
-            ) not in truths:  # expressions of one object share its mask
+            key = (id(sample.segmentation), sample.size)  # expressions of one object share its mask
+            if key not in truths:
                 known = sample.segmentation is not None
                 truths[key] = decode_mask(sample.segmentation, sample.size) if known else None
             files.samples.append((sample, truths[key]))
