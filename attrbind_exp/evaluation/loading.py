@@ -78,13 +78,18 @@ def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:
 def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
     """Pictures and ground truths of samples. Touches no device: safe in a thread."""
     files = Files([], {}, {}, {}, [])
+    truths: dict[tuple[str, str], np.ndarray | None] = {}
     for sample in samples:
         try:
             if (path := sample.image_path) not in files.pictures:
                 files.pictures[path], files.digests[path] = read_picture(path, sample.size)
                 files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
-            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            files.samples.append((sample, truth))
+            # Expressions of one object share its mask.
+            key = (sample.image_id, sample.object_id or f"of {sample.sample_id}")
+            if key not in truths:
+                known = sample.segmentation is not None
+                truths[key] = decode_mask(sample.segmentation, sample.size) if known else None
+            files.samples.append((sample, truths[key]))
         except SampleError as error:
             files.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     return files

@@ -16,7 +16,7 @@ from attrbind_exp.evaluation.resume import resume_rows
 from attrbind_exp.evaluation.unchanged import check_unchanged, with_digests
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
-from attrbind_exp.runs.maps import write_maps
+from attrbind_exp.runs.maps import KeptMaps, write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.runs.store import RunStore
@@ -46,9 +46,9 @@ def score(
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
         counted = map_ahead(partial(count_image, task, dataset, images), segmented, depth=2)
-        for image, rows, failed in counted:
-            if image.kept:
-                write_maps(store.folder, image.image_id, image.kept)
+        for image, kept, rows, failed in counted:
+            if kept:
+                write_maps(store.folder, image, kept)
             store.add_rows(rows)
             store.add_failures(failed)
             failures += failed
@@ -64,8 +64,9 @@ def score(
 
 def count_image(
     task: Task, dataset: Dataset, images: Images, image: SegmentedImage
-) -> tuple[SegmentedImage, list[Row], list[Failure]]:
-    """An image with its rows, which say what data they were made of, and what of it could not be scored."""
+) -> tuple[str, KeptMaps | None, list[Row], list[Failure]]:
+    """Of an image its id, the maps to be kept, its rows, which say what data they were made of, and what of it could
+    not be scored. Its heat maps are let go."""
     rows, failures = task.count(image)
     annotations = digest_annotations(images[image.image_id], dataset.scenes.get(image.image_id))
-    return image, with_digests(rows, annotations, image.digest), failures
+    return image.image_id, image.kept, with_digests(rows, annotations, image.digest), failures

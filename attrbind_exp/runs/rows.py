@@ -5,7 +5,6 @@ last line without it is torn: it was being written when the run was killed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -113,9 +112,16 @@ def read_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[Row, int]]:
 
 def group_by_image(rows: Iterable[tuple[Row, int]]) -> Iterator[tuple[str, list[Row], int]]:
     """The rows of one image after the other, with its id and the byte at which its last row ends."""
-    for image_id, group in groupby(rows, lambda pair: pair[0].image_id):
-        found = list(group)
-        yield image_id, [row for row, _ in found], found[-1][1]
+    found: list[Row] = []
+    end = 0
+    for row, stop in rows:
+        if found and row.image_id != found[0].image_id:
+            yield found[0].image_id, found, end
+            found = []
+        found.append(row)
+        end = stop
+    if found:
+        yield found[0].image_id, found, end
 
 
 def read_images(folder: Path) -> Iterator[tuple[str, list[Row]]]:
