@@ -115,6 +115,8 @@ def _as_typed(override: str) -> str:
 
 def _rewrite(argument: str) -> str:
     key, equals, value = argument.partition("=")
+    if equals and ("/" in value or ".." in value):
+        _check_option(key, value)
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
         return argument
     if key in FREE_TEXT:
@@ -137,6 +139,14 @@ def _rewrite(argument: str) -> str:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
             raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
     return argument
+
+
+def _check_option(key: str, value: str) -> None:
+    """Raise UserError where an option of a group holds "/" or "..": it is a name, and would be looked for elsewhere."""
+    group = re.fullmatch(r"[+~]*([\w/]+)(@[\w.:]*)?", key)
+    if group and (group[1] in ("sweep", "launcher") or options(group[1])):
+        own = "sweeps" if group[1] == "sweep" else "hydra/launcher" if group[1] == "launcher" else group[1]
+        raise UserError(f"{key}={value} names a path; an option is a name: choose from {', '.join(options(own))}")
 
 
 def _rewrite_launcher(argument: str) -> str:
@@ -182,7 +192,7 @@ def run_main(main: Callable[[], Any]) -> None:
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
     except MENDABLE as error:
-        _exit(error)
+        exit_with(error)
     except KeyboardInterrupt:
         print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -198,7 +208,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            _exit(error)
+            exit_with(error)
         except Exception:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
                 traceback.print_exc()
@@ -207,7 +217,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def _exit(error: Exception) -> NoReturn:
+def exit_with(error: Exception) -> NoReturn:
+    """End a command whose user can mend what went wrong: one line and exit code 2."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)

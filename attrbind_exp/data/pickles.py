@@ -203,9 +203,10 @@ def _asked_for(before: bytes) -> str:
 def check_nesting(found: object, most: int) -> None:
     """Raise UnpicklingError for data nested more than MOST_DEEP, or that would be far more than `most` entries if what
     is referred to several times were written several times."""
-    level, left = [found], most + 100_000
+    level: list[object] = [found]
+    left = most + 100_000
     for _ in range(MOST_DEEP):
-        below = []
+        below: list[object] = []
         for outer in level:
             if isinstance(outer, dict | list):
                 left -= len(outer)
