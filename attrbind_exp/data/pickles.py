@@ -58,8 +58,10 @@ def read_plain_pickle(path: Path) -> Any:
         check_nesting(found, len(data))
         return found
     except Exception as error:  # a hostile pickle can raise anything, and all of it means "refused"
+        said = " ".join(str(error).split())[:200]
+        said = said if said.isprintable() else ascii(said)[1:-1]
         raise UserError(
-            f"'{path}' was refused: {error}; a refs file may hold only lists, dicts, strings and numbers. "
+            f"'{path}' was refused: {said}; a refs file may hold only lists, dicts, strings and numbers. "
             "Get the file again from its source, or give a JSON twin of it"
         ) from error
 
