@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from functools import cache
 
 import numpy as np
 import pytest
@@ -136,13 +137,19 @@ REFUSED = {
 }
 
 
-def made(folder, **changes):
-    """A folder that looks like a finished shard."""
+@cache
+def good_config():
+    """config.yaml as a run writes it."""
     cfg = composed("shard=0/1", "text_processor=baseline", "dataset.limit=2")
     config.fill_reading(cfg)
+    return OmegaConf.to_yaml(cfg, resolve=True)
+
+
+def made(folder):
+    """A folder that looks like a finished shard."""
     figures = [variant_figures(("baseline", None), 50.0, 1)]
     write_files(folder, make_summary(figures), [expression_row(("baseline", None), "1:1", 0.5)])
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    (folder / "config.yaml").write_text(good_config())
     return folder
 
 
@@ -160,8 +167,6 @@ def test_other_targets_are_refused_and_never_called(tmp_path, monkeypatch, place
     file.write_text(yaml.safe_dump(cfg))
     for module, arguments in (("merge", [str(tmp_path)]), ("rescore", [str(folder), "threshold=0.5"])):
         one_line(command(*arguments, module=module), f"'{file}'", f"in {place}", "--config-dir=DIR")
-    code, _, err = command(str(folder), module="report")
-    assert code == 0, err  # it calls nothing
     assert not (tmp_path / "owned").exists()
 
 
