@@ -6,7 +6,7 @@
 Bytes are flipped, cut and doubled; values are swapped, or become others of another type, or nested without end. The
 same seed gives the same damages. Cases run in processes of their own: one that ends, or takes longer than TIME seconds,
 is named. The exit code is 1 where any case ended in a traceback, hung, ended its process or was changed without a word.
-What damaged files load as is in damaged_cases.py.
+The cases are in damaged_cases.py, damaged_tables.py and damage.py.
 """
 
 import argparse

@@ -1,7 +1,5 @@
-"""The cases of damaged.py: good files, ways to damage them, and whether what loads is right."""
+"""The cases of damaged.py: masks, pickles and checkpoints that are damaged, and whether what loads is right."""
 
-import copy
-import csv
 import io
 import json
 import pickle
@@ -11,36 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from omegaconf import OmegaConf
+from damage import DEEP, SIZE, Attempt, Changed, damage_bytes, damage_json, damage_values
+from damaged_tables import good_refs, tables
 from PIL import Image
 
-from attrbind_exp import config
 from attrbind_exp.backbones.loading import load_part
 from attrbind_exp.backbones.reading import read_reading
 from attrbind_exp.backbones.stable_diffusion import weights_digest
 from attrbind_exp.backbones.weights import FILES, find_model
 from attrbind_exp.backbones.window import load_tokenizer
-from attrbind_exp.data.coco import load_coco
-from attrbind_exp.data.folder import load_folder
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.pickles import read_plain_pickle
-from attrbind_exp.data.refer import load_refer
-from attrbind_exp.language.overrides import read_overrides
-from attrbind_exp.paths import CONF, PACKAGE
-from attrbind_exp.runs.index import read_sweep
-from attrbind_exp.runs.rows import ExpressionRow, encode_rows, read_images
-from attrbind_exp.runs.store import read_failures
+from attrbind_exp.paths import PACKAGE
 from attrbind_exp.types import SampleError, UserError
 
-Attempt = Callable[[random.Random], str]  # damages something and loads it: "counted" or "right"; or raises
-SIZE = (40, 60)
 BUNDLED = PACKAGE / "assets" / "bundled"
-DEEP = "[" * 100_000 + "]" * 100_000
-ODD = (None, True, -1, 0, 7, 1e308, 2**70, "", "x", "\ud800", "\x1b[31m", [], {}, [[]], {"x": 1}, [None])
-
-
-class Changed(Exception):
-    """What loaded is not what the file says."""
 
 
 def outcome(attempt: Attempt, kind: str, seed: int, number: int) -> tuple[str, str]:
@@ -61,62 +44,6 @@ def outcome(attempt: Attempt, kind: str, seed: int, number: int) -> tuple[str, s
             "traceback",
             f"{type(error).__name__} {str(error)[:120]!r} {traceback.format_tb(error.__traceback__)[-1]}",
         )
-
-
-def damage_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Up to four places flipped, cut or doubled."""
-    data = bytearray(content)
-    for _ in range(rng.choice([1, 1, 1, 2, 4])):
-        start = rng.randrange(len(data) + 1)
-        end = start + rng.choice([1, 1, 2, 4, 30, len(data)])
-        match rng.choice(["flip", "cut", "double"]):
-            case "flip" if start < len(data):
-                data[start] ^= 1 << rng.randrange(8)
-            case "cut":
-                del data[start:end]
-            case "double":
-                data[start:start] = data[start:end]
-    return bytes(data)
-
-
-def damage_values(found: object, rng: random.Random) -> object:
-    """One to three values of nested lists and dicts swapped, left out, doubled or made others."""
-    found = copy.deepcopy(found)
-    for _ in range(rng.choice([1, 1, 2, 3])):
-        holders: list = []
-        waiting = [found]
-        while waiting:
-            here = waiting.pop()
-            if isinstance(here, dict | list) and here:
-                holders.append(here)
-                waiting += here.values() if isinstance(here, dict) else here
-        if not holders:
-            return found
-        holder = rng.choice(holders)
-        keys = list(holder) if isinstance(holder, dict) else list(range(len(holder)))
-        key, other = rng.choice(keys), rng.choice(keys)
-        match rng.choice(["swap", "drop", "double", "other", "other"]):
-            case "swap":
-                holder[key], holder[other] = holder[other], holder[key]
-            case "drop":
-                del holder[key]
-            case "double" if isinstance(holder, list):
-                holder.append(copy.deepcopy(holder[key]))
-            case _:
-                holder[key] = copy.deepcopy(rng.choice(ODD))
-    return found
-
-
-def damage_json(found: object, rng: random.Random) -> bytes:
-    """The text of a JSON file that was damaged as text, as values, or by a value nested without end."""
-    way = rng.random()
-    if way < 0.4:
-        return damage_bytes(json.dumps(found).encode(), rng)
-    text = json.dumps(damage_values(found, rng))
-    if way < 0.5:  # at the limit of what can be read, too
-        deep = DEEP if rng.random() < 0.5 else "[" * (n := rng.randint(850, 1000)) + "]" * n
-        text = text.replace(rng.choice(["null", "1", '""', "[]", "{"]), deep, 1)
-    return text.encode()
 
 
 # Masks
@@ -153,143 +80,6 @@ def masks(folder: Path) -> Attempt:
         return "right"
 
     return attempt
-
-
-# Tables and JSON
-
-
-def good_refs() -> tuple[dict, list]:
-    box = [[10, 10, 30, 10, 30, 30, 10, 30]]
-    images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2)]
-    objects = [
-        {"id": a, "image_id": 1 + a % 2, "category_id": 1, "segmentation": box, "area": 400.0, "iscrowd": 0}
-        for a in range(4)
-    ]
-    refs = [
-        {"ref_id": a, "ann_id": a, "image_id": 1 + a % 2, "category_id": 1, "split": "test",
-         "sentences": [{"sent_id": 2 * a + k, "sent": f"the star {k}", "tokens": ["the", "star"]} for k in (0, 1)]}
-        for a in range(4)
-    ]  # fmt: skip
-    return {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "star"}]}, refs
-
-
-def tables(folder: Path) -> Attempt:
-    instances, refs = good_refs()
-    data = folder / "tiny"
-    (data / "images").mkdir(parents=True)
-    for name in ("1.png", "2.png"):
-        Image.new("RGB", SIZE[::-1]).save(data / "images" / name)
-    files: dict[Path, object] = {data / "instances.json": instances, data / "refs(made).json": refs}
-    rows = [{"image": f"{1 + k % 2}.png", "expression": f"the star {k}", "id": f"r{k}", "kind": "a"} for k in range(5)]
-    written = io.StringIO()
-    writer = csv.DictWriter(written, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    parses = '{"expression": "the red star", "target": "star", "chunk": "the red star"}\n' * 1
-    row = ExpressionRow(
-        sample_id="1:1", image_id="1", text_processor="baseline", alpha=None, seed=0, expression="a", prompt="a",
-        target="a", chunk="a", bound=True, fallbacks=(), slices={}, iou_at={"0.50": 0.5}, intersection=[1] * 101,
-        union=[2] * 101,
-    )  # fmt: skip
-    labels = {"image_similarity": {"1.png": ["star"]}, "text_similarity": {"2.png": ["star"]}}
-    reading = {"timesteps": [100], "weights": {"8": 0.3, "4": 0.7}}
-    sweep = {"runs": [{"name": "a", "folder": "b", "command": "c"}], "merged": [], "command": "d"}
-    cfg = OmegaConf.to_container(composed(), resolve=True)
-
-    def refer() -> str:
-        return count_refs(load_refer(str(folder), "tiny", "made", "test"), data / "refs(made).json")
-
-    def text(name: str, good: str, load: Callable[[], str], rng: random.Random) -> str:
-        (folder / name).write_bytes(damage_bytes(good.encode(), rng))
-        return load()
-
-    def values(name: str, good: object, load: Callable[[], str], rng: random.Random) -> str:
-        (folder / name).write_bytes(damage_json(good, rng))
-        return load()
-
-    def table(name: str) -> Callable[[], str]:
-        return lambda: count_rows(load_folder(str(data / "images"), str(folder / name)), folder / name)
-
-    def run_config() -> str:
-        with config.naming_config(folder):
-            config.read_settings(config.read_config(folder))
-        return "right"
-
-    def coco() -> str:
-        found = load_coco(str(data), annotations=str(data / "instances.json"), images=str(data / "images"))
-        return "counted" if found.failures else "right"
-
-    def label_file() -> str:
-        files = {"annotations": str(data / "instances.json"), "images": str(data / "images")}
-        found = load_coco(str(data), labels=str(folder / "labels.json"), **files)
-        return "counted" if found.failures else "right"
-
-    def plain(load: Callable[[], object]) -> Callable[[], str]:
-        def right() -> str:
-            load()
-            return "right"
-
-        return right
-
-    failures = '{"sample_id": "a", "reason": "b", "message": "c"}\n' * 3
-    failure_file = "failures.jsonl"
-    ways: list[tuple[Callable[..., str], str, object, Callable[[], str]]] = [
-        (values, "tiny/instances.json", instances, refer),
-        (values, "tiny/instances.json", instances, coco),
-        (values, "tiny/refs(made).json", refs, refer),
-        (text, "rows.csv", written.getvalue(), table("rows.csv")),
-        (text, "rows.jsonl", lines, table("rows.jsonl")),
-        (text, "parses.jsonl", parses, plain(lambda: read_overrides(folder / "parses.jsonl"))),
-        (values, "labels.json", labels, label_file),
-        (values, "reading.json", reading, plain(lambda: read_reading(str(folder)))),
-        (values, "sweep.json", sweep, plain(lambda: read_sweep(folder))),
-        (text, "expressions.jsonl", encode_rows([row] * 3).decode(), plain(lambda: list(read_images(folder)))),
-        (text, failure_file, failures, plain(lambda: read_failures(folder))),
-        (text, "config.yaml", OmegaConf.to_yaml(cfg), run_config),
-        (values, "config.yaml", cfg, run_config),  # YAML holds JSON
-    ]
-
-    def attempt(rng: random.Random) -> str:
-        for file, good in files.items():
-            file.write_text(json.dumps(good))
-        damage, name, good, load = rng.choice(ways)
-        return damage(name, good, load, rng)
-
-    return attempt
-
-
-def composed() -> OmegaConf:
-    from hydra import compose, initialize_config_dir
-
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("run")
-    config.fill_reading(cfg)
-    return cfg
-
-
-def count_refs(dataset, file: Path) -> str:
-    """Every sentence of the split is a sample or a failure."""
-    refs = [r for r in json.loads(file.read_text()) if r["split"] == "test"]
-    sentences = sum(len(r["sentences"]) if isinstance(r["sentences"], list) else 1 for r in refs)
-    return count(dataset, sentences)
-
-
-def count_rows(dataset, file: Path) -> str:
-    """Every row is a sample or a failure."""
-    text = file.read_bytes().decode("utf-8-sig")
-    if file.suffix == ".csv":
-        rows = len(list(csv.DictReader(io.StringIO(text, newline="\n"), skipinitialspace=True)))
-    else:
-        rows = sum(bool(line.strip()) for line in text.split("\n" if "\n" in text else "\r"))
-    return count(dataset, rows)
-
-
-def count(dataset, expected: int) -> str:
-    found = len(dataset.samples) + len(dataset.failures)
-    if found < expected:
-        raise Changed(f"{found} samples and failures of {expected}")
-    return "counted" if dataset.failures else "right"
 
 
 # Pickles
