@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from attrbind_exp import config
 from attrbind_exp.commands import rescore
 from attrbind_exp.data.images import read_picture
 from attrbind_exp.data.masks import decode_mask
@@ -250,7 +251,7 @@ def test_rescoring_replaces_no_other_run(tmp_path):
 def test_a_rescoring_that_was_stopped_anywhere_goes_on(tmp_path, monkeypatch):
     source, target = tmp_path / "kept", tmp_path / "again"
     assert command(*SMALL, "keep_maps=true", f"hydra.run.dir={source}")[0] == 0
-    cfg = rescore.change(rescore.read_config(source), ["threshold=0.5"])
+    cfg = rescore.change(config.read_config(source), ["threshold=0.5"])
     moments = [(RunStore, "_claim"), (RunStore, "keep"), (RunStore, "add_rows"), (rescore, "finish")]
     for place, name in moments:
         with monkeypatch.context() as patch:

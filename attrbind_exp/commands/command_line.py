@@ -115,6 +115,8 @@ def _as_typed(override: str) -> str:
 
 def _rewrite(argument: str) -> str:
     key, equals, value = argument.partition("=")
+    if equals and ("/" in value or ".." in value):
+        _check_option(key, value)
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
         return argument
     if key in FREE_TEXT:
@@ -137,6 +139,14 @@ def _rewrite(argument: str) -> str:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
             raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
     return argument
+
+
+def _check_option(key: str, value: str) -> None:
+    """Raise UserError where an option of a group holds "/" or "..": it is a name, and would be looked for elsewhere."""
+    group = re.fullmatch(r"[+~]*([\w/]+)(@[\w.:]*)?", key)
+    if group and (group[1] in ("sweep", "launcher") or options(group[1])):
+        own = "sweeps" if group[1] == "sweep" else "hydra/launcher" if group[1] == "launcher" else group[1]
+        raise UserError(f"{key}={value} names a path; an option is a name: choose from {', '.join(options(own))}")
 
 
 def _rewrite_launcher(argument: str) -> str:
@@ -215,7 +225,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 
 def exit_with(error: Exception) -> NoReturn:
-    """Print an error that a user can mend in one line, and end the command."""
+    """End a command whose user can mend what went wrong: one line and exit code 2."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)

@@ -7,6 +7,7 @@ import webbrowser
 from pathlib import Path
 
 from attrbind_exp.commands.disk import disk_errors
+from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.types import UserError
 
@@ -31,10 +32,11 @@ def main() -> None:
     parser.add_argument(
         "folder", type=Path, nargs="?", help="of a run or a sweep; default: the newest report below outputs/"
     )
+    add_config_dir(parser)
     parser.add_argument("--open", action="store_true", help="open the page where there is a display")
     given = parser.parse_args()
     try:
-        with disk_errors():
+        with use_config_dir(given.config_dir), disk_errors():
             report = make_report(given.folder) if given.folder else newest(Path("outputs"))
     except UserError as error:
         parser.error(str(error))

@@ -58,7 +58,7 @@ def write_tables(config: DictConfig, folder: Path, typed: Sequence[str]) -> None
     from attrbind_exp.reporting.paper_tables import read_spec
 
     if any(o.startswith("shard=") for o in typed):
-        merge_shards(folder)
+        merge_shards(folder, OmegaConf.to_container(config, resolve=False))
     if config.get("report") is not None:
         spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
         write_results(folder, spec, str(config.dataset.splits).split(","), typed)
@@ -117,13 +117,16 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     print(f"\n{shown}")
 
 
-def merge_shards(folder: Path) -> None:
-    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on."""
+def merge_shards(folder: Path, composed: object = None) -> None:
+    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on. What the
+    sweep's own configuration names may be called."""
     from attrbind_exp.commands.merge import merge, shard_sets
+    from attrbind_exp.config import targets_in
     from attrbind_exp.runs.index import write_merged
 
-    sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+    trusted = targets_in(composed)
+    sets = {folder / name: shards for name, shards in shard_sets(folder, trusted).items()}
     for run, shards in sets.items():
-        merge(shards, run)
+        merge(shards, run, trusted)
         print(run)
     write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})

@@ -175,8 +175,11 @@ def heatmap_methods(cfg: DictConfig) -> "dict[str, HeatMapMethod]":
 
 
 def load_layers(name: str) -> Any:
-    """An option of the group attention_layers."""
-    return OmegaConf.load(option_files("attention_layers")[name])
+    """An option of the group attention_layers. Raises UserError for a name that it does not have: a name, no path."""
+    known = option_files("attention_layers")
+    if name not in known:
+        raise UserError(f"unknown attention_layers {name!r}; choose from {', '.join(sorted(known))}")
+    return OmegaConf.load(known[name])
 
 
 def layer_choice(layers: Any) -> LayerChoice:

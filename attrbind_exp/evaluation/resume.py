@@ -1,17 +1,17 @@
 """What an earlier start of a run left: checked, added to the figures, and kept."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from attrbind_exp.evaluation.batching import Images
+from attrbind_exp.evaluation.whole import find_wrong, is_whole
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.rows import NAME, Row, group_by_image
 from attrbind_exp.runs.store import RunStore, encode_failure
-from attrbind_exp.tasks.rows import cells
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Task
-from attrbind_exp.types import Failure, Sample, UserError
+from attrbind_exp.types import Failure, UserError
 
 
 @dataclass(frozen=True)
@@ -77,34 +77,3 @@ def add_rows(task: Task, rows: Sequence[Row], where: str) -> None:
         raise UserError(
             f"{where} are not what this run writes of an image ({error}); remove the folder and run again"
         ) from error
-
-
-def find_wrong(rows: Sequence[Row], samples: Sequence[Sample] | None, settings: RunSettings) -> int | None:
-    """The place of the first of an image's rows that the run does not write there, None where there is none.
-
-    It writes each expression once, or the image as a whole, under every variant and seed in their order. `samples`:
-    those of the image, None where the dataset has no such image.
-    """
-    if samples is None:
-        return 0
-    variants = [(v.name, v.alpha, v.layers, v.heatmap) for v in settings.variants]
-    wanted = [(*variants[v], settings.seeds[s]) for v, s in cells(settings)]
-    left: set[str | None] = {sample.sample_id for sample in samples} | {None}
-    current = None
-    for place, row in enumerate(rows):
-        of = getattr(row, "sample_id", None)  # rows of whole images have none
-        if place % len(wanted) == 0:
-            if of not in left:
-                return place
-            left.remove(of)
-            current = of
-        found = (row.text_processor, row.alpha, row.attention_layers, row.heatmap, row.seed)
-        if of != current or found != wanted[place % len(wanted)]:
-            return place
-    return None
-
-
-def is_whole(image: str, samples: Sequence[Sample], rows: Sequence[Row], failed: Collection[str]) -> bool:
-    """Whether every expression of an image has rows or a failure; `failed`: ids of expressions and images."""
-    found = {getattr(row, "sample_id", None) for row in rows}
-    return image in failed or None in found or all(s.sample_id in found or s.sample_id in failed for s in samples)

@@ -50,7 +50,7 @@ def read_ending(folder: Path) -> Ending | None:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=Ending)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return Ending()
 
 
@@ -96,6 +96,6 @@ def read_not_drawn(folder: Path) -> list[NotDrawn]:
     for line in content.split(b"\n"):
         try:
             found.append(msgspec.convert(json.loads(line), NotDrawn))
-        except ValueError:  # blank, torn or changed by hand
+        except (ValueError, RecursionError):  # blank, torn or changed by hand
             continue
     return found

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -35,7 +36,21 @@ class KeptMaps:
         where the run had no such variant."""
         if variant.edit not in self.variants:
             raise UserError(f"no maps of variant '{variant.label}' were kept; choose among those of the run")
-        return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
+        try:
+            return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"no maps of sample '{sample}' were kept ({error}); run it again with keep_maps=true"
+            ) from error
+
+
+class About(msgspec.Struct):
+    """What stands beside the maps in their file."""
+
+    places: Places
+    variants: list[tuple[str, float | None]]
+    columns: list[tuple[str, int, list[str]]]
+    layers: list[tuple[str, str, int, bool]]
 
 
 def maps_file(folder: Path, image_id: str) -> Path:
@@ -68,14 +83,15 @@ def read_maps(folder: Path, image_id: str) -> KeptMaps:
     file = maps_file(folder, image_id)
     try:
         with safe_open(file, "np") as content:
-            about = json.loads(content.metadata()["about"])
+            about = msgspec.json.decode(content.metadata()["about"], type=About)
             stretched, low, spread = (content.get_tensor(name) for name in ("maps", "low", "spread"))
-    except (OSError, SafetensorError) as error:
+        count = len(about.columns)
+        if not (stretched.ndim == 4 and stretched.shape[:2] == low.shape == spread.shape == (len(low), count)):
+            raise ValueError(f"maps {stretched.shape} and ranges {low.shape}, {spread.shape} of {count} columns")
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(
             f"no readable maps of image '{image_id}' at '{file}' ({str(error)[:80]}); run it again with keep_maps=true"
         ) from error
     maps = stretched.astype(np.float32) * spread[..., None, None] + low[..., None, None]
-    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about["columns"]]
-    layers = [(name, block, ratio, cross) for name, block, ratio, cross in about["layers"]]
-    variants = [(name, alpha) for name, alpha in about["variants"]]
-    return KeptMaps(maps, columns, about["places"], variants, layers)
+    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about.columns]
+    return KeptMaps(maps, columns, about.places, about.variants, about.layers)

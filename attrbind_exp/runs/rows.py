@@ -104,7 +104,7 @@ def read_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[Row, int]]:
         end += len(line)
         try:
             yield _decoder.decode(line), end
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:  # no row, no UTF-8, nested without end
             raise UserError(
                 f"'{file}' line {number} is no row that this version writes ({error}); remove the folder and run again"
             ) from error

@@ -159,7 +159,7 @@ def _failures(file: Path) -> Iterable[Failure]:
         for line in stream:
             try:
                 yield Failure(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 return  # torn
 
 
