@@ -34,9 +34,9 @@ from attrbind_exp.commands import finish as ending
 from attrbind_exp.commands import merge as merging
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.digests import digest_annotations
-from attrbind_exp.evaluation.unchanged import check_unchanged, with_digests
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
-from attrbind_exp.runs.rows import NAME, ExpressionRow, encode_rows
+from attrbind_exp.runs.rows import NAME, ExpressionRow, encode_rows, with_digests
 from attrbind_exp.runs.store import FAILURES, RunStore
 from attrbind_exp.runs.summary import encode_summary
 from attrbind_exp.scoring import binding, metrics

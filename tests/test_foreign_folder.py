@@ -307,7 +307,7 @@ def test_rows_and_summaries_without_end_are_named(tmp_path):
     assert read_configuration(folder) == "a: 1\n"
 
 
-def test_a_row_that_was_changed_is_not_merged(sweep, parts):
+def test_a_row_that_was_changed_is_not_merged_or_rescored(sweep, parts):
     file = next(parts.glob("**/expressions.jsonl"))
     lines = file.read_bytes().splitlines(keepends=True)
     row = json.loads(lines[0])
@@ -319,6 +319,8 @@ def test_a_row_that_was_changed_is_not_merged(sweep, parts):
         for merged in parts.glob("merged*"):
             assert not (merged / "summary.json").exists()
             shutil.rmtree(merged)
+        one_line(command(str(file.parent), "threshold=0.5", *own, module="rescore"), f"below '{file.parent}'", "run")
+        assert not list(file.parent.glob("rescored/*/summary.json"))
 
 
 LIES = {

@@ -23,6 +23,7 @@ from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
+from attrbind_exp.evaluation.whole import check_images
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.store import RunStore, picture_folder, read_failures, write_text
@@ -105,14 +106,17 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
         dataset = settings.load_dataset()
         task = choose_task(dataset, settings.run)
         methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
-    images = by_image(dataset)
+        scored = config.read_settings(config.read_config(source)).run
+    images = by_image(dataset, scored.shard)
     failures = read_failures(source)
     # Before there is a run in the folder: after a kill at any moment the same command goes on.
     write_text(picture_folder(target) / ORIGIN, origin_of(source, target) + "\n")
     with RunStore(target, settings.key) as store:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)
-        for image, rows in read_images(source):
+        found = (rows for _, rows in read_images(source))
+        for rows in check_images(found, images, scored, failures, source):
+            image = rows[0].image_id
             check_unchanged(images, dataset.scenes, image, rows, source)
             made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
             store.add_rows(made)

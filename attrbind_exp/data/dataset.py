@@ -25,12 +25,14 @@ class Dataset:
     classes: Sequence[str] = ()
 
 
-def by_image(dataset: Dataset) -> dict[str, list[Sample]]:
-    """The samples of every image. Images of a class-wise dataset without any label are in it, too."""
+def by_image(dataset: Dataset, shard: tuple[int, int] = (0, 1)) -> dict[str, list[Sample]]:
+    """The samples of every image, or of a `shard` (K, N): every N-th image from the K-th on. Images of a class-wise
+    dataset without any label are in it, too."""
     groups: dict[str, list[Sample]] = {image: [] for image in dataset.scenes}
     for sample in dataset.samples:
         groups.setdefault(sample.image_id, []).append(sample)
-    return groups
+    number, count = shard
+    return dict(list(groups.items())[number::count])
 
 
 def choose_image(image_id: str | int, fraction: float | None, seed: int = 0) -> bool:

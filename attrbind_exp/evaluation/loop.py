@@ -13,12 +13,12 @@ from attrbind_exp.evaluation.batching import Images, segment_images
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.loading import map_ahead
 from attrbind_exp.evaluation.resume import resume_rows
-from attrbind_exp.evaluation.unchanged import check_unchanged, with_digests
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.runs.maps import KeptMaps, write_maps
 from attrbind_exp.runs.progress import Progress
-from attrbind_exp.runs.rows import Row
+from attrbind_exp.runs.rows import Row, with_digests
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.settings import RunSettings
@@ -35,13 +35,13 @@ def score(
     """
     started = time.perf_counter()
     task = choose_task(dataset, settings)
-    number, count = settings.shard
-    images = dict(list(by_image(dataset).items())[number::count])
+    images = by_image(dataset, settings.shard)
     progress = Progress(store, len(images), settings.variants[settings.headline])
     try:
         spent = store.read_seconds() - started  # by earlier starts
+        given = [] if settings.shard[0] else dataset.failures
         check = partial(check_unchanged, images, dataset.scenes, since=store.begun)
-        resumed = resume_rows(images, task, settings, store, progress, [] if number else dataset.failures, check)
+        resumed = resume_rows(images, task, settings, store, progress, given, check)
         failures = list(resumed.failures)
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.

@@ -3,18 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from attrbind_exp.data.digests import digest_annotations, digest_file
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.types import Sample, Scene, UserError
 
 SLACK = 3600  # seconds by which the clocks of machines and file servers may differ
-
-
-def with_digests(rows: Sequence[Row], annotations: str, picture: str) -> list[Row]:
-    """The rows of one image with the digests of what they were made of."""
-    return [msgspec.structs.replace(row, annotation_digest=annotations, picture_digest=picture) for row in rows]
 
 
 def check_unchanged(

@@ -25,8 +25,8 @@ def check_images(
         samples = left.pop(image, None)
         if find_wrong(rows, samples, settings) is not None or not is_whole(image, samples or (), rows, failed):
             raise UserError(
-                f"the rows of image '{image}' below '{where}' are not what these runs write: a file or the data was "
-                "changed; run that shard again"
+                f"the rows of image '{image}' below '{where}' are not what a run writes there: a file or the data was "
+                "changed; run it again"
             )
         yield rows
     if lacking := [image for image, samples in left.items() if not is_whole(image, samples, (), failed)]:

@@ -87,6 +87,11 @@ _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Row] = msgspec.json.Decoder(Row)
 
 
+def with_digests(rows: Iterable[Row], annotations: str, picture: str) -> list[Row]:
+    """The rows of one image with the digests of what they were made of."""
+    return [msgspec.structs.replace(row, annotation_digest=annotations, picture_digest=picture) for row in rows]
+
+
 def encode_rows(rows: Iterable[Row]) -> bytes:
     """The lines of some rows."""
     return b"".join(_encoder.encode(row) + b"\n" for row in rows)
