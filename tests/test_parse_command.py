@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +12,10 @@ from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
 from attrbind_exp.commands.parse import COLUMNS, audit, count_changed, read_prompts, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.language.overrides import IGNORED_COLUMNS, KNOWN
-from attrbind_exp.types import Failure, Override, TextSettings
-from tests.conftest import write_refer
+from attrbind_exp.types import Failure, Override, Sample, TextSettings
+from tests.conftest import make_variant, write_refer
 from tests.test_command import command
 
 
@@ -71,6 +73,34 @@ def test_counts_by_hand(samples, window):
         "targets": {"star": 2, "circle": 2, "red": 1}, "unused_overrides": ["gone"],
         "dataset": "tiny", "n_failed": 2, "failures": {"image_missing": 2}, "note": "a note",
     }  # fmt: skip
+
+
+def test_what_each_method_can_change_is_counted():
+    texts = ["the star", "the white star on the left", "next to a red circle, the blue star", "there is a red star"]
+    settings = TextSettings()
+    prompts = read_prompts(
+        [Sample(str(i), "1", Path("1.png"), t, None, None, (4, 4)) for i, t in enumerate(texts)], settings
+    )
+    variants = [
+        Variant("baseline"),
+        make_variant("ncr", replace=True),
+        make_variant("prefixed", replace=True, prefix="template"),
+        make_variant("uea", alpha=1.0),
+        make_variant("both", replace=True, prefix="template", alpha=0.9),
+    ]
+    # "the star" has no modifier. Behind the prefix, the second's chunk stands where it stands in the prompt.
+    assert count_changed(prompts, variants) == {
+        "baseline": 0, "ncr": 3, "prefixed": 2, "uea alpha=1": 0, "both alpha=0.9": 3,
+    }  # fmt: skip
+
+
+def test_what_cannot_change_does_not_change(segmenter):
+    """The count agrees with the embeddings themselves."""
+    texts = ["the white star on the left", "next to a red circle, the blue star", "there is a red star", "the star"]
+    variants = [Variant("baseline"), make_variant("prefixed", replace=True, prefix="template")]
+    for edited in segmenter.edit(segmenter.prepare(texts), variants):
+        plain, prefixed = (edited.embedding(v).keys for v in (0, 1))
+        assert count_changed([edited.prompt], variants)["prefixed"] == ((plain - prefixed).abs().max() > 1e-3)
 
 
 def test_an_empty_dataset_has_an_empty_audit(window):

@@ -12,6 +12,7 @@ call to monitor something. What people write in a hurry is therefore put into pl
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from attrbind_exp.language.words import DETERMINERS, IMPERATIVES, NAMES, OPENING_WORDS, PICTURES, SIGNS
@@ -81,7 +82,7 @@ def _without_signs(words: Sequence[Word], lower: str) -> Iterator[Word]:
     """The words, signs read as words or commas. "w / hat" is "with hat", "man ' s" is "man's", and a dash with spaces
     around it is a comma."""
     second = False  # of two that are one
-    for word, after in zip(words, [*words[1:], None], strict=True):
+    for word, after in zip_longest(words, words[1:]):
         pair = word.text, after.text if after else ""
         end = after.end if after else word.end
         if second:

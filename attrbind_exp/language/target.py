@@ -96,7 +96,7 @@ def _begins(token: "Token", run: Run, category: str | None) -> bool:
 def _is_noun(token: "Token", run: Run, category: str | None) -> bool:
     """Whether the word names a thing, as the next word of a run. Colours, places and numbers do not."""
     word, first = token.lower_, not run.nouns
-    if is_category(token, category):
+    if is_category(token, category) or word in PEOPLE:
         return True
     if word in COLOURS | LOCATIONS | NO_STAND_INS or word[0].isdigit():
         return False
