@@ -1,6 +1,7 @@
 """Expressions as people write them: the right noun, the gate, capitals, and the characters that a parse points at."""
 
 import csv
+import random
 from itertools import pairwise
 from pathlib import Path
 
@@ -163,6 +164,33 @@ def test_any_text_is_read_or_named(text):
     (parse,) = parse_expressions([text], ["dog"])
     assert parse.text == text and 0 <= parse.target[0] <= parse.target[1] <= len(text)
     assert parse.binding or parse.fallback == "no_target"
+
+
+PIECES = [
+    *"'\"()-%#&/;,. \t",
+    "the",
+    "dog",
+    "Hot Dog",
+    "w/",
+    "'s",
+    "’s",
+    "this is",
+    "there is",
+    "a photo of",
+    "of",
+    "İ",
+    "🐕",
+]
+
+
+@pytest.mark.parametrize("category", [None, "hot dog", "the"])
+def test_pieces_in_any_order_give_a_piece_of_the_text(category):
+    rng = random.Random(1)
+    texts = ["".join(rng.choice(PIECES) + rng.choice(["", " "]) for _ in range(rng.randint(0, 9))) for _ in range(300)]
+    for text, parse in zip(texts, parse_expressions(texts, [category] * len(texts)), strict=True):
+        start, end = parse.target
+        assert parse.text == text and 0 <= parse.chunk[0] <= start <= end <= parse.chunk[1] <= len(text)
+        assert not parse.binding or text[start:end].strip() == text[start:end] != ""
 
 
 def test_a_parse_by_hand_may_name_what_the_rules_leave_out():

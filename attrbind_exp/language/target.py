@@ -37,7 +37,7 @@ def find_target(doc: "Doc", category: str | None = None) -> tuple[str | None, "T
     """The rule that found the target, None for the ordinary one, and the target, None where no rule did.
 
     The ordinary rule takes a run that nothing leads to, one that holds the category's word before others. Without such
-    a run it takes a place ("top of the car"), unless the category's word stands somewhere else in the expression.
+    a run it takes a place ("top of the car", "third from the left"), unless the category's word stands somewhere else.
     """
     runs = list(runs_of(doc, category))
     free = [run for run in runs if not run.led]
@@ -116,7 +116,7 @@ def is_participle(token: "Token") -> bool:
 def is_category(token: "Token", category: str | None) -> bool:
     """Whether the word is the last word of the category's name, in singular or plural. Where people are the category,
     it is any word for them."""
-    if not category:
+    if not category or token.lower_ in NO_STAND_INS:
         return False
     name = category.lower().split()[-1]
     return name in (token.lower_, token.lemma_.lower()) or (name == "person" and token.lower_ in PEOPLE)
@@ -130,25 +130,31 @@ def _head(run: Run, category: str | None) -> "Token | None":
 
 
 def _stands_in(token: "Token") -> bool:
-    """Whether the word stands for a noun: "one", "he", "third" from the left, "the white" in the flag. Any word after
-    a determiner does, since spaCy may not know a rare noun ("the parrot")."""
+    """Whether the word stands for a noun: "one", "he", "the white" in the flag. Any word after a determiner does, since
+    spaCy may not know a rare noun ("the parrot")."""
     word = token.lower_
     if word in ("one", "ones", "other", "others") or (token.pos_ in STAND_INS and word not in NO_STAND_INS):
         return True
-    if word in LOCATIONS:
+    if word in LOCATIONS or re.fullmatch(ORDINALS, word):
         return False
-    if re.fullmatch(ORDINALS, word):
-        return token.i + 1 < len(token.doc) and token.nbor().lower_ == "from"
     determined = token.i > 0 and token.nbor(-1).pos_ == "DET"
     return word in COLOURS or (determined and token.pos_ in ("ADJ", "ADV") and not token.is_stop)
 
 
 def _places(runs: Sequence[Run]) -> Iterator["Token"]:
-    """Words of place that can be meant: "top" of the car; without any noun, the last one ("bottom left corner")."""
-    words = [t for run in runs if not run.led for t in run.words if t.lower_ in LOCATIONS]
-    yield from (t for t in words if t.i + 1 < len(t.doc) and t.nbor().lower_ == "of")
+    """Words of place and order that can be meant: "third" from the left, "top" of the car; without any noun, the last
+    one ("bottom left corner")."""
+    free = [t for run in runs if not run.led for t in run.words]
+    places = [t for t in free if t.lower_ in LOCATIONS]
+    yield from (t for t in free if re.fullmatch(ORDINALS, t.lower_) and _before(t, "from"))
+    yield from (t for t in places if _before(t, "of"))
     if not any(run.nouns for run in runs):
-        yield from (t for t in reversed(words) if t.pos_ in NOUNS)
+        yield from (t for t in reversed(places) if t.pos_ in NOUNS)
+
+
+def _before(token: "Token", word: str) -> bool:
+    """Whether the word stands directly before `word`."""
+    return token.i + 1 < len(token.doc) and token.nbor().lower_ == word
 
 
 def _last_content_words(doc: "Doc") -> list["Token"]:

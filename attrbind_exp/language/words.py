@@ -76,7 +76,8 @@ PEOPLE = _set("""
     men people person pitcher player players referee skateboarder skater skier snowboarder surfer umpire woman women
 """)
 
-# Pronouns that stand for no thing in the picture: the viewer, and words that start a clause.
+# Words that are never the target: the viewer, words that start a clause, articles.
 NO_STAND_INS = _set("""
-    anything her his i itself me mine my myself that there these this those us we what which who whom whose you your
+    a an anything her his i itself me mine my myself that the there these this those us we what which who whom whose you
+    your
 """)
