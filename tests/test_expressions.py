@@ -10,6 +10,7 @@ import pytest
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.language.parse import parse_expressions
+from attrbind_exp.language.parse_cache import parser_identity
 from attrbind_exp.language.sentence import lower_case, opener_end, read_words
 from attrbind_exp.types import Override
 from tests.conftest import SHARED
@@ -199,6 +200,14 @@ def test_a_parse_by_hand_may_name_what_the_rules_leave_out():
         override = Override((target, target + 1))
         (parse,) = parse_expressions([text], overrides={text: override})
         assert parse.target == override.target and parse.modified == modifiers
+
+
+@pytest.mark.parametrize("module", ["parse", "sentence", "target", "words"])
+def test_other_rules_are_another_parser_to_the_cache(module, tmp_path, monkeypatch):
+    before = parser_identity.__wrapped__()
+    (tmp_path / "rules.py").write_text("another rule")
+    monkeypatch.setattr(f"attrbind_exp.language.{module}.__file__", str(tmp_path / "rules.py"))
+    assert parser_identity.__wrapped__() != before
 
 
 def test_a_caption_may_go_on_from_an_opener():

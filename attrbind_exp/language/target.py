@@ -116,7 +116,7 @@ def is_participle(token: "Token") -> bool:
 def is_category(token: "Token", category: str | None) -> bool:
     """Whether the word is the last word of the category's name, in singular or plural. Where people are the category,
     it is any word for them."""
-    if not category or token.lower_ in NO_STAND_INS:
+    if not category or not category.strip() or token.lower_ in NO_STAND_INS:
         return False
     name = category.lower().split()[-1]
     return name in (token.lower_, token.lemma_.lower()) or (name == "person" and token.lower_ in PEOPLE)
