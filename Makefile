@@ -47,8 +47,10 @@ test: setup ## the tests, slow ones left out
 test-all: setup ## all tests
 	$(BIN)/python -m pytest
 
-chaos: setup ## a run killed twenty times must end as one that was not; ten runs on seven GPUs outlive two that are lost
+chaos: setup ## kills, stops and faulty disks: all must end as if nothing had happened; ten runs on seven GPUs outlive two that are lost
 	$(BIN)/python -m pytest tests/test_resume.py tests/test_launchers.py -k "twenty or killed_and_a_failed"
+	$(BIN)/python benchmarks/kills.py --kills 30 --budget-minutes 3
+	$(BIN)/python benchmarks/faults.py --faults 20 --stops 5 --budget-minutes 3
 
 lint: setup ## ruff, mypy, and which room may import which
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

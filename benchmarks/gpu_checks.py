@@ -23,8 +23,9 @@ from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation.batch_size import fit_batch_size
-from attrbind_exp.evaluation.batching import Batcher, PassRow, segment_images
+from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.evaluation.loading import LoadedSample
+from attrbind_exp.evaluation.passes import Batcher, PassRow
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
 from attrbind_exp.tasks.settings import RunSettings
@@ -259,7 +260,7 @@ def _run_batcher(machine: Machine, batch: Batch, settings: RunSettings) -> tuple
         for i, (image, prompt) in enumerate(zip(batch.owner, batch.prompts, strict=True))
     ]
     rows = [
-        PassRow(LoadedSample(sample, machine.picture, machine.latents, None, prompt), embedding)
+        PassRow(LoadedSample(sample, machine.picture, "", machine.latents, None, prompt), embedding)
         for sample, prompt, embedding in zip(samples, batch.prompts, batch.embeddings, strict=True)
     ]
     batcher = Batcher(machine.segmenter, settings)

@@ -12,13 +12,15 @@ and the page, of which "cpu" was spent at work. The last line is one JSON object
 import argparse
 import json
 import random
-import resource
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -30,7 +32,9 @@ from omegaconf import DictConfig
 from attrbind_exp import config
 from attrbind_exp.commands import finish as ending
 from attrbind_exp.commands import merge as merging
-from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.data.dataset import by_image
+from attrbind_exp.data.digests import digest_annotations
+from attrbind_exp.evaluation.unchanged import check_unchanged, with_digests
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import NAME, ExpressionRow, encode_rows
 from attrbind_exp.runs.store import FAILURES, RunStore
@@ -118,33 +122,42 @@ def make_rows(sample: Sample, settings: RunSettings, rng: np.random.Generator) -
         yield under_variant(row, variant, 0)
 
 
-def write_run(folder: Path, cfg: DictConfig, settings: config.Settings, dataset: Dataset, shard: int = 0) -> None:
-    """A run's folder up to its rows; as a shard, with a summary, too."""
+def write_runs(folder: Path, root: Path, limit: int | None) -> None:
+    """A run up to its rows, in folder/run, and the same rows as those of finished shards, in folder/parts."""
+    _, settings = settings_of(root, limit)
+    dataset = settings.load_dataset()
+    start_run(folder / "run", settings)
+    for number in range(SHARDS):
+        cfg, part = settings_of(root, limit, f"{number}/{SHARDS}")
+        shard = folder / "parts" / str(number)
+        start_run(shard, part)
+        scored = ending.Scored(choose_task(dataset, part.run), [], 1.0)
+        origin = ending.describe_origin(part, dataset, "none", [f"shard={cfg.shard}"])
+        (shard / "summary.json").write_text(encode_summary(ending.summarize(scored, part.run.headline, origin)))
     rng = np.random.default_rng(0)
+    with ExitStack() as stack:
+        whole = stack.enter_context(open(folder / "run" / NAME, "wb"))
+        parts = [stack.enter_context(open(folder / "parts" / str(n) / NAME, "wb")) for n in range(SHARDS)]
+        for number, samples in enumerate(by_image(dataset).values()):
+            annotations = digest_annotations(samples)
+            for sample in samples:
+                lines = encode_rows(with_digests(list(make_rows(sample, settings.run, rng)), annotations, ""))
+                whole.write(lines)
+                parts[number % SHARDS].write(lines)
+
+
+def start_run(folder: Path, settings: config.Settings) -> None:
+    """What a run's folder holds before its first row."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(settings.yaml)
     (folder / "config_hash").write_text(settings.key + "\n")
     (folder / FAILURES).write_text("")
-    step = settings.run.shard[1]
-    with open(folder / NAME, "wb") as file:
-        for samples in list(by_image(dataset).values())[shard::step]:
-            for sample in samples:
-                file.write(encode_rows(make_rows(sample, settings.run, rng)))
-    if step > 1:
-        scored = ending.Scored(choose_task(dataset, settings.run), [], 1.0)
-        origin = ending.describe_origin(settings, dataset, "none", [f"shard={cfg.shard}"])
-        (folder / "summary.json").write_text(encode_summary(ending.summarize(scored, settings.run.headline, origin)))
 
 
 def prepare(folder: Path, root: Path, limit: int | None) -> float:
     """A run to resume and the same in shards."""
     started = time.perf_counter()
-    cfg, settings = settings_of(root, limit)
-    dataset = settings.load_dataset()
-    write_run(folder / "run", cfg, settings, dataset)
-    for number in range(SHARDS):
-        part = settings_of(root, limit, f"{number}/{SHARDS}")
-        write_run(folder / "parts" / str(number), *part, dataset, number)
+    write_runs(folder, root, limit)
     return time.perf_counter() - started
 
 
@@ -167,7 +180,8 @@ def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
     with RunStore(folder / "run", settings.key) as store:
         task = choose_task(dataset, settings.run)
         progress = Progress(store, len(images), settings.run.variants[settings.run.headline])
-        resumed = resume_rows(images, task, settings.run, store, progress)
+        check = partial(check_unchanged, images, {}, since=store.begun)
+        resumed = resume_rows(images, task, settings.run, store, progress, check=check)
         progress.close()
         scored = ending.Scored(task, resumed.failures, 1.0)
         origin = ending.describe_origin(settings, dataset, "none", [])
@@ -197,11 +211,11 @@ def in_a_process(part: str, folder: Path, root: Path, limit: int | None) -> dict
 
 
 def run_part(part: str, folder: str, root: str, limit: str) -> None:
-    """One part, here; prints its seconds and this process's peak memory."""
+    """One part, here; prints its seconds and this process's own peak memory (ru_maxrss would hold its parent's)."""
     started, busy = time.perf_counter(), time.process_time()
     figures = PARTS[part](Path(folder), Path(root), int(limit) or None)
     took, busy = time.perf_counter() - started, time.process_time() - busy
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20)
+    peak = int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
     print(
         json.dumps(
             {"figures_s": round(figures, 1), "all_s": round(took, 1), "cpu_s": round(busy, 1), "peak_MB": round(peak)}

@@ -1,5 +1,6 @@
 """The command line as people type it, wrong values included; and what a run leaves behind."""
 
+import gc
 import io
 import json
 import os
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.commands.start import loading
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
@@ -203,6 +205,17 @@ def test_help_loads_nothing_that_it_does_not_need(name, more):
     help_text, _, loaded = done.stdout.rpartition("loaded")
     assert done.returncode == 0 and f"attrbind_exp.{name}" in help_text, done.stderr
     assert (HEAVY | more) & set(loaded.split()) - {m[1:] for m in more if m[0] == "-"} == set()
+
+
+def test_while_libraries_load_nothing_looks_for_garbage_and_afterwards_it_does_again():
+    frozen = gc.get_freeze_count()
+    try:
+        with pytest.raises(ZeroDivisionError), loading():
+            assert not gc.isenabled()
+            _ = 1 / 0
+        assert gc.isenabled() and gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
 
 
 def test_what_is_wrong_is_said_before_a_model_library_loads():

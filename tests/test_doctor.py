@@ -244,6 +244,17 @@ def test_weights_that_are_not_there_are_named_with_the_command(tmp_path):
     assert "unet/ without diffusion_pytorch_model.safetensors" in machine.check_model(str(copy))[0].text
 
 
+def test_copies_beside_the_weights_do_not_count(tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(BUNDLED, copy)
+    unet = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(unet, unet.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    old = "diffusion_pytorch_model-00001-of-00002.safetensors"  # no index names it
+    shutil.copy(unet, unet.with_name(old))
+    ours, alone = (machine.check_model(str(folder))[0].text.partition(": ")[2] for folder in (copy, BUNDLED))
+    assert ours == alone
+
+
 def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
     cache = tmp_path / "hub" / "models--some--model"
     shutil.copytree(BUNDLED, cache / "snapshots" / "abc")
@@ -306,6 +317,10 @@ def test_accounts_are_found_and_no_key_is_shown(monkeypatch, tmp_path):
     finding = machine.check_tracker("auto")
     assert "WANDB_API_KEY" in finding.text and "s3cret" not in finding.text
     assert machine.check_tracker(None).status == "ok"
+    monkeypatch.setenv("NETRC", "~nobody-of-that-name/netrc")
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    finding = machine.check_tracker("auto")
+    assert finding.status == "WARN" and "no mode 'nonsense'" in finding.text and "offline, disabled" in finding.text
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:

@@ -138,7 +138,8 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, cou
     assert all((folder / "summary.json").is_file() for folder in folders)
 
 
-def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path, start):
+def test_ctrl_c_ends_a_sweep_and_leaves_no_process(tmp_path, start, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # nobody listens; this machine's GPUs need no Ray of others
     given = launched(tmp_path, [0.5, 0.9, 1], "launcher=gpus", "launcher.gpus=2", *ENDLESS)
     process = start(given, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_for(lambda: len(list(tmp_path.glob("*/run.log"))) == 2, process)

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from attrbind_exp import config
 from attrbind_exp.commands import rescore
-from attrbind_exp.data.images import read_image
+from attrbind_exp.data.images import read_picture
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Variant
@@ -29,10 +30,10 @@ SETTINGS = RunSettings(VARIANTS, batch_size=1, seeds=(0, 1))
 def segment_without_a_model(samples_of, segmenter, settings, captioner=None, done=0):
     """Every image with heat maps that depend on the sample alone; what cannot be read fails as in a run."""
     for image, samples in list(samples_of.items())[done:]:
-        items, failures = [], []
+        items, failures, digest = [], [], ""
         for sample in samples:
             try:
-                photo = read_image(sample.image_path, sample.size)
+                photo, digest = read_picture(sample.image_path, sample.size)
                 truth = decode_mask(sample.segmentation, sample.size)
             except SampleError as error:
                 failures.append(Failure(sample.sample_id, error.reason, str(error)))
@@ -41,7 +42,7 @@ def segment_without_a_model(samples_of, segmenter, settings, captioner=None, don
             prompt = Prompt(sample.text, Parse(sample.text, (0, 3), (0, 3), False), (1,), (1,), (1,), False)
             heats = [HeatMap(rng.random(sample.size, np.float32)) for _ in range(4)]
             items.append(Segmented(sample, photo, truth, prompt, heats, [[0, 1], [2, 3]]))
-        yield SegmentedImage(image, items, failures)
+        yield SegmentedImage(image, items, failures, digest)
 
 
 @pytest.fixture
@@ -250,7 +251,7 @@ def test_rescoring_replaces_no_other_run(tmp_path):
 def test_a_rescoring_that_was_stopped_anywhere_goes_on(tmp_path, monkeypatch):
     source, target = tmp_path / "kept", tmp_path / "again"
     assert command(*SMALL, "keep_maps=true", f"hydra.run.dir={source}")[0] == 0
-    cfg = rescore.change(rescore.read_config(source), ["threshold=0.5"])
+    cfg = rescore.change(config.read_config(source), ["threshold=0.5"])
     moments = [(RunStore, "_claim"), (RunStore, "keep"), (RunStore, "add_rows"), (rescore, "finish")]
     for place, name in moments:
         with monkeypatch.context() as patch:

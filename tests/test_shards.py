@@ -77,7 +77,7 @@ def test_a_rescored_shard_is_no_shard_of_the_sweep(tmp_path):
             run.mkdir(parents=True)
             (run / "summary.json").write_text("{}")
             cfg.threshold.value = 0.5 if inside else None
-            OmegaConf.save(cfg, run / "config.yaml")
+            OmegaConf.save(cfg, run / "config.yaml", resolve=True)  # as a run writes it
         (tmp_path / "shard=1/2" / "rescored" / "threshold=0.5" / "summary.json").unlink(missing_ok=True)
     (shards,) = shard_sets(tmp_path).values()
     assert shards == {shard: tmp_path / f"shard={shard}" for shard in ("0/2", "1/2")}

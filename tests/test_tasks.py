@@ -195,12 +195,14 @@ def write_shard(folder, *names):
 
 
 def test_shards_are_read_image_by_image_in_the_order_of_the_whole(tmp_path):
-    shards = [write_shard(tmp_path / "0", "a", "c", "e"), write_shard(tmp_path / "1", "b", "other"), tmp_path / "2"]
+    shards = [write_shard(tmp_path / "0", "a", "c", "e"), write_shard(tmp_path / "1", "b"), tmp_path / "2"]
     write_shard(shards[2])  # all of its images failed
     found = list(in_order(["a", "b", "c", "d", "e"], shards))
     assert [encode_rows(rows) for rows in found] == [encode_rows(rows_of(name)) for name in "abce"]
     with pytest.raises(UserError, match=f"image 'c' in '{shards[0]}' stand out of order"):
         list(in_order(["c", "e", "a"], shards[:1]))
+    with pytest.raises(UserError, match=f"image 'e' in '{shards[0]}' are of no image in the data"):
+        list(in_order(["a", "c"], shards[:1]))
 
 
 def test_a_torn_line_ends_the_rows_and_a_broken_one_is_named(tmp_path):

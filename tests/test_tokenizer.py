@@ -53,6 +53,12 @@ def test_a_tokenizer_file_that_is_missing(folder, old_tokenizer, name):
     assert "vocab.json and merges.txt and special_tokens_map.json and tokenizer_config.json" in message
 
 
+@pytest.mark.parametrize("ends", [("<|endoftext|>", "<|startoftext|>"), ("<|startoftext|>", "!"), ("x", "y\x1b[31m")])
+def test_other_marks_around_a_text_are_refused(folder, ends):
+    edit_json(folder / "tokenizer" / "tokenizer_config.json", bos_token=ends[0], eos_token=ends[1])
+    refused(folder, "starts and ends a text with ", "CLIP's are <|startoftext|>, <|endoftext|>")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_file_of_todays_tokenizer_that_is_missing(folder, name):
     (folder / "tokenizer" / name).unlink()

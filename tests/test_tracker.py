@@ -2,13 +2,16 @@
 
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
+import wandb
 
+from attrbind_exp.tracking import dashboard
 from attrbind_exp.tracking.dashboard import GALLERIES, TABLES, make_workspace
 from attrbind_exp.tracking.wandb_tracker import WandbTracker
 from attrbind_exp.types import UserError
@@ -137,7 +140,7 @@ def test_a_run_ends_without_wandb_and_says_how_to_upload(
     assert code == 0, err
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_scored"] == 5
     (file,) = run_files(tmp_path / "run")
-    assert "W&B: not everything was uploaded" in out and f"upload it by: wandb sync '{file.parent}'" in out
+    assert "W&B: not everything was uploaded" in out and f"upload it by: wandb sync {file.parent}" in out
     assert "expressions" in json.dumps(inspect(file))
     for path in (tmp_path / "run").rglob("*"):
         if path.is_file():
@@ -178,3 +181,96 @@ def test_the_workspace_speaks_of_what_is_logged():
         assert f'"{word}"' in made, word
     everything = make_workspace("team", "project")._to_model().model_dump_json(by_alias=True)
     assert '"grouping":[{"section":"run","name":"group"}]' in everything.replace(" ", "")
+
+
+@pytest.fixture
+def fresh_wandb(monkeypatch):
+    """W&B as a new process has it: variables are read when a run starts."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    wandb.teardown()
+    yield monkeypatch
+    wandb.teardown()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("WANDB_MODE", "nonsense", "WANDB_MODE: Input should be 'online'"),
+        ("WANDB_API_KEY", "s3cret", "WANDB_API_KEY invalid"),
+        ("WANDB_BASE_URL", "junk", "WANDB_BASE_URL: Input should be a valid URL"),
+        ("WANDB_PROJECT", "a/b/c", "Invalid project name 'a/b/c'"),
+        ("WANDB_SILENT", "maybe", "WANDB_SILENT: Input should be a valid boolean"),
+        ("WANDB_SERVICE", "junk", "WANDB_SERVICE"),
+    ],
+)
+def test_a_variable_that_wandb_refuses_costs_one_line_and_the_run_is_kept(tmp_path, fresh_wandb, name, value, words):
+    fresh_wandb.setenv(name, value)
+    tracker = WandbTracker(tmp_path, {}, "p")
+    tracker.summary({"mIoU": 1.0})
+    said = tracker.close()
+    (file,) = run_files(tmp_path)
+    assert words in said and said.endswith(f"upload it by: wandb sync {file.parent}") and said.isprintable()
+    assert "s3cret" not in said and os.environ[name] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WANDB_DIR", "/proc/nowhere"), ("WANDB_MODE", "dryrun"), ("WANDB_ENTITY", "a/b c"), ("WANDB_RESUME", "must")],
+)
+def test_a_variable_that_wandb_takes_changes_nothing_for_the_run_folder(tmp_path, fresh_wandb, name, value):
+    fresh_wandb.setenv(name, value)
+    said = WandbTracker(tmp_path, {}, "p").close()
+    (file,) = run_files(tmp_path)
+    assert said == f"W&B run kept offline; upload it by: wandb sync {file.parent}"
+
+
+def test_nothing_is_kept_for_wandb_where_it_is_disabled(tmp_path, fresh_wandb):
+    fresh_wandb.setenv("WANDB_DISABLED", "true")
+    assert WandbTracker(tmp_path, {}, "p").close() is None and not run_files(tmp_path)
+
+
+def test_runs_keep_apart_though_one_id_is_set_for_all(tmp_path, fresh_wandb):
+    fresh_wandb.setenv("WANDB_RUN_ID", "one")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        WandbTracker(tmp_path / name, {}, "p", mode="offline").close()
+    ids = {told(inspect(file))["run_id"] for file in run_files(tmp_path)}
+    assert len(ids) == 2 and "one" not in ids
+
+
+def test_the_upload_of_a_run_in_a_folder_with_quotes_can_be_pasted(tmp_path):
+    folder = tmp_path / "it's $HOME\n"
+    folder.mkdir()
+    said = WandbTracker(folder, {}, "p", mode="offline").close()
+    (file,) = run_files(folder)
+    assert said.isprintable()
+    typed = said.partition("upload it by: ")[2]
+    shown = subprocess.run(["bash", "-c", f"printf '%s\\0' {typed}"], capture_output=True, check=True).stdout
+    assert shown.decode().split("\0")[:-1] == ["wandb", "sync", str(file.parent)]
+
+
+def test_where_wandb_cannot_even_stay_offline_the_run_goes_on(tmp_path, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("no service\nmore")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    tracker = WandbTracker(tmp_path, {}, "p", mode="offline")
+    tracker.table("t", ["a"], [[1]])
+    assert tracker.close() == (
+        "W&B: nothing is kept for it (no service; offline: no service); the run's folder has everything"
+    )
+
+
+def test_a_project_that_wandb_refuses_is_named_before_anything_is_scored(tmp_path):
+    with pytest.raises(UserError, match=r"tracker\.project='a/b' is refused by W&B: Invalid project name"):
+        WandbTracker(tmp_path, {}, "a/b", mode="offline")
+
+
+def test_the_dashboard_names_a_refused_variable_in_one_line(fresh_wandb, capsys):
+    fresh_wandb.setenv("WANDB_BASE_URL", "junk")
+    fresh_wandb.setattr(sys, "argv", ["dashboard", "team/project"])
+    with pytest.raises(SystemExit) as end:
+        dashboard.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2 and line.startswith("error: W&B refused: ") and "valid URL" in line

@@ -144,8 +144,8 @@ class Backbone(Protocol):
     """A frozen text-to-image model, ready to be asked for attention.
 
     `layers`: every attention layer that can be read; `window`: its text window; `reading`: the timestep and the weights
-    that suit it; `timesteps`: how many there are; `latent_shape`: (c, h, w) of a picture; `pooled_width`: P of
-    EncodedText.pooled, 0 where there is none; `device` and `dtype` of passes.
+    that suit it; `timesteps`: how many there are; `latent_shape`: (c, h, w) of a picture; `device` and `dtype`
+    of passes.
     """
 
     layers: Sequence[Layer]
@@ -153,12 +153,11 @@ class Backbone(Protocol):
     reading: Reading
     timesteps: int
     latent_shape: tuple[int, int, int]
-    pooled_width: int
     device: torch.device
     dtype: torch.dtype
 
-    def digests(self) -> tuple[str, str]:
-        """What tells its text encoders and its image encoder from those of another model: digests of their weights."""
+    def image_encoder_digest(self) -> str:
+        """What tells its image encoder from another one: a digest of all that latents depend on beside the pixels."""
         ...
 
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,8 +39,6 @@ class StableDiffusion:
     `size`: (height, width) in pixels that pictures are resized to, None = the model's own square. Latent cells are
     `size` divided by `vae_scale`. `reading`: the timestep and weights that suit it.
     """
-
-    pooled_width = 0
 
     def __init__(
         self, pipeline: StableDiffusionPipeline, size: tuple[int, int] | None = None, reading: Reading = DIFFSEGMENTER
@@ -78,9 +77,11 @@ class StableDiffusion:
             if isinstance(module, ResnetBlock2D | FeedForward):
                 module.compile(dynamic=False)
 
-    def digests(self) -> tuple[str, str]:
-        """Digests of the weights of its text encoder and its autoencoder."""
-        return weights_digest(self.text_encoder), weights_digest(self.vae)
+    def image_encoder_digest(self) -> str:
+        """A digest of the autoencoder: its weights, its settings and the code here that asks it. The scaling factor is
+        one of the settings; names that begin with "_" say only where they came from."""
+        settings = sorted((k, v) for k, v in self.vae.config.items() if not k.startswith("_"))
+        return digest(weights_digest(self.vae), settings, Path(__file__).read_bytes())
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Request
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading
-from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, StableDiffusion, weights_digest
+from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, StableDiffusion
 from attrbind_exp.backbones.tensors import pad_rows, to_device
 from attrbind_exp.backbones.window import ClipWindow
-from attrbind_exp.cache import digest
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -34,14 +33,8 @@ class StableDiffusionXL(StableDiffusion):
         super().__init__(pipeline, size, reading)
         self.second_window = ClipWindow(pipeline.tokenizer_2)
         self.second_encoder = pipeline.text_encoder_2.eval().requires_grad_(False)
-        self.pooled_width = self.second_encoder.config.projection_dim
         # (height, width) of the original, (top, left) of the crop, (height, width) aimed at: as for a whole picture.
         self.time_ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device, dtype=self.dtype)
-
-    def digests(self) -> tuple[str, str]:
-        """Digests of the weights of its text encoders and its autoencoder."""
-        text, image = super().digests()
-        return digest(text, weights_digest(self.second_encoder)), image
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
-from attrbind_exp.backbones.weights import first_line, listing, mend
+from attrbind_exp.backbones.weights import first_line, list_names, listing, mend
 from attrbind_exp.hub import find_file
 from attrbind_exp.language.window import Tokens
 from attrbind_exp.types import UserError
@@ -15,6 +15,7 @@ CONFIG = "tokenizer_config.json"  # says how long the window is
 # The files of a tokenizer: as the tokenizers library saves it, and as CLIP's own was saved until transformers 4. Where
 # special tokens are missing, Stable Diffusion 2.x would be padded as 1.x is.
 FORMS = (("tokenizer.json", CONFIG), ("vocab.json", "merges.txt", "special_tokens_map.json", CONFIG))
+ENDS = ("<|startoftext|>", "<|endoftext|>")  # of a text, in every CLIP
 LONGEST = 10_000  # tokens in a window; CLIP's has 77
 
 
@@ -79,6 +80,9 @@ def find_fault(tokenizer: PreTrainedTokenizerBase) -> str | None:
     window = tokenizer.model_max_length
     if not isinstance(window, int) or not 2 < window <= LONGEST:  # transformers' own is 10^30 where none is written
         return f"has no model_max_length from 3 to {LONGEST} in {CONFIG}"
+    if (tokenizer.bos_token, tokenizer.eos_token) != ENDS:
+        found = list_names([str(tokenizer.bos_token), str(tokenizer.eos_token)])
+        return f"starts and ends a text with {found}; CLIP's are {', '.join(ENDS)}"
     ends = [tokenizer.bos_token_id, tokenizer.eos_token_id]
     if tokenizer("", verbose=False).input_ids != ends:
         return f"does not write an empty text as a start and an end, {ends}"

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import re
-import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -17,9 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.paths import SWEEPS, options, own_folder
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
@@ -101,7 +101,7 @@ def as_typed(overrides: Sequence[str]) -> list[str]:
 
 def command(overrides: Sequence[str]) -> str:
     """The command of a run or a sweep with these overrides, to be pasted into a shell."""
-    return f"python -m attrbind_exp.run {shlex.join(as_typed(overrides))}"
+    return shell_command(["python", "-m", "attrbind_exp.run", *as_typed(overrides)])
 
 
 def _as_typed(override: str) -> str:
@@ -115,6 +115,8 @@ def _as_typed(override: str) -> str:
 
 def _rewrite(argument: str) -> str:
     key, equals, value = argument.partition("=")
+    if equals and ("/" in value or ".." in value):
+        _check_option(key, value)
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
         return argument
     if key in FREE_TEXT:
@@ -139,6 +141,14 @@ def _rewrite(argument: str) -> str:
     return argument
 
 
+def _check_option(key: str, value: str) -> None:
+    """Raise UserError where an option of a group holds "/" or "..": it is a name, and would be looked for elsewhere."""
+    group = re.fullmatch(r"[+~]*([\w/]+)(@[\w.:]*)?", key)
+    if group and (group[1] in ("sweep", "launcher") or options(group[1])):
+        own = "sweeps" if group[1] == "sweep" else "hydra/launcher" if group[1] == "launcher" else group[1]
+        raise UserError(f"{key}={value} names a path; an option is a name: choose from {', '.join(options(own))}")
+
+
 def _rewrite_launcher(argument: str) -> str:
     """launcher=NAME and launcher.KEY=VALUE by the names that they have in Hydra."""
     key, _, value = argument.partition("=")
@@ -154,6 +164,12 @@ def _quote(value: str) -> str:
     is quoted already stay as they are."""
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     return value if quoted or value == "null" or "${" in value else f"'{_escape(value)}'"
+
+
+def path_override(key: str, path: Path) -> str:
+    """The override that sets `key` to this very path, whatever is in it: a `${` in a path refers to no other key."""
+    literal = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", str(path))
+    return f"{key}='{_escape(literal)}'"
 
 
 def _escape(value: str) -> str:
@@ -177,12 +193,12 @@ def run_main(main: Callable[[], Any]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         folder, arguments = take_config_dir(sys.argv[1:])
-        with use_config_dir(folder):
+        with use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
     except MENDABLE as error:
-        _exit(error)
+        exit_with(error)
     except KeyboardInterrupt:
         print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
         sys.exit(130)
@@ -194,11 +210,12 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     @wraps(function)
     def run(cfg: DictConfig) -> Any:
         try:
-            return function(cfg)
+            with disk_errors():
+                return function(cfg)
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            _exit(error)
+            exit_with(error)
         except Exception:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra keeps it, and the sweep goes on
                 traceback.print_exc()
@@ -207,7 +224,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
     return run
 
 
-def _exit(error: Exception) -> NoReturn:
+def exit_with(error: Exception) -> NoReturn:
+    """End a command whose user can mend what went wrong: one line and exit code 2."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)

@@ -2,48 +2,53 @@
 
 import argparse
 import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
-
 from attrbind_exp import config
+from attrbind_exp.commands import command_line
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.evaluation.unchanged import check_unchanged
+from attrbind_exp.evaluation.whole import check_images
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
 from attrbind_exp.runs.rows import Row, read_images
-from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.types import UserError
 
 
-def merge(shards: Mapping[str, Path], target: Path) -> Summary:
+def merge(shards: Mapping[str, Path], target: Path, trusted: Collection[str] = ()) -> Summary:
     """Write the run that `shards` (folders by shard) are parts of into `target` and return its summary. Pictures are
-    not drawn."""
-    summary = merge_rows(shards, target)
+    not drawn. `trusted`: what the configurations may name to be called besides what options name."""
+    summary = merge_rows(shards, target, trusted)
     write_report(target)
     return summary
 
 
-def merge_rows(shards: Mapping[str, Path], target: Path) -> Summary:
+def merge_rows(shards: Mapping[str, Path], target: Path, trusted: Collection[str] = ()) -> Summary:
     """The same without the page."""
-    cfg = read_config(next(iter(shards.values())))
+    first = next(iter(shards.values()))
+    cfg = config.read_config(first, trusted)
     cfg.shard = None
-    settings = config.read_settings(cfg)
-    dataset = settings.load_dataset()
-    task = choose_task(dataset, settings.run)
+    with config.naming_config(first):
+        settings = config.read_settings(cfg)
+        dataset = settings.load_dataset()
+        task = choose_task(dataset, settings.run)
     summaries = [read_summary(shard) for shard in shards.values()]
     failures = [failure for shard in shards.values() for failure in read_failures(shard)]
     with RunStore(target, settings.key) as store:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)
-        for rows in in_order(list(by_image(dataset)), list(shards.values())):
+        images = by_image(dataset)
+        found = in_order(list(images), list(shards.values()))
+        for rows in check_images(found, images, settings.run, failures, target.parent):
+            check_unchanged(images, dataset.scenes, rows[0].image_id, rows, target.parent)
             store.add_rows(rows)
             task.add_rows(rows)
         store.add_failures(failures)
@@ -55,10 +60,9 @@ def merge_rows(shards: Mapping[str, Path], target: Path) -> Summary:
 def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row]]:
     """The rows of all shards, image by image in the order of `images`, which each shard keeps for its own ones.
 
-    Raises UserError for a shard that does not.
+    Raises UserError for a shard that does not, or that has rows of other images.
     """
-    known = set(images)
-    readers = [((image, rows) for image, rows in read_images(shard) if image in known) for shard in shards]
+    readers = [read_images(shard) for shard in shards]
     heads = [next(reader, None) for reader in readers]
     for image in images:
         for number, head in enumerate(heads):
@@ -67,10 +71,11 @@ def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row
                 heads[number] = next(readers[number], None)
     for shard, head in zip(shards, heads, strict=True):
         if head is not None:
-            raise UserError(f"the rows of image '{head[0]}' in '{shard}' stand out of order; run this shard again")
+            wrong = "stand out of order" if head[0] in images else "are of no image in the data"
+            raise UserError(f"the rows of image '{head[0]}' in '{shard}' {wrong}; run this shard again")
 
 
-def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
+def shard_sets(folder: Path, trusted: Collection[str] = ()) -> dict[str, dict[str, Path]]:
     """The finished shards below `folder`: {name of a merged run: {shard: its folder}}, a set for every configuration.
 
     What lies in a run's own folder, such as a rescored shard, is none of them. Raises UserError where shards are
@@ -80,11 +85,13 @@ def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
     names: dict[str, str] = {}
     for file in sorted(folder.glob("**/summary.json")):
         above = [p for p in file.parent.parents if p.is_relative_to(folder) and p != folder]
-        cfg = read_config(file.parent)
+        cfg = config.read_config(file.parent, trusted)
         if cfg.get("shard") is None or any((p / "summary.json").is_file() for p in above):
             continue
+        config.shard(cfg)
         shard, cfg.shard = str(cfg.shard), None
-        key = f"{config.config_hash(cfg)}/{shard.partition('/')[2]}"
+        with config.naming_config(file.parent):
+            key = f"{config.config_hash(cfg)}/{shard.partition('/')[2]}"
         # The folder that the run would have had without the shard in its name.
         inner = re.sub(r",?shard=\d+/\d+", "", str(file.parent.relative_to(folder))).strip(",/")
         names.setdefault(key, f"merged,{inner}" if inner else "merged")
@@ -107,11 +114,6 @@ def shard_sets(folder: Path) -> dict[str, dict[str, Path]]:
     }
 
 
-def read_config(folder: Path) -> DictConfig:
-    """The composed configuration of a run."""
-    return OmegaConf.load(folder / "config.yaml")  # type: ignore[return-value]
-
-
 def main() -> None:
     """Merge and print as a run does."""
     parser = argparse.ArgumentParser(prog="python -m attrbind_exp.merge", description=__doc__)
@@ -119,11 +121,10 @@ def main() -> None:
     add_config_dir(parser)
     given = parser.parse_args()
     try:
-        with use_config_dir(given.config_dir):
+        with use_config_dir(given.config_dir), disk_errors():
             sets = {given.folder / name: shards for name, shards in shard_sets(given.folder).items()}
             for run, shards in sets.items():
                 show(merge(shards, run), run)
-        write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
-    except UserError as error:
-        print(f"error: {clean(str(error), 5000)}", file=sys.stderr)
-        sys.exit(2)
+            write_merged(given.folder, {run: list(shards.values()) for run, shards in sets.items()})
+    except command_line.MENDABLE as error:
+        command_line.exit_with(error)

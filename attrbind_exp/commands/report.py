@@ -6,6 +6,8 @@ import sys
 import webbrowser
 from pathlib import Path
 
+from attrbind_exp.commands.disk import disk_errors
+from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.types import UserError
 
@@ -30,10 +32,12 @@ def main() -> None:
     parser.add_argument(
         "folder", type=Path, nargs="?", help="of a run or a sweep; default: the newest report below outputs/"
     )
+    add_config_dir(parser)
     parser.add_argument("--open", action="store_true", help="open the page where there is a display")
     given = parser.parse_args()
     try:
-        report = make_report(given.folder) if given.folder else newest(Path("outputs"))
+        with use_config_dir(given.config_dir), disk_errors():
+            report = make_report(given.folder) if given.folder else newest(Path("outputs"))
     except UserError as error:
         parser.error(str(error))
     print(report)

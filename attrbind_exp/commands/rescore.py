@@ -8,24 +8,23 @@ a run that kept its maps (keep_maps=true).
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
-from attrbind_exp.commands.merge import read_config
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.rows import read_images
-from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, picture_folder, read_failures, write_text
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
@@ -48,13 +47,21 @@ def change(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             command_line.rewrite_arguments([argument])  # names the choices of an unknown one
             cfg.attention_layers = config.load_layers(value)
         elif key == "threshold" and value != "grid":
-            cfg.threshold = {"value": OmegaConf.create(f"x: {value}").x}
+            cfg.threshold = {"value": parse(argument).threshold}
         elif key == "threshold":
             cfg.threshold = {"value": None}
         else:
-            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([argument]))  # type: ignore[assignment]
+            cfg = OmegaConf.merge(cfg, parse(argument))  # type: ignore[assignment]
     config.check(cfg)
     return cfg
+
+
+def parse(argument: str) -> DictConfig:
+    """KEY=VALUE as a configuration. Raises UserError where the value is none."""
+    try:
+        return OmegaConf.from_dotlist([argument])
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"'{argument[:200]}' cannot be read ({' '.join(str(error).split())[:200]})") from error
 
 
 def check_target(source: Path, target: Path) -> None:
@@ -93,11 +100,12 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
     started = time.perf_counter()
     check_target(source, target)
     before = read_summary(source)
-    settings = config.read_settings(cfg)
-    dataset = settings.load_dataset()
-    task = choose_task(dataset, settings.run)
-    known = by_image(dataset)
-    methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
+    with config.naming_config(source):
+        settings = config.read_settings(cfg)
+        dataset = settings.load_dataset()
+        task = choose_task(dataset, settings.run)
+        methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
+    images = by_image(dataset)
     failures = read_failures(source)
     # Before there is a run in the folder: after a kill at any moment the same command goes on.
     write_text(picture_folder(target) / ORIGIN, origin_of(source, target) + "\n")
@@ -105,10 +113,10 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
         store.keep(0)
         store.write_text("config.yaml", settings.yaml)
         for image, rows in read_images(source):
-            if image in known:
-                made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
-                store.add_rows(made)
-                task.add_rows(made)
+            check_unchanged(images, dataset.scenes, image, rows, source)
+            made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
+            store.add_rows(made)
+            task.add_rows(made)
         store.add_failures(failures)
         origin = describe_origin(settings, dataset, before.captioner, before.overrides)
         seconds = time.perf_counter() - started
@@ -130,11 +138,12 @@ def main() -> None:
     try:
         if not (args.run / "summary.json").is_file():
             raise UserError(f"no finished run at '{args.run}'; give the folder that a run with keep_maps=true printed")
-        with use_config_dir(args.config_dir):
-            cfg = change(read_config(args.run), args.overrides)
+        with use_config_dir(args.config_dir), disk_errors():
+            cfg = config.read_config(args.run)
+            with config.naming_config(args.run):
+                cfg = change(cfg, args.overrides)
             name = ",".join(args.overrides).replace("/", "_") or "same"
             target = args.out or args.run / "rescored" / name
             show(rescore(args.run, cfg, target), target)
-    except (UserError, OmegaConfBaseException) as error:
-        print(f"error: {clean(' '.join(str(error).split()), 5000)}", file=sys.stderr)
-        sys.exit(2)
+    except command_line.MENDABLE as error:
+        command_line.exit_with(error)

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
-from attrbind_exp.data.dataset import Dataset
+from attrbind_exp.data.dataset import Dataset, by_image
+from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.rows import read_images
@@ -23,6 +26,7 @@ from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ def main(cfg: DictConfig) -> float | None:
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     summary = finished(folder, settings.key)
-    left = PARTS if summary is None else missing(folder)
+    left = PARTS if summary is None else missing(folder, (settings.run.gallery, settings.run.changed))
     said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]
     if summary is None or set(left) - {"page"}:
         summary, upload = run(cfg, settings, folder, left, summary)
@@ -76,7 +80,7 @@ def run(
     dataset = settings.load_dataset()
     check_not_empty(dataset)
     captioner = settings.make_captioner()
-    segmenter, upload = None, None
+    segmenter, upload, told = None, None, False
     with RunStore(folder, settings.key) as store:
         if "pictures" in left:
             segmenter = load_segmenter(settings)
@@ -90,10 +94,10 @@ def run(
             if segmenter is not None:
                 draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
             if tracker is not None:
-                track(task, summary, settings.run, folder, tracker)
+                told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
-            upload = tracker.close() if tracker else None
-        if tracker is not None:
+            closed, upload = (False, None) if tracker is None else tell(tracker.close)
+        if told and closed:
             note_made(folder, tracked=True)
     if segmenter is not None and (flat := segmenter.flat_note()):
         # Not in the summary: a run that was resumed has seen a part of the images only.
@@ -103,9 +107,10 @@ def run(
 
 def load_segmenter(settings: Settings) -> "Segmenter":
     """The model and the ways of reading it. Its libraries load here, once configuration and data are known good."""
-    from attrbind_exp.commands.build import build_segmenter
+    with loading():
+        from attrbind_exp.commands.build import build_segmenter
 
-    return build_segmenter(settings.segmenter)
+        return build_segmenter(settings.segmenter)
 
 
 def with_batch_size(settings: Settings, segmenter: "Segmenter") -> RunSettings:
@@ -136,7 +141,9 @@ def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
     from attrbind_exp.tasks.choose import choose_task
 
     task = choose_task(dataset, settings.run)
-    for _, rows in read_images(folder):
+    images = by_image(dataset)
+    for image, rows in read_images(folder):
+        check_unchanged(images, dataset.scenes, image, rows, folder)
         task.add_rows(rows)
     return task
 
@@ -155,14 +162,15 @@ def draw(
     from attrbind_exp.reporting.gallery import Artist
 
     galleries = Artist(task, segmenter, settings, store, captioner).draw(summary.variants)
-    plots = [store.folder / f"{name}.png" for name, pictures in galleries.items() if pictures]
+    plots = [file for name in galleries if (file := store.folder / f"{name}.png").is_file()]
     if lines := curves(task, summary, settings):
         plots.append(figures.threshold_curve(lines, store.folder / "threshold_curve.png"))
     found = {
         name: [(caption, str(file.relative_to(store.folder))) for caption, file in pictures.items()]
         for name, pictures in galleries.items()
     }
-    note_made(store.folder, galleries=found, plots=[file.name for file in plots], page=False)
+    asked = (settings.gallery, settings.changed)
+    note_made(store.folder, galleries=found, plots=[file.name for file in plots], asked=asked, page=False)
 
 
 def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, tracker: "Tracker") -> None:

@@ -1,7 +1,10 @@
 """How the commands that Hydra starts begin: their help is printed before Hydra and the libraries of a run load."""
 
+import gc
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import yaml
 
@@ -20,8 +23,25 @@ def start(command: str) -> None:
     """Print the command's help where it is asked for, else begin it."""
     if {"--help", "-h"} & set(sys.argv[1:]):
         print(help_text(command))
-    else:
-        importlib.import_module(MODULES[command]).start()
+        return
+    with loading():
+        module = importlib.import_module(MODULES[command])
+    module.start()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """While it lasts nothing looks for garbage, and what it leaves is never looked through again.
+
+    Libraries and models are a million objects that stay. Looking through them again and again for what can be
+    freed is a tenth of a run's start.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def help_text(command: str) -> str:

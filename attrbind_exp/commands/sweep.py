@@ -3,6 +3,7 @@
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.shown import clean
+from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +43,8 @@ class SweepReport(Callback):
 def attempt(step: Callable[[], None]) -> bool:
     """Whether a step went well. What a user can mend is printed in one line, a bug with its traceback."""
     try:
-        step()
+        with disk_errors():
+            step()
         return True
     except Exception as error:
         if not isinstance(error, UserError):
@@ -54,7 +58,7 @@ def write_tables(config: DictConfig, folder: Path, typed: Sequence[str]) -> None
     from attrbind_exp.reporting.paper_tables import read_spec
 
     if any(o.startswith("shard=") for o in typed):
-        merge_shards(folder)
+        merge_shards(folder, OmegaConf.to_container(config, resolve=False))
     if config.get("report") is not None:
         spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
         write_results(folder, spec, str(config.dataset.splits).split(","), typed)
@@ -81,15 +85,12 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
     group = group_name(str(folder))
     tags = [config.hydra.runtime.choices.dataset, config.model.name]
     facts = {"sweep": group, "overrides": list(config.hydra.overrides.task)}
-    tracker = instantiate(config.tracker, _partial_=True)(
-        folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags
-    )
-    try:
-        page = write_report(folder, tracker)
-    finally:
-        upload = tracker.close()
+    make = instantiate(config.tracker, _partial_=True)
+    _, tracker = tell(partial(make, folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags))
+    page = write_report(folder, tracker)
+    _, upload = (False, None) if tracker is None else tell(tracker.close)
     for line in filter(None, (upload, page)):
-        print(line)
+        print(clean(str(line), 5000))
 
 
 def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed: Sequence[str]) -> None:
@@ -116,13 +117,16 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     print(f"\n{shown}")
 
 
-def merge_shards(folder: Path) -> None:
-    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on."""
+def merge_shards(folder: Path, composed: object = None) -> None:
+    """One run of every set of shards in a sweep's folder, which stands for them in the sweep from then on. What the
+    sweep's own configuration names may be called."""
     from attrbind_exp.commands.merge import merge, shard_sets
+    from attrbind_exp.config import targets_in
     from attrbind_exp.runs.index import write_merged
 
-    sets = {folder / name: shards for name, shards in shard_sets(folder).items()}
+    trusted = targets_in(composed)
+    sets = {folder / name: shards for name, shards in shard_sets(folder, trusted).items()}
     for run, shards in sets.items():
-        merge(shards, run)
+        merge(shards, run, trusted)
         print(run)
     write_merged(folder, {run: list(shards.values()) for run, shards in sets.items()})

@@ -3,10 +3,12 @@
 from omegaconf import OmegaConf
 
 from attrbind_exp.config.checks import check, check_choices
+from attrbind_exp.config.from_folder import naming_config, read_config, targets_in
 from attrbind_exp.config.identity import config_hash
 from attrbind_exp.config.settings import (
     SegmenterSettings,
     Settings,
+    fill_reading,
     load_dataset,
     load_layers,
     map_settings,
@@ -14,6 +16,7 @@ from attrbind_exp.config.settings import (
     read_settings,
     reading_of,
     segmenter_settings,
+    shard,
     text_settings,
 )
 from attrbind_exp.config.variants import variants
@@ -28,15 +31,20 @@ __all__ = [
     "check",
     "check_choices",
     "config_hash",
+    "fill_reading",
     "load_dataset",
     "load_layers",
     "map_settings",
     "model_size",
+    "naming_config",
     "option_files",
     "options",
+    "read_config",
     "read_settings",
     "reading_of",
     "segmenter_settings",
+    "shard",
+    "targets_in",
     "text_settings",
     "variants",
 ]

@@ -114,8 +114,17 @@ def segmenter_settings(cfg: DictConfig) -> SegmenterSettings:
     """What a segmenter is made of."""
     fill_reading(cfg)
     model, text, maps = model_settings(cfg), text_settings(cfg), map_settings(cfg)
-    cache = OmegaConf.select(cfg, "cache.folder"), OmegaConf.select(cfg, "cache.gigabytes") or 0.0
-    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache)
+    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache_settings(cfg))
+
+
+def cache_settings(cfg: DictConfig) -> tuple[str | None, float]:
+    """The folder of the cache, None where nothing is kept, and how many gigabytes it may hold."""
+    folder, gigabytes = OmegaConf.select(cfg, "cache.folder"), OmegaConf.select(cfg, "cache.gigabytes")
+    if folder is None:
+        return None, 0.0
+    if isinstance(gigabytes, bool) or not isinstance(gigabytes, int | float) or not gigabytes >= 0:
+        raise UserError(f"cache.gigabytes={gigabytes} is no size; give a number from 0 on, or cache.folder=null")
+    return str(folder), float(gigabytes)
 
 
 def reading_of(cfg: DictConfig) -> Reading:
@@ -166,8 +175,11 @@ def heatmap_methods(cfg: DictConfig) -> "dict[str, HeatMapMethod]":
 
 
 def load_layers(name: str) -> Any:
-    """An option of the group attention_layers."""
-    return OmegaConf.load(option_files("attention_layers")[name])
+    """An option of the group attention_layers. Raises UserError for a name that it does not have: a name, no path."""
+    known = option_files("attention_layers")
+    if name not in known:
+        raise UserError(f"unknown attention_layers {name!r}; choose from {', '.join(sorted(known))}")
+    return OmegaConf.load(known[name])
 
 
 def layer_choice(layers: Any) -> LayerChoice:

@@ -167,16 +167,19 @@ def read_label_file(file: Path, keys: Sequence[str], classes: Sequence[str]) -> 
     found: dict[str, set[int]] = {}
     for key in keys:
         if not isinstance(data, dict) or not isinstance(data.get(key), dict):
-            there = ", ".join(data) if isinstance(data, dict) else "no keys at all"
+            there = ", ".join(data)[:300] if isinstance(data, dict) else "no keys at all"
             raise UserError(f"dataset.label_keys holds '{key}', '{file}' has {there}; choose from these")
         for path, words in data[key].items():
             entry = found.setdefault(PurePosixPath(path.replace("\\", "/")).name, set())
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise UserError(f"'{file}': the classes of image '{path[:80]}' are no list of names; correct it there")
             for word in words:
                 name = word if word in number else SYNONYMS.get(word, word)
                 if name not in number or name == "background":
                     raise UserError(
-                        f"'{file}': class '{word}' of image '{path}' is none of the {len(classes) - 1} classes "
-                        f"({', '.join(classes[1:5])}, ..) nor a synonym ({', '.join(SYNONYMS)}); correct it there"
+                        f"'{file}': class '{word[:80]}' of image '{path[:80]}' is none of the {len(classes) - 1} "
+                        f"classes ({', '.join(classes[1:5])}, ..) nor a synonym ({', '.join(SYNONYMS)}); correct it "
+                        "there"
                     )
                 entry.add(number[name])
     return found

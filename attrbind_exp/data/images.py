@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from attrbind_exp.data.digests import digest_bytes
 from attrbind_exp.data.masks import UNREADABLE
 from attrbind_exp.types import SampleError
 
@@ -31,7 +31,13 @@ OTHER_FORMATS = (
 
 
 def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> Image.Image:
-    """A picture as RGB. Transparent pixels are laid on white, 16-bit greys are scaled to 8 bits.
+    """The picture of `read_picture` without the digest."""
+    return read_picture(path, size)[0]
+
+
+def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -> tuple[Image.Image, str]:
+    """A picture as RGB, and the digest of the very bytes that it was decoded from. Transparent pixels are laid on
+    white, 16-bit greys are scaled to 8 bits.
 
     `size` is the (height, width) that an annotation gives. The stored pixels are taken if they have this size, else the
     picture after its EXIF rotation if that has it. Without `size` the EXIF rotation is always applied.
@@ -40,32 +46,40 @@ def read_image(path: str | os.PathLike, size: tuple[int, int] | None = None) -> 
     (while it was read), "image_shape", "size_mismatch".
     """
     path = Path(path)
-    with open_picture(path, whole=True) as opened:
-        opened.load()
-        stored: Image.Image = opened.copy()
+    with naming_what_is_wrong(path):
+        content = _read_whole(path)
+        with Image.open(BytesIO(content), formats=FORMATS) as opened:
+            _check_shape(opened, path)
+            opened.load()
+            stored: Image.Image = opened.copy()
         upright = ImageOps.exif_transpose(stored)
+    digest = digest_bytes(content)
     if size is None or (_size(stored) != size and _size(upright) == size):
-        return to_rgb(upright)
+        return to_rgb(upright), digest
     if _size(stored) != size:
         raise SampleError(
             "size_mismatch", f"image '{path}' is {_size(stored)} (height, width), its annotation says {size}"
         )
-    return to_rgb(stored)
+    return to_rgb(stored), digest
 
 
 @contextmanager
-def open_picture(path: Path, whole: bool = False) -> Iterator[Image.Image]:
-    """The picture in a file, its pixels not read yet. Raises SampleError (see `read_image`), also for what PIL raises
-    while the picture is in use.
-
-    `whole`: the file is read to its end first, so that nobody can change it while it is decoded.
-    """
-    try:
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """The picture in a file, its pixels not read yet. Raises SampleError (see `read_picture`), also for what PIL raises
+    while the picture is in use."""
+    with naming_what_is_wrong(path):
         _check_file(path)
         with path.open("rb") as file:
-            picture = Image.open(BytesIO(_read_whole(file, path)) if whole else file, formats=FORMATS)
+            picture = Image.open(file, formats=FORMATS)
             _check_shape(picture, path)
             yield picture
+
+
+@contextmanager
+def naming_what_is_wrong(path: Path) -> Iterator[None]:
+    """While it lasts, what the system and PIL raise about a picture becomes a SampleError."""
+    try:
+        yield
     except (FileNotFoundError, NotADirectoryError) as error:
         raise SampleError("image_missing", f"image '{path}' does not exist") from error
     except UnidentifiedImageError as error:
@@ -89,11 +103,14 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _read_whole(file: BinaryIO, path: Path) -> bytes:
-    """The bytes of a file. Raises SampleError where it was written while it was read."""
-    before = os.fstat(file.fileno())
-    content = file.read(before.st_size + 1)
-    after = os.fstat(file.fileno())
+def _read_whole(path: Path) -> bytes:
+    """The bytes of a file, so that nobody can change them while they are decoded. Raises SampleError where it was
+    written while it was read."""
+    _check_file(path)
+    with path.open("rb") as file:
+        before = os.fstat(file.fileno())
+        content = file.read(before.st_size + 1)
+        after = os.fstat(file.fileno())
     if len(content) != before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise SampleError("image_changed", f"image '{path}' was written while it was read; wait until it is whole")
     return content

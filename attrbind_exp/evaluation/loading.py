@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Pixels
 from attrbind_exp.backbones.tensors import to_host
-from attrbind_exp.data.images import read_image
+from attrbind_exp.data.images import read_picture
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.heatmaps.segmenter import VAE_OVERFLOW, Segmenter
 from attrbind_exp.language.caption import Captioner
@@ -27,11 +27,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class LoadedSample:
-    """A sample with its picture, the picture's latents (c, h, w), its ground truth (H, W) bool where it has one, and
-    its place in the prompt."""
+    """A sample with its picture, the digest of its file, its latents (c, h, w), the ground truth (H, W) bool where
+    there is one, and the sample's place in the prompt."""
 
     sample: Sample
     image: Image.Image
+    digest: str
     latents: Tensor
     truth: np.ndarray | None
     prompt: Prompt
@@ -42,11 +43,12 @@ Failed = list[tuple[Sample, Failure]]
 
 @dataclass(frozen=True)
 class Files:
-    """What the disk gave: samples with their ground truths, their pictures and what the model sees of these by path,
-    and what could not be read."""
+    """What the disk gave: samples with their ground truths, their pictures, the digests of these files and what the
+    model sees of them by path, and what could not be read."""
 
     samples: list[tuple[Sample, np.ndarray | None]]
     pictures: dict[Path, Image.Image]
+    digests: dict[Path, str]
     pixels: dict[Path, Pixels]
     failures: Failed
 
@@ -75,14 +77,19 @@ def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:
 
 def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
     """Pictures and ground truths of samples. Touches no device: safe in a thread."""
-    files = Files([], {}, {}, [])
+    files = Files([], {}, {}, {}, [])
+    truths: dict[tuple[str, str], np.ndarray | None] = {}
     for sample in samples:
         try:
             if (path := sample.image_path) not in files.pictures:
-                files.pictures[path] = read_image(path, sample.size)
+                files.pictures[path], files.digests[path] = read_picture(path, sample.size)
                 files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
-            truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
-            files.samples.append((sample, truth))
+            # Expressions of one object share its mask.
+            key = (sample.image_id, sample.object_id or f"of {sample.sample_id}")
+            if key not in truths:
+                known = sample.segmentation is not None
+                truths[key] = decode_mask(sample.segmentation, sample.size) if known else None
+            files.samples.append((sample, truths[key]))
         except SampleError as error:
             files.failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
     return files
@@ -114,7 +121,8 @@ def start_loading(
                     raise SampleError("empty_expression", f"the tokenizer sees nothing in {sample.text!r}")
                 if not finite[path]():
                     raise SampleError("vae_overflow", f"image '{path}': {VAE_OVERFLOW}")
-                loaded.append(LoadedSample(sample, files.pictures[path], latents[path], truth, prompt))
+                picture, digest = files.pictures[path], files.digests[path]
+                loaded.append(LoadedSample(sample, picture, digest, latents[path], truth, prompt))
             except SampleError as error:
                 failures.append((sample, Failure(sample.sample_id, error.reason, str(error))))
         return loaded, failures

@@ -5,19 +5,25 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 import time
+from functools import partial
 
 from attrbind_exp.data.dataset import Dataset, by_image
-from attrbind_exp.evaluation.batching import segment_images
+from attrbind_exp.data.digests import digest_annotations
+from attrbind_exp.evaluation.batching import Images, segment_images
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.loading import map_ahead
 from attrbind_exp.evaluation.resume import resume_rows
+from attrbind_exp.evaluation.unchanged import check_unchanged, with_digests
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
-from attrbind_exp.runs.maps import write_maps
+from attrbind_exp.runs.maps import KeptMaps, write_maps
 from attrbind_exp.runs.progress import Progress
+from attrbind_exp.runs.rows import Row
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.settings import RunSettings
+from attrbind_exp.tasks.task import SegmentedImage, Task
+from attrbind_exp.types import Failure
 
 
 def score(
@@ -34,14 +40,15 @@ def score(
     progress = Progress(store, len(images), settings.variants[settings.headline])
     try:
         spent = store.read_seconds() - started  # by earlier starts
-        resumed = resume_rows(images, task, settings, store, progress, [] if number else dataset.failures)
+        check = partial(check_unchanged, images, dataset.scenes, since=store.begun)
+        resumed = resume_rows(images, task, settings, store, progress, [] if number else dataset.failures, check)
         failures = list(resumed.failures)
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
-        counted = map_ahead(lambda image: (image, *task.count(image)), segmented, depth=2)
-        for image, rows, failed in counted:
-            if image.kept:
-                write_maps(store.folder, image.image_id, image.kept)
+        counted = map_ahead(partial(count_image, task, dataset, images), segmented, depth=2)
+        for image, kept, rows, failed in counted:
+            if kept:
+                write_maps(store.folder, image, kept)
             store.add_rows(rows)
             store.add_failures(failed)
             failures += failed
@@ -53,3 +60,13 @@ def score(
     seconds = spent + time.perf_counter()
     store.write_seconds(seconds)
     return Scored(task, failures, seconds)
+
+
+def count_image(
+    task: Task, dataset: Dataset, images: Images, image: SegmentedImage
+) -> tuple[str, KeptMaps | None, list[Row], list[Failure]]:
+    """Of an image its id, the maps to be kept, its rows, which say what data they were made of, and what of it could
+    not be scored. Its heat maps are let go."""
+    rows, failures = task.count(image)
+    annotations = digest_annotations(images[image.image_id], dataset.scenes.get(image.image_id))
+    return image.image_id, image.kept, with_digests(rows, annotations, image.digest), failures

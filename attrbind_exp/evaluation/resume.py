@@ -1,16 +1,17 @@
 """What an earlier start of a run left: checked, added to the figures, and kept."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from attrbind_exp.evaluation.batching import Images
+from attrbind_exp.evaluation.whole import find_wrong, is_whole
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.rows import NAME, Row, group_by_image
 from attrbind_exp.runs.store import RunStore, encode_failure
-from attrbind_exp.tasks.rows import cells
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Task
-from attrbind_exp.types import Failure, Sample, UserError
+from attrbind_exp.types import Failure, UserError
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,14 @@ def resume_rows(
     store: RunStore,
     progress: Progress,
     given: Sequence[Failure] = (),
+    check: Callable[[str, Sequence[Row], Path], None] = lambda *_: None,
 ) -> Resumed:
     """Add the rows of an earlier start to the task's figures; keep these rows alone in the store, and their failures
     after the `given` ones.
 
     Images are scored in order, so all before the last one with a row are whole; that one may be torn and is done again.
     An image that lacks an expression without a failure for it is done again, too, and all that follow. Raises UserError
-    for a row that this run cannot have written, naming its line.
+    for a row that this run cannot have written, naming its line, and what `check` raises for an image and its rows.
     """
     names = list(images)
     order = {image: i for i, image in enumerate(names)}
@@ -49,6 +51,7 @@ def resume_rows(
                 f"'{store.folder / NAME}' line {line + wrong + 1} is no row that this run writes there: the file or "
                 "the data was changed; remove the folder and run again"
             )
+        check(image, rows, store.folder)
         between = names[done : order[image]]
         parts = [last, *([[]] * (len(between) - 1))]
         if order[image] < done or not all(
@@ -74,34 +77,3 @@ def add_rows(task: Task, rows: Sequence[Row], where: str) -> None:
         raise UserError(
             f"{where} are not what this run writes of an image ({error}); remove the folder and run again"
         ) from error
-
-
-def find_wrong(rows: Sequence[Row], samples: Sequence[Sample] | None, settings: RunSettings) -> int | None:
-    """The place of the first of an image's rows that the run does not write there, None where there is none.
-
-    It writes each expression once, or the image as a whole, under every variant and seed in their order. `samples`:
-    those of the image, None where the dataset has no such image.
-    """
-    if samples is None:
-        return 0
-    variants = [(v.name, v.alpha, v.layers, v.heatmap) for v in settings.variants]
-    wanted = [(*variants[v], settings.seeds[s]) for v, s in cells(settings)]
-    left: set[str | None] = {sample.sample_id for sample in samples} | {None}
-    current = None
-    for place, row in enumerate(rows):
-        of = getattr(row, "sample_id", None)  # rows of whole images have none
-        if place % len(wanted) == 0:
-            if of not in left:
-                return place
-            left.remove(of)
-            current = of
-        found = (row.text_processor, row.alpha, row.attention_layers, row.heatmap, row.seed)
-        if of != current or found != wanted[place % len(wanted)]:
-            return place
-    return None
-
-
-def is_whole(image: str, samples: Sequence[Sample], rows: Sequence[Row], failed: Collection[str]) -> bool:
-    """Whether every expression of an image has rows or a failure; `failed`: ids of expressions and images."""
-    found = {getattr(row, "sample_id", None) for row in rows}
-    return image in failed or None in found or all(s.sample_id in found or s.sample_id in failed for s in samples)

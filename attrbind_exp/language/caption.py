@@ -8,6 +8,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 
+from attrbind_exp.cache import find_folder
 from attrbind_exp.data.rows import Row, read_rows
 from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.language.caption_cache import CaptionCache
@@ -27,6 +29,11 @@ if TYPE_CHECKING:
     Blip = tuple[BlipForConditionalGeneration, PreTrainedTokenizerBase, BlipImageProcessorPil]
 
 FILES = ("*.json", "vocab.txt", "model.safetensors")
+# What a caption depends on of these.
+READ = (
+    *("model.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json"),
+    *("vocab.txt", "tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"),
+)
 
 
 class Captioner(Protocol):
@@ -67,7 +74,7 @@ class BlipCaptioner:
     ):
         self.path, self.device, self.batch_size = path, device, batch_size
         self.settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
-        self.cache = CaptionCache(Path(cache).expanduser()) if cache else None
+        self.cache = CaptionCache(find_folder(cache)) if cache else None
         self.hits = self.misses = 0
         self._loaded: Blip | None = None
 
@@ -92,7 +99,8 @@ class BlipCaptioner:
 
     def key(self, image: str, expression: str) -> str:
         """The cache's key of a caption: a digest of all that it depends on. `image` is the picture's digest."""
-        parts = [image, TEMPLATE + expression, self.path, weights_identity(self.path), self.settings]
+        made_by = weights_identity(self.path), version("transformers")
+        parts = [image, TEMPLATE + expression, self.path, *made_by, self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def generate(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[str]:
@@ -166,8 +174,8 @@ def image_digest(image: Image.Image) -> str:
 
 
 def weights_identity(path: str) -> list[list[str | int]]:
-    """[name, size, time] of every file of BLIP's weights: it differs where other weights have the same path."""
-    files = [find_file(path, name) for name in ("model.safetensors", "config.json", "vocab.txt")]
+    """[name, size, time] of every file that BLIP is read from: it differs where other weights have the same path."""
+    files = [find_file(path, name) for name in READ]
     resolved = [file.resolve() for file in files if file]
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in resolved]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,7 @@ def _from_json(row: dict[str, Any]) -> Parse:
 
 @lru_cache(maxsize=1)
 def parser_identity() -> str:
-    """Tells one parser from another: spaCy, its model, and our own rules."""
+    """Tells one parser from another: spaCy, its model, our own rules, and what a parse consists of."""
     versions = []
     for package in ("spacy", *PACKAGES):
         try:
@@ -52,4 +52,4 @@ def parser_identity() -> str:
         except PackageNotFoundError:
             continue
     rules = [Path(module.__file__ or "").read_bytes() for module in (parse, sentence, target, words)]
-    return digest(versions, *rules)
+    return digest(versions, [field.name for field in fields(Parse)], *rules)

@@ -1,8 +1,7 @@
 """Pictures and plots: heat maps laid on images, galleries, curves."""
 
-import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,12 +17,14 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from attrbind_exp.reporting import panels as panel_texts
 from attrbind_exp.runs.shown import clean, shorten
-from attrbind_exp.types import IGNORED
+from attrbind_exp.runs.store import write_whole
+from attrbind_exp.types import IGNORED, SampleError
 
 PANEL = 240  # pixels high
 GAP = 6
 TITLE = 26
 SMALLEST = 9  # size of letters
+MOST_PIXELS = 100_000_000  # of one sheet: 300 MB while it is made
 COMPRESSION = 1  # of PNGs, in a third of the time that the default 6 takes; files are a sixth larger
 
 
@@ -81,10 +82,20 @@ def contact_sheet(pictures: Mapping[str, np.ndarray], path: Path, columns: int =
 
 
 def sheet(files: Sequence[Path], path: Path) -> Path | None:
-    """Gallery pictures stacked into one; None when there are none."""
+    """Gallery pictures stacked into one; None when there are none. Raises SampleError where that gets too large."""
     if not files:
         return None
+    sizes = [size_of(file) for file in files]
+    width, height = max(width for width, _ in sizes), sum(height for _, height in sizes)
+    if width * height > MOST_PIXELS:
+        raise SampleError("too_large", f"{len(files)} pictures make one of {width} x {height} pixels")
     return _write(_below([Image.open(f).convert("RGB") for f in files]), path)
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Width and height of a picture, whose pixels are not read."""
+    with Image.open(file) as image:
+        return image.size
 
 
 def _fit(text: str, width: int) -> str:
@@ -135,15 +146,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _write(image: Image.Image, path: Path, about: PngImagePlugin.PngInfo | None = None) -> Path:
-    return _write_whole(path, lambda to: image.save(to, "PNG", pnginfo=about, compress_level=COMPRESSION))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """A picture is there whole or not at all."""
-    scratch = path.with_name(path.name + ".partial")
-    write(scratch)
-    os.replace(scratch, path)
-    return path
+    return write_whole(path, lambda to: image.save(to, "PNG", pnginfo=about, compress_level=COMPRESSION))
 
 
 def threshold_curve(curves: Mapping[str, np.ndarray], path: Path) -> Path:
@@ -221,6 +224,6 @@ def _plain(text: str) -> str:
 def _save(figure: Figure, path: Path) -> Path:
     figure.tight_layout()
     try:
-        return _write_whole(path, lambda to: figure.savefig(to, dpi=100, format="png"))
+        return write_whole(path, lambda to: figure.savefig(to, dpi=100, format="png"))
     finally:
         plt.close(figure)

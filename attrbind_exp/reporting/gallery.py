@@ -49,7 +49,7 @@ class Artist:
             remove_pictures(self.store.folder / "gallery")
             for gallery in self.task.galleries(found, shown_variants(self.settings)):
                 pictures = self._draw(gallery, found, left_out)
-                figures.sheet(list(pictures.values()), self.store.folder / f"{gallery.name}.png")
+                self._sheet(gallery.name, pictures, left_out)
                 drawn[gallery.name] = pictures
             write_not_drawn(self.store.folder, left_out)
         except OSError as error:
@@ -61,6 +61,15 @@ class Artist:
             file = self.store.folder / NOT_DRAWN
             print(f"WARNING: {len(left_out)} pictures could not be drawn: see {clean(str(file))}", file=sys.stderr)
         return drawn
+
+    def _sheet(self, name: str, pictures: Pictures, left_out: list[NotDrawn]) -> None:
+        """Stack a gallery into NAME.png; where that cannot be, there is none, and `left_out` grows."""
+        file = self.store.folder / f"{name}.png"
+        file.unlink(missing_ok=True)
+        try:
+            figures.sheet(list(pictures.values()), file)
+        except Exception as error:
+            left_out.append(NotDrawn(gallery=name, sample_id="the sheet", message=explain(error)))
 
     def _draw(self, gallery: Gallery, found: Sequence[VariantFigures], left_out: list[NotDrawn]) -> Pictures:
         """One picture after the other, as their images are segmented; in the gallery's order. `left_out` grows."""

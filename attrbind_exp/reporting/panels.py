@@ -27,4 +27,7 @@ def encode(description: Description) -> str:
 
 def decode(text: str) -> Description:
     """A description from its text. Raises ValueError where it is none."""
-    return msgspec.convert(json.loads(text), Description)
+    try:
+        return msgspec.convert(json.loads(text), Description)
+    except RecursionError as error:
+        raise ValueError("nested too deeply for a description") from error

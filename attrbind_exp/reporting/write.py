@@ -1,15 +1,15 @@
 """Making report.html, and telling the tracker what it says."""
 
-import shlex
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrbind_exp.runs.ending import PAGE
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.tracking.tracker import Tracker
+from attrbind_exp.tracking.tracker import Tracker, tell
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_report(folder: Path, tracker: Tracker | None = None) -> Path | None:
     except Exception as error:
         if not isinstance(error, (UserError, OSError)):
             traceback.print_exc()
-        again = shlex.join(["python", "-m", "attrbind_exp.report", str(folder)])
+        again = shell_command(["python", "-m", "attrbind_exp.report", str(folder)])
         print(f"warning: no report was written: {clean(str(error), 1000)}; to make it: {again}", file=sys.stderr)
         return None
 
@@ -45,7 +45,7 @@ def make_report(folder: Path, tracker: Tracker | None = None) -> Path:
     measured = collect(Path(folder), published())
     path = write_text(Path(folder) / NAME, make_page(measured))
     if tracker is not None:
-        track_sweep(measured, tracker)
+        tell(partial(track_sweep, measured, tracker))
     return path
 
 

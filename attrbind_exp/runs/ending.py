@@ -21,10 +21,12 @@ PARTS = ("pictures", "tracker", "page")
 
 class Ending(msgspec.Struct, kw_only=True, frozen=True):
     """`galleries`: caption and file of every picture by gallery; `plots`: the other pictures. Files are named as seen
-    from the run's folder; both are None until all are drawn. `tracked`, `page`: whether these parts were made."""
+    from the run's folder; both are None until all are drawn. `asked`: the numbers gallery= and changed= that they were
+    drawn for, None where nobody says. `tracked`, `page`: whether these parts were made."""
 
     galleries: Mapping[str, Sequence[tuple[str, str]]] | None = None
     plots: Sequence[str] | None = None
+    asked: tuple[int, int] | None = None
     tracked: bool = False
     page: bool = False
 
@@ -48,7 +50,7 @@ def read_ending(folder: Path) -> Ending | None:
         return msgspec.json.decode((folder / NAME).read_bytes(), type=Ending)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return Ending()
 
 
@@ -62,13 +64,15 @@ def note_made(folder: Path, **parts: object) -> None:
     write_ending(folder, msgspec.structs.replace(read_ending(folder) or Ending(), **parts))
 
 
-def missing(folder: Path) -> list[str]:
-    """Which of PARTS a finished run lacks. Pictures lie in the page: with them it is made again too."""
+def missing(folder: Path, asked: tuple[int, int] = (0, 0)) -> list[str]:
+    """Which of PARTS a finished run lacks. Pictures lie in the page: with them it is made again too. `asked`: the
+    numbers gallery= and changed=; where one is larger than that of the pictures there, these are drawn anew."""
     ending = read_ending(folder)
     page = not (folder / PAGE).is_file()
     if ending is None:
         return ["page"] if page else []
-    undrawn = ending.galleries is None or not all((folder / file).is_file() for file in ending.files())
+    more = any(now > before for now, before in zip(asked, ending.asked or asked, strict=True))
+    undrawn = more or ending.galleries is None or not all((folder / file).is_file() for file in ending.files())
     lacks = {"pictures": undrawn, "tracker": not ending.tracked, "page": page or undrawn or not ending.page}
     return [part for part in PARTS if lacks[part]]
 
@@ -92,6 +96,6 @@ def read_not_drawn(folder: Path) -> list[NotDrawn]:
     for line in content.split(b"\n"):
         try:
             found.append(msgspec.convert(json.loads(line), NotDrawn))
-        except ValueError:  # blank, torn or changed by hand
+        except (ValueError, RecursionError):  # blank, torn or changed by hand
             continue
     return found

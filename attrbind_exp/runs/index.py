@@ -69,7 +69,7 @@ def read_sweep(folder: Path) -> Sweep:
         return Sweep()
     try:
         found = msgspec.json.decode(file.read_bytes(), type=Sweep)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # no sweep, no UTF-8, nested without end
         raise UserError(
             f"'{file}' is not what a sweep writes ({error}); remove it and start the sweep again"
         ) from error

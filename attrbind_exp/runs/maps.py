@@ -2,17 +2,18 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.layers import Column
+from attrbind_exp.runs.store import write_whole
 from attrbind_exp.types import UserError
 
 Places = dict[str, list[list[int]]]  # sample id -> [variant][seed] -> row of the maps
@@ -35,7 +36,21 @@ class KeptMaps:
         where the run had no such variant."""
         if variant.edit not in self.variants:
             raise UserError(f"no maps of variant '{variant.label}' were kept; choose among those of the run")
-        return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
+        try:
+            return self.maps[self.places[sample][self.variants.index(variant.edit)][seed]]
+        except (LookupError, TypeError) as error:
+            raise UserError(
+                f"no maps of sample '{sample}' were kept ({error}); run it again with keep_maps=true"
+            ) from error
+
+
+class About(msgspec.Struct):
+    """What stands beside the maps in their file."""
+
+    places: Places
+    variants: list[tuple[str, float | None]]
+    columns: list[tuple[str, int, list[str]]]
+    layers: list[tuple[str, str, int, bool]]
 
 
 def maps_file(folder: Path, image_id: str) -> Path:
@@ -58,9 +73,9 @@ def write_maps(folder: Path, image_id: str, kept: KeptMaps) -> None:
     }
     file = maps_file(folder, image_id)
     file.parent.mkdir(exist_ok=True)
-    scratch = file.with_suffix(".partial")
-    save_file({"maps": stretched, "low": low, "spread": spread}, scratch, {"about": json.dumps(about)})
-    os.replace(scratch, file)
+    # Its own save_file would hide what the disk says, and shut colleagues out of the file.
+    content = save({"maps": stretched, "low": low, "spread": spread}, {"about": json.dumps(about)})
+    write_whole(file, lambda to: to.write_bytes(content))
 
 
 def read_maps(folder: Path, image_id: str) -> KeptMaps:
@@ -68,14 +83,15 @@ def read_maps(folder: Path, image_id: str) -> KeptMaps:
     file = maps_file(folder, image_id)
     try:
         with safe_open(file, "np") as content:
-            about = json.loads(content.metadata()["about"])
+            about = msgspec.json.decode(content.metadata()["about"], type=About)
             stretched, low, spread = (content.get_tensor(name) for name in ("maps", "low", "spread"))
-    except (OSError, SafetensorError) as error:
+        count = len(about.columns)
+        if not (stretched.ndim == 4 and stretched.shape[:2] == low.shape == spread.shape == (len(low), count)):
+            raise ValueError(f"maps {stretched.shape} and ranges {low.shape}, {spread.shape} of {count} columns")
+    except (OSError, SafetensorError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise UserError(
             f"no readable maps of image '{image_id}' at '{file}' ({str(error)[:80]}); run it again with keep_maps=true"
         ) from error
     maps = stretched.astype(np.float32) * spread[..., None, None] + low[..., None, None]
-    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about["columns"]]
-    layers = [(name, block, ratio, cross) for name, block, ratio, cross in about["layers"]]
-    variants = [(name, alpha) for name, alpha in about["variants"]]
-    return KeptMaps(maps, columns, about["places"], variants, layers)
+    columns = [(method, Column(ratio, tuple(blocks))) for method, ratio, blocks in about.columns]
+    return KeptMaps(maps, columns, about.places, about.variants, about.layers)

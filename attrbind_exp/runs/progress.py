@@ -104,5 +104,5 @@ def read_progress(folder: Path) -> dict[str, float | None] | None:
     """progress.json of a run, None where there is none yet."""
     try:
         return json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

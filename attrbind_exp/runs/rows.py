@@ -5,7 +5,6 @@ last line without it is torn: it was being written when the run was killed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,12 +26,13 @@ class PromptColumns(msgspec.Struct, kw_only=True, frozen=True):
     fallbacks: Sequence[str]
 
 
-class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.1"):
+class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.2"):
     """One expression under one variant and noise seed.
 
     `intersection`, `union`: pixels at the 101 thresholds of scoring.metrics.THRESHOLDS; `iou_at`: IoU by threshold of
     the paper's grid ("0.30"); all three None without a ground truth. `peak` and `heat_on` (mean heat by object id):
     where the image's other objects are known. `metrics`: by name, what the user's own metrics measured.
+    `annotation_digest`, `picture_digest`: of the data that it was made of (data/digests.py).
     """
 
     sample_id: str
@@ -55,12 +55,15 @@ class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     peak: str | None = None
     heat_on: Mapping[str, float] | None = None
     metrics: Mapping[str, float] = {}
+    annotation_digest: str = ""
+    picture_digest: str = ""
 
 
-class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="image.1"):
+class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="image.2"):
     """One image under one variant and noise seed, scored class by class.
 
-    `looked_for`: how each class name was read; the counts are those of scoring.classes.ClassCounts.
+    `looked_for`: how each class name was read; the counts are those of scoring.classes.ClassCounts; the digests as in
+    ExpressionRow.
     """
 
     image_id: str
@@ -74,6 +77,8 @@ class ImageRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, ta
     truth: Sequence[int]
     predicted: Sequence[Sequence[int]]
     hit: Sequence[Sequence[int]]
+    annotation_digest: str = ""
+    picture_digest: str = ""
 
 
 Row = ExpressionRow | ImageRow
@@ -99,7 +104,7 @@ def read_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[Row, int]]:
         end += len(line)
         try:
             yield _decoder.decode(line), end
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:  # no row, no UTF-8, nested without end
             raise UserError(
                 f"'{file}' line {number} is no row that this version writes ({error}); remove the folder and run again"
             ) from error
@@ -107,9 +112,16 @@ def read_rows(stream: BinaryIO, file: Path) -> Iterator[tuple[Row, int]]:
 
 def group_by_image(rows: Iterable[tuple[Row, int]]) -> Iterator[tuple[str, list[Row], int]]:
     """The rows of one image after the other, with its id and the byte at which its last row ends."""
-    for image_id, group in groupby(rows, lambda pair: pair[0].image_id):
-        found = list(group)
-        yield image_id, [row for row, _ in found], found[-1][1]
+    found: list[Row] = []
+    end = 0
+    for row, stop in rows:
+        if found and row.image_id != found[0].image_id:
+            yield found[0].image_id, found, end
+            found = []
+        found.append(row)
+        end = stop
+    if found:
+        yield found[0].image_id, found, end
 
 
 def read_images(folder: Path) -> Iterator[tuple[str, list[Row]]]:

@@ -1,7 +1,11 @@
-"""Text as it may be drawn or printed: without control characters and escape sequences, and not too long."""
+"""Text as it may be drawn or printed: without control characters and escape sequences, and not too long. And commands
+as they may be printed: to be pasted into a shell.
+"""
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Iterable
 
 LONGEST = 10_000  # characters that are looked at where fewer are wanted
 JOINERS = "\u200c\u200d"  # hold the parts of an emoji or of a word together, and show nothing of their own
@@ -37,3 +41,25 @@ def shorten(text: str, limit: int) -> str:
         return text
     tail = max(0, limit - 3) // 4
     return f"{text[: max(0, limit - 3 - tail)]} … {text[len(text) - tail :]}"[:limit]
+
+
+def shell_command(words: Iterable[str]) -> str:
+    """A command of these words on one line, to be pasted into a shell. All of it can be printed as it is."""
+    return " ".join(map(shell_word, words))
+
+
+def shell_word(text: str) -> str:
+    """A text as one word of a shell: in quotes where it needs them. A line break and its like are written as bash and
+    zsh read them, $'\\012'."""
+    return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_spelled, text))}'"
+
+
+def _spelled(character: str) -> str:
+    if character in "'\\":
+        return f"\\{character}"
+    return character if character.isprintable() else "".join(f"\\{byte:03o}" for byte in _bytes(character))
+
+
+def _bytes(character: str) -> bytes:
+    # Half surrogates are how Python holds the bytes of a file's name that are no UTF-8.
+    return character.encode("utf-8", "surrogateescape" if "\udc80" <= character <= "\udcff" else "surrogatepass")

@@ -1,9 +1,12 @@
 """A run's folder: the only place that writes into it."""
 
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +22,8 @@ from attrbind_exp.types import Failure, UserError
 
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
+BEGUN = "begun.txt"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
 def picture_folder(folder: str | os.PathLike) -> Path:
@@ -31,12 +36,40 @@ def picture_folder(folder: str | os.PathLike) -> Path:
     return path
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Make a file that is there whole or not at all, and return its path: `write` is told a scratch name beside it,
+    which then becomes `path`. Where the disk refuses that, nothing is left under the scratch name."""
+    scratch = path.with_name(path.name + ".partial")
+    try:
+        write(scratch)
+        os.replace(scratch, path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise
+    return path
+
+
 def write_text(path: Path, text: str) -> Path:
     """Write a small file whole or not at all. Half a surrogate pair, which UTF-8 cannot hold, becomes its escape."""
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(scratch, path)
-    return path
+    return write_whole(path, lambda to: to.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """The lock of a run's folder, held. On a file system without locks nobody holds it, and a warning says so. Raises
+    Timeout where another process holds it."""
+    lock = FileLock(folder / ".lock", fallback_to_soft=False)  # a file that stands for a lock would outlive a kill
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(
+            f"WARNING: no locks on the file system of '{clean(str(folder), 5000)}' ({error.strerror}): nothing keeps "
+            "a second process out of this run's folder; start none there",
+            file=sys.stderr,
+        )
+    return lock
 
 
 def finished(folder: str | os.PathLike, key: str) -> Summary | None:
@@ -81,22 +114,22 @@ def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
 
 
 class RunStore:
-    """Files of one run: config_hash, config.yaml, expressions.jsonl, failures.jsonl, seconds.txt, summary.json,
-    run.log, gallery/.
+    """Files of one run: config_hash, config.yaml, begun.txt, expressions.jsonl, failures.jsonl, seconds.txt,
+    summary.json, run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
     (the hash of all that can change a figure) was cut short is resumed: `read_rows` gives what is there, `keep` says
-    how much of it holds. Raises UserError where the folder cannot be written, holds a run of another key, or is in
-    use by another process.
+    how much of it holds; `begun` is when the run was started first, in seconds since 1970. Raises UserError where the
+    folder cannot be written, holds a run of another key, or is in use by another process.
     """
 
     def __init__(self, folder: str | os.PathLike, key: str):
         self.folder = Path(folder).absolute()
         try:
             (self.folder / "gallery").mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self.folder / ".lock")
-            self._lock.acquire(timeout=0)
+            self._lock = lock_folder(self.folder)
             self._claim(key)
+            self.begun = self._read_begun()
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
             (self.folder / SECONDS).touch()
@@ -117,6 +150,16 @@ class RunStore:
                 f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
             )
         write_text(file, key + "\n")
+
+    def _read_begun(self) -> float:
+        """When the run was started first, in seconds since 1970; 0 where that cannot be known any more."""
+        file = self.folder / BEGUN
+        if not file.is_file() and not (self.folder / rows.NAME).exists():
+            write_text(file, f"{time.time():.0f}\n")
+        try:
+            return float(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return 0.0
 
     def read_rows(self) -> Iterator[tuple[Row, int]]:
         """Rows of an earlier start of this run, each with where it ends in the file. A torn last line is left out."""
@@ -154,13 +197,12 @@ class RunStore:
         The failures are replaced in one step and before the rows are cut: at no moment are fewer on the disk. The
         summary goes first, it is written anew too.
         """
-        (self.folder / summary.NAME).unlink(missing_ok=True)
         with self._saying_what_to_mend():
+            (self.folder / summary.NAME).unlink(missing_ok=True)
             file = self.folder / FAILURES
-            scratch = file.with_name(file.name + ".partial")
-            scratch.write_bytes(b"".join(map(encode_failure, failures)))
+            lines = b"".join(map(encode_failure, failures))
+            write_whole(file, lambda to: to.write_bytes(lines))
             self._failures.close()
-            os.replace(scratch, file)
             self._failures = open(file, "a+b")  # noqa: SIM115
             self._rows.truncate(end)
 

@@ -70,7 +70,7 @@ def read_summary(folder: Path) -> Summary:
         return msgspec.json.decode(file.read_bytes(), type=Summary)
     except OSError as error:
         raise UserError(f"no finished run at '{folder}': cannot read {NAME} ({error.strerror})") from error
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # no summary, no UTF-8, nested without end
         raise UserError(
             f"'{file}' is no summary that this version writes ({error}); run it again, or remove the folder"
         ) from error

@@ -4,6 +4,7 @@ A distractor is another object of the target's category; what a word like "white
 objects with a usable mask count as annotated. n expressions, V variants, S noise seeds.
 """
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,6 +16,7 @@ from attrbind_exp.scoring.figures import Binding, Estimate
 from attrbind_exp.types import Sample
 
 PLACES = ("target", "distractor", "other", "background")
+NUMBERS = {place: number for number, place in enumerate(PLACES)}
 FLOOR = 0.01  # of a mean heat in a ratio: a map may be nothing on an object
 
 
@@ -55,9 +57,12 @@ class BindingScores:
         for a, b in swaps(samples):
             self._partners.setdefault(samples[a].sample_id, set()).add(samples[b].object_id)
             self._partners.setdefault(samples[b].sample_id, set()).add(samples[a].object_id)
-        self._peaks: list[np.ndarray] = []  # (V, S) numbers of PLACES
-        self._has_distractor: list[bool] = []
-        self._log_ratios: list[np.ndarray | None] = []  # (V,), None where there is no distractor
+        self._shape = (0, 0)  # V, S
+        # Flat arrays that grow: a run may have a hundred thousand expressions.
+        self._peaks = bytearray()  # (n, V, S) numbers of PLACES
+        self._has_distractor = bytearray()  # (n,)
+        self._with_ratio = array("q")  # which expressions have a log ratio, (m,)
+        self._log_ratios = array("d")  # (m, V)
         self._heats: dict[int, dict[str, np.ndarray]] = {}  # (V, S) by object, of the n-th expression
 
     def add(self, sample: Sample, sightings: Sequence[Sequence[Sighting]]) -> None:
@@ -66,27 +71,31 @@ class BindingScores:
         rivals = [o.object_id for o in sample.others or () if o.category == sample.category and o.object_id in seen]
         partners = self._partners.get(sample.sample_id, set()) & set(seen)
         own = sample.object_id
-        wanted = {own, *rivals, *partners} & set(seen)
-        heats = {key: np.array([[s.heat_on[key] for s in seeds] for seeds in sightings]) for key in wanted}
+        wanted = list({own, *rivals, *partners} & set(seen))
+        read = np.array([[[s.heat_on[key] for s in seeds] for seeds in sightings] for key in wanted])  # (keys, V, S)
+        heats = dict(zip(wanted, read, strict=True))
+        number = len(self.samples)
         if partners and own in heats:
-            self._heats[len(self.samples)] = {key: heats[key] for key in (own, *partners)}
+            self._heats[number] = {key: heats[key] for key in (own, *partners)}
+        if rivals and own in heats:
+            self._with_ratio.append(number)
+            self._log_ratios.frombytes(_log_ratio(heats[own], [heats[key] for key in rivals]).tobytes())
         self._has_distractor.append(bool(rivals))
-        self._log_ratios.append(_log_ratio(heats[own], [heats[key] for key in rivals]) if own in heats else None)
-        self._peaks.append(np.array([[PLACES.index(s.peak) for s in seeds] for seeds in sightings], np.int8))
+        self._peaks.extend(NUMBERS[s.peak] for seeds in sightings for s in seeds)
+        self._shape = (len(sightings), len(sightings[0]))
         self.samples.append(sample)
 
     def peak_shares(self, variant: int) -> np.ndarray:
         """The share of seeds whose peak lies on each of PLACES, (places, n)."""
-        peaks = np.stack([found[variant] for found in self._peaks])  # (n, S)
+        peaks = np.frombuffer(bytes(self._peaks), np.int8).reshape(-1, *self._shape)[:, variant]  # (n, S)
         return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))])
 
     def figures(self) -> list[Binding]:
         """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
         images = np.array([s.image_id for s in self.samples])
-        everywhere, rivals = np.arange(len(images)), np.flatnonzero(self._has_distractor)
-        known = [i for i, ratio in enumerate(self._log_ratios) if ratio is not None]
-        found = [ratio for ratio in self._log_ratios if ratio is not None]
-        ratios = np.stack(found, 1) if found else np.zeros((len(self._peaks[0]), 0))  # (V, known)
+        everywhere, rivals = np.arange(len(images)), np.flatnonzero(np.array(self._has_distractor))
+        known = np.array(self._with_ratio)
+        ratios = np.array(np.asarray(self._log_ratios).reshape(-1, self._shape[0]).T, order="C")  # (V, known)
         follows, pair_images = self._follows()
         peak, peak_rivals = (self._peak(rows, images[rows]) for rows in (everywhere, rivals))
         heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
@@ -95,7 +104,7 @@ class BindingScores:
 
     def _peak(self, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
         """By place for every variant: the share in percent of some of the expressions whose peak lies there."""
-        variants = range(len(self._peaks[0]))
+        variants = range(self._shape[0])
         found = estimates((100 * share[rows] for v in variants for share in self.peak_shares(v)), images)
         width = len(PLACES)
         return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
@@ -111,7 +120,7 @@ class BindingScores:
                 follows = (first[own] > first[other]) & (second[other] > second[own])
                 shares.append(100 * follows.mean(-1))
                 images.append(self.samples[a].image_id)
-        return np.stack(shares, 1) if shares else np.zeros((len(self._peaks[0]), 0)), images
+        return np.stack(shares, 1) if shares else np.zeros((self._shape[0], 0)), images
 
 
 def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -134,10 +143,7 @@ def _exp(estimate: Estimate) -> Estimate:
     return Estimate(mean, low, high, estimate.n)
 
 
-def _log_ratio(own: np.ndarray, rivals: Sequence[np.ndarray]) -> np.ndarray | None:
-    """log(heat on the target / heat on the hottest distractor) from heats (V, S), mean over seeds (V,); None without a
-    distractor."""
-    if not rivals:
-        return None
+def _log_ratio(own: np.ndarray, rivals: Sequence[np.ndarray]) -> np.ndarray:
+    """log(heat on the target / heat on the hottest distractor) from heats (V, S), mean over seeds (V,)."""
     hottest = np.maximum(FLOOR, np.max(rivals, axis=0))
     return np.asarray(np.log(np.maximum(FLOOR, own) / hottest).mean(-1))

@@ -3,6 +3,7 @@
 V variants, S noise seeds, K = 101 thresholds, n expressions.
 """
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,20 +19,22 @@ class ExpressionScores:
     def __init__(self, variants: Sequence[Named], seeds: int, threshold: float | None = None):
         self.variants, self.threshold = variants, threshold
         self._rows = sorted({*metrics.GRID, *([] if threshold is None else [round(threshold * 100)])})
-        self._iou: list[np.ndarray] = []  # (V, S, len(rows)) of each expression
+        self._iou = array("d")  # (n, V, S, len(rows)), expression after expression
         self._sum = np.zeros((len(variants), len(metrics.THRESHOLDS)))  # of IoU over expressions and seeds
         self._pooled = np.zeros((2, len(variants), len(metrics.THRESHOLDS)), np.int64)  # intersection, union
         self._seeds = seeds
+        self._n = 0
 
     @property
     def n(self) -> int:
         """How many expressions there are."""
-        return len(self._iou)
+        return self._n
 
     def add(self, intersection: np.ndarray, union: np.ndarray) -> None:
         """Add one expression by its counts (V, S, K)."""
         each = metrics.iou(intersection, union)
-        self._iou.append(each[..., self._rows])
+        self._iou.frombytes(each[..., self._rows].tobytes())
+        self._n += 1
         for seed in range(self._seeds):
             self._sum += each[:, seed]
         self._pooled += intersection.sum(1, dtype=np.int64), union.sum(1, dtype=np.int64)
@@ -72,7 +75,6 @@ class ExpressionScores:
 
     def _at(self, variant: int, row: int) -> np.ndarray:
         """IoU (n, S) at a row of THRESHOLDS."""
-        if not self.n:
-            return np.zeros((0, self._seeds))
-        column = self._rows.index(row)
-        return np.stack([each[variant, :, column] for each in self._iou])
+        shape = (self.n, len(self.variants), self._seeds, len(self._rows))
+        # A copy: `_iou` cannot grow while an array looks into it.
+        return np.array(np.asarray(self._iou).reshape(shape)[:, variant, :, self._rows.index(row)], order="C")

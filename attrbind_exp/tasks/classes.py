@@ -112,8 +112,9 @@ class ClassTask:
         found = [self._figures(v, variant) for v, variant in enumerate(self.settings.variants)]
         if not self._added:
             return found
-        base, *tables = (self._scores.table(v, round(100 * (f.threshold or 0))) for v, f in enumerate(found))
-        differences = [None, *(class_difference(base, table) for table in tables)]
+        tables = (self._scores.table(v, round(100 * (f.threshold or 0))) for v, f in enumerate(found))
+        base = next(tables)
+        differences = [None, *(class_difference(base, table) for table in tables)]  # one table at a time
         return [replace(f, difference=difference) for f, difference in zip(found, differences, strict=True)]
 
     def _figures(self, number: int, variant: Variant) -> VariantFigures:

@@ -1,5 +1,6 @@
 """Scoring expressions: each against the mask of the object that it names."""
 
+from array import array
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ from attrbind_exp.tasks.task import (
     Segmented,
     SegmentedImage,
     Tally,
+    check_finite,
     spread_out,
 )
 from attrbind_exp.types import Failure, Sample, SampleError
@@ -51,7 +53,7 @@ class ExpressionTask:
         self._unscored: list[Sample] = []
         self._labels: list[Labels] = []
         self._shared: dict[Hashable, Labels] = {}  # equal labels once
-        self._measured: list[Mapping[str, np.ndarray]] = []  # (V, S) by metric of one's own
+        self._measured = {name: array("d") for name in settings.metrics}  # (n, V, S) by metric of one's own
         self._fallbacks: Counter[str] = Counter()
         self._n_bound = 0
 
@@ -62,7 +64,6 @@ class ExpressionTask:
         decoded: Masks = {}
         for item in image.items:
             try:
-                item.check_finite()
                 rows += self._count(item, decoded)
             except SampleError as error:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
@@ -85,7 +86,10 @@ class ExpressionTask:
             union=None,
         )
         masks = object_masks(sample, item.truth, decoded)
-        counted = [self._measure(words, heat.values, sample, masks) for heat in item.heats]
+        counted = []
+        for heat in item.heats:
+            check_finite(heat)
+            counted.append(self._measure(words, heat.values, sample, masks))
         variants, seeds = self.settings.variants, self.settings.seeds
         return [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
 
@@ -143,12 +147,8 @@ class ExpressionTask:
         if first.peak is not None:
             found = [Sighting(row.peak or "", row.heat_on or {}) for row in rows]
             self._binding.add(sample, [found[i : i + shape[1]] for i in range(0, len(found), shape[1])])
-        self._measured.append(
-            {
-                name: np.array([row.metrics.get(name, np.nan) for row in rows]).reshape(shape)
-                for name in self.settings.metrics
-            }
-        )
+        for name, values in self._measured.items():
+            values.extend(row.metrics.get(name, np.nan) for row in rows)
         self._samples.append(sample)
         key = tuple((name, value if isinstance(value, str) else tuple(value)) for name, value in first.slices.items())
         self._labels.append(self._shared.setdefault(key, first.slices))
@@ -192,7 +192,8 @@ class ExpressionTask:
 
     def _metric(self, name: str, variant: int, images: Sequence[str]) -> Estimate:
         """A metric of one's own, mean over noise seeds, then over the expressions that have a value."""
-        values = np.stack([found[name][variant] for found in self._measured]).mean(-1)  # (n,)
+        shape = (-1, len(self.settings.variants), len(self.settings.seeds))
+        values = np.array(np.asarray(self._measured[name]).reshape(shape)[:, variant], order="C").mean(-1)  # (n,)
         known = ~np.isnan(values)
         return estimate(values[known], np.array(images)[known])
 

@@ -21,7 +21,8 @@ class Segmented:
     """One expression on its picture with its heat maps.
 
     `truth`: (H, W) bool, None without a ground truth; `heats`: every distinct heat map once; `index[variant][seed]`:
-    which of them it is under a variant and noise seed. Variants may share a map.
+    which of them it is under a variant and noise seed. Variants may share a map. All heat maps of an image may be more
+    than fit into memory: go through them one by one.
     """
 
     sample: Sample
@@ -37,18 +38,25 @@ class Segmented:
 
     def check_finite(self) -> None:
         """Raise SampleError "not_finite" where half precision overflowed, rather than let such a map become a mask."""
-        if not all(np.isfinite(heat.values).all() for heat in self.heats):
-            raise SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
+        for heat in self.heats:
+            check_finite(heat)
+
+
+def check_finite(heat: HeatMap) -> None:
+    """Raise SampleError "not_finite" where a heat map holds values that are not finite."""
+    if not np.isfinite(heat.values).all():
+        raise SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
 
 
 @dataclass(frozen=True)
 class SegmentedImage:
-    """One image: its expressions with their heat maps, what failed in it, and its completed maps where they are to be
-    kept."""
+    """One image: its expressions with their heat maps, what failed in it, the digest of its picture's file ("" where
+    none was read), and its completed maps where they are to be kept."""
 
     image_id: str
     items: Sequence[Segmented]
     failures: Sequence[Failure]
+    digest: str = ""
     kept: KeptMaps | None = None
 
 

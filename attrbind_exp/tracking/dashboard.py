@@ -4,6 +4,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from attrbind_exp.runs.shown import clean
+
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
@@ -64,5 +66,6 @@ def main() -> None:
     try:
         print(make_workspace(entity, project, given.sweep).save().url)
     except (wandb.errors.Error, ValueError, OSError) as error:
-        print(f"error: W&B refused: {error}; log in by: wandb login", file=sys.stderr)
+        said = clean(" ".join(str(error).split()), 1000)
+        print(f"error: W&B refused: {said}; log in by: wandb login", file=sys.stderr)
         sys.exit(2)

@@ -1,9 +1,15 @@
 """Where a run reports to besides its folder: what the rest of the project asks of a tracker."""
 
-from collections.abc import Mapping, Sequence
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from attrbind_exp.runs.shown import clean
+from attrbind_exp.types import UserError
+
+Answer = TypeVar("Answer")
 Lines = Mapping[str, Sequence[float | None]]  # None: this line has no point there
 
 
@@ -43,3 +49,19 @@ class NoTracker:
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None: ...
     def images(self, name: str, files: Mapping[str, Path]) -> None: ...
     def close(self) -> str | None: ...
+
+
+def tell(step: Callable[[], Answer]) -> tuple[bool, Answer | None]:
+    """Whether a tracker took what `step` tells it, and its answer.
+
+    No run fails for want of its tracker: what it raises is printed, a bug with its traceback.
+    """
+    try:
+        return True, step()
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        if not isinstance(cause, UserError):
+            traceback.print_exc()
+        said = clean(str(cause) or type(cause).__name__, 1000)
+        print(f"warning: the tracker failed: {said}; all figures are in the folder", file=sys.stderr)
+        return False, None

@@ -1,18 +1,22 @@
 """Tracking by Weights & Biases. No other module but the dashboard knows W&B."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
+from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.tracking.tracker import Lines
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
     import wandb
 
-Mode = Literal["online", "offline", "disabled", "shared"]  # W&B's own; WANDB_MODE may name any of them
+
+STAGING = "WANDB_DATA_DIR"
 
 
 class WandbTracker:
@@ -20,9 +24,10 @@ class WandbTracker:
 
     `mode`: "online", "offline", or "auto", which is online with an account (WANDB_API_KEY or `wandb login`) and offline
     without. `group` and `tags` are what the project page sorts by. No evaluation stops for what goes wrong there (no
-    network, too many requests, a crash at the end), and none waits longer than START and FINISH: the first thing that
-    went wrong is kept as `trouble`, and `close` tells it with the command that uploads the rest. Raises UserError for
-    an unknown mode.
+    network, too many requests, a WANDB_* variable that W&B refuses, a crash at the end), and none waits longer than
+    START and FINISH: the first thing that went wrong is kept as `trouble`, and `close` tells it with the command that
+    uploads the rest. WANDB_RUN_ID is not heeded: the runs of a sweep and its report would all become one. Raises
+    UserError for an unknown mode and for a project's name that W&B refuses.
     """
 
     MODES = ("auto", "online", "offline")
@@ -42,15 +47,18 @@ class WandbTracker:
 
         if mode not in self.MODES:
             raise UserError(f"unknown tracker.mode '{mode}'; choose from {', '.join(self.MODES)}")
-        if mode == "auto":
-            mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
+        try:
+            wandb.Settings(project=project)
+        except (wandb.errors.Error, ValueError) as error:
+            raise UserError(f"tracker.project='{project}' is refused by W&B: {_in_one_line(error)}") from error
         # Images of a table are staged outside the run unless this says otherwise.
-        os.environ["WANDB_DATA_DIR"] = str(folder / "wandb")
+        os.environ[STAGING] = str(folder / "wandb")
         self._wandb, self.trouble = wandb, ""
         start = partial(
             wandb.init,
             project=project,
             dir=str(folder),
+            id=uuid.uuid4().hex[:16],
             config=dict(run_config),
             job_type=job,
             group=group[-128:] if group else None,
@@ -58,11 +66,31 @@ class WandbTracker:
             tags=[tag[:64] for tag in tags if tag],
             settings=self._settings(),
         )
+        self._run = self._start(mode, start)
+
+    def _start(self, mode: str, start: Callable[..., "wandb.Run"]) -> "wandb.Run | None":
+        """The run as it is wished for; where W&B fails at that, an offline one that no variable has a say in; None
+        where it fails at that too."""
         try:
-            self._run = start(mode=cast(Mode, mode))
-        except (wandb.errors.Error, OSError) as error:
-            self.trouble = _first_line(error)
-            self._run = start(mode="offline")
+            return start(mode=self._wished(mode))
+        except Exception as error:  # also pydantic's, for a value of a variable that is none
+            self.trouble = _in_one_line(error)
+        try:
+            with _without_variables():
+                self._wandb.teardown()  # it has read them
+                return start(mode="offline")
+        except Exception as error:
+            self.trouble = f"{self.trouble}; offline: {_in_one_line(error)}"
+            return None
+
+    def _wished(self, mode: str) -> str:
+        """W&B's mode, any that WANDB_MODE may name."""
+        if mode != "auto":
+            return mode
+        if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):  # as other libraries read it
+            return "disabled"
+        known = os.environ.get("WANDB_MODE")
+        return known or ("online" if self._wandb.login(prompt=False, verify=False) else "offline")
 
     def _settings(self) -> "wandb.Settings":
         return self._wandb.Settings(
@@ -75,49 +103,71 @@ class WandbTracker:
 
     def log(self, values: Mapping[str, float]) -> None:
         """Numbers of one training step."""
-        self._send(lambda: self._run.log(dict(values)))
+        self._send(lambda run: run.log(dict(values)))
 
     def summary(self, values: Mapping[str, object]) -> None:
         """The run's figures."""
-        self._send(lambda: self._run.summary.update(dict(values)))
+        self._send(lambda run: run.summary.update(dict(values)))
 
     def curve(self, name: str, x: str, y: str, xs: Sequence[float], lines: Lines) -> None:
         """Lines over a common x axis, as a plot that can be zoomed, with the table behind it."""
         made = self._wandb.plot.line_series
         values = [list(line) for line in lines.values()]
-        self._send(lambda: self._run.log({name: made(list(xs), values, list(lines), title=f"{y} by {x}", xname=x)}))
+        self._send(lambda run: run.log({name: made(list(xs), values, list(lines), title=f"{y} by {x}", xname=x)}))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table to sort and filter."""
         data = [list(r) for r in rows]
-        self._send(lambda: self._run.log({name: self._wandb.Table(columns=list(columns), data=data)}))
+        self._send(lambda run: run.log({name: self._wandb.Table(columns=list(columns), data=data)}))
 
     def images(self, name: str, files: Mapping[str, Path]) -> None:
         """Pictures by caption. Of several sizes, each is a step of its own: W&B stretches what it shows together."""
 
-        def send() -> None:
+        def send(run: "wandb.Run") -> None:
             made = [self._wandb.Image(str(path), caption=text) for text, path in files.items()]
             one_size = len({image.image.size for image in made}) == 1
             for step in [made] if one_size else [[image] for image in made]:
-                self._run.log({name: step})
+                run.log({name: step})
 
         self._send(send)
 
     def close(self) -> str | None:
         """Finish the run. Where it was kept offline, or not all of it could be uploaded: how to upload it."""
-        folder, offline = Path(self._run.dir).parent, self._run.settings.mode == "offline"
-        self._send(self._run.finish)
+        if self._run is None:
+            return f"W&B: nothing is kept for it ({self.trouble}); the run's folder has everything"
+        upload = "upload it by: " + shell_command(["wandb", "sync", str(Path(self._run.dir).parent)])
+        offline = self._run.offline
+        self._send(lambda run: run.finish())
         if self.trouble:
-            return f"W&B: not everything was uploaded ({self.trouble}); upload it by: wandb sync '{folder}'"
-        return f"W&B run kept offline; upload it by: wandb sync '{folder}'" if offline else None
+            return f"W&B: not everything was uploaded ({self.trouble}); {upload}"
+        return f"W&B run kept offline; {upload}" if offline else None
 
-    def _send(self, call: Callable[[], object]) -> None:
+    def _send(self, call: Callable[["wandb.Run"], object]) -> None:
         """Whatever the library raises here, the figures are in the run's folder: note it and go on."""
+        if self._run is None:
+            return
         try:
-            call()
+            call(self._run)
         except Exception as error:
-            self.trouble = self.trouble or _first_line(error)
+            self.trouble = self.trouble or _in_one_line(error)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+@contextmanager
+def _without_variables() -> Iterator[None]:
+    """While it lasts, W&B's variables are not set, but for the one that this module sets."""
+    aside = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("WANDB_") and name != STAGING}
+    try:
+        yield
+    finally:
+        os.environ.update(aside)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What an error says, without the value that it is about, which may be a secret."""
+    from pydantic import ValidationError  # comes with W&B
+
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        name = "_".join(["WANDB", *map(str, first["loc"])]).upper()
+        return clean(f"{name}: {first['msg']}" if name in os.environ else first["msg"], 200)
+    return clean(str(error).strip().partition("\n")[0] or type(error).__name__, 200)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,19 @@ from ray.exceptions import RayError
 from attrbind_exp.commands.own_folder import use_config_dir
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
+from attrbind_exp.types import UserError
 from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, failed_return, record_end
+
+OWN = "local"  # Ray's word for one that is started here, whatever RAY_ADDRESS names
+CONNECT = 60  # seconds; Ray waits for 30 at most for one that it starts itself
+ONLY_OWN = ("num_gpus", "num_cpus", "object_store_memory", "include_dashboard")  # a cluster that is there has its own
 
 
 def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Board) -> list[JobReturn]:
     """Start a run for every config, wait for all; a RayError (a killed process, a lost node) is one failed run."""
     setup_globals()
-    start(launcher)
     try:
+        start(launcher)
         options: dict[str, Any] = keywords(launcher.ray_cfg.remote) | resources(launcher)
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
         given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd()), own_folder()
@@ -53,12 +60,40 @@ def keywords(config: DictConfig | None) -> dict[str, Any]:
 
 
 def start(launcher: RayLauncher) -> None:
-    """Ray on this machine, or the cluster of `ray.init.address`."""
-    options = keywords(launcher.ray_cfg.init)
-    if "address" not in options:
-        options["num_gpus"] = launcher.gpus
+    """Ray on this machine, or the cluster of `ray.init.address`. Raises UserError where it cannot be had."""
+    options = {"address": OWN} | {k: v for k, v in keywords(launcher.ray_cfg.init).items() if v is not None}
+    address = str(options["address"])
+    if address == OWN:
         options["num_cpus"] = max(os.cpu_count() or 1, launcher.gpus or 0)
-    ray.init(**{k: v for k, v in options.items() if v is not None})
+        options |= {} if launcher.gpus is None else {"num_gpus": launcher.gpus}
+    else:
+        options = {k: v for k, v in options.items() if k not in ONLY_OWN}
+        check_cluster(address)
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises bare ones, too
+        raise UserError(f"Ray does not start here ({explain(error)}); try again, or choose launcher=local") from error
+
+
+def check_cluster(address: str) -> None:
+    """Raise UserError where no Ray can be reached at `address`.
+
+    A process of its own tries that: Ray asks a dead address for a quarter of an hour, or ends the process.
+    """
+    code = "import sys, ray; ray.init(address=sys.argv[1], log_to_driver=False)"
+    try:
+        tried = subprocess.run([sys.executable, "-c", code, address], capture_output=True, text=True, timeout=CONNECT)
+        said = tried.stderr.strip().rpartition("\n")[2] if tried.returncode else None
+        if said and "Unauthenticated" in tried.stderr:
+            said += "; it asks for a token, see RAY_AUTH_MODE in Ray's documentation"
+    except subprocess.TimeoutExpired:
+        said = f"no answer within {CONNECT} s"
+    if said is not None:
+        named = f", and RAY_ADDRESS is '{os.environ['RAY_ADDRESS']}'" if os.environ.get("RAY_ADDRESS") else ""
+        raise UserError(
+            f"no Ray can be reached: launcher.ray.init.address is '{address}'{named} ({said}); start one by "
+            "'ray start --head', or choose launcher=gpus, which starts its own"
+        )
 
 
 def resources(launcher: RayLauncher) -> dict[str, float]:

@@ -117,7 +117,7 @@ def open_board(
     config: DictConfig, configs: Sequence[DictConfig], job_overrides: Overrides, first: int, live: bool = True
 ) -> "Board":
     """A Board of the runs to be launched: `configs` and `job_overrides` are theirs, `config` is the sweep's."""
-    from attrbind_exp.commands.command_line import command
+    from attrbind_exp.commands.command_line import command, path_override
     from attrbind_exp.runs.board import Board
     from attrbind_exp.runs.index import Launched
 
@@ -127,7 +127,7 @@ def open_board(
     for overrides, cfg in zip(job_overrides, configs, strict=True):
         folder = Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir).absolute()
         own = [o for o in overrides if o.partition("=")[0] in keys] or list(overrides)
-        alone = command([*cfg.hydra.overrides.task, "hydra.mode=RUN", f"hydra.run.dir={folder}"])
+        alone = command([*cfg.hydra.overrides.task, "hydra.mode=RUN", path_override("hydra.run.dir", folder)])
         runs.append(Launched(" ".join(own).replace(".value=", "="), str(folder), alone))
     typed = command([*config.hydra.overrides.hydra, *config.hydra.overrides.task])
     return Board(Path(config.hydra.sweep.dir).absolute(), runs, live, first, typed)
@@ -145,7 +145,7 @@ def explain(error: object) -> str:
     """One line of an error: what it is and what it says, without the traceback that Ray and submitit put before it."""
     if isinstance(error, str):
         return error
-    said = " ".join(str(error).strip().splitlines()[-1:])
+    said = str(error).strip().rpartition("\n")[2].strip()
     name = type(error).__name__
     return name if not said else said if name == "UserError" or said.startswith(name) else f"{name}: {said}"
 

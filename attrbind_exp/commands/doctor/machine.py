@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from attrbind_exp.backbones.weights import FILES, find_model, mend
+from attrbind_exp.backbones.weights import FILES, find_model, mend, weight_files
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.data.refer import read_json
 from attrbind_exp.types import UserError
 
+WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what WANDB_MODE may be
 ROW_BYTES = 2_000  # of expressions.jsonl an expression and variant, measured on pictures of 640 x 480
 
 
@@ -40,14 +41,19 @@ def check_model(path: str) -> tuple[Finding, Path | None]:
         return Finding("MISSING", "model", str(error)), None
     except SafetensorError as error:
         return Finding("MISSING", "model", f"weights at model.path='{path}' are torn ({error}); {mend(path)}"), None
-    size = sum(file.stat().st_size for part in FILES for file in (folder / part).glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in files_of(folder))
     return Finding("ok", "model", f"{folder}: {parameters / 1e6:,.1f} M parameters, {storage(size)} on disk"), folder
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that hold UNet, autoencoder and text encoder; copies beside them are not read, so they do not count."""
+    return [file for part in FILES for file in weight_files(folder, part, str(folder))]
 
 
 def count_parameters(folder: Path) -> int:
     """Parameters of UNet, autoencoder and text encoder, from the headers of their files."""
     total = 0
-    for file in (file for part in FILES for file in (folder / part).glob("*.safetensors")):
+    for file in files_of(folder):
         with safe_open(file, "pt") as weights:
             total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
     return total
@@ -127,15 +133,18 @@ def check_tracker(mode: str | None) -> Finding:
     """Where figures will be reported to. `mode` is tracker.mode of W&B, None without a tracker. No key is shown."""
     if mode is None:
         return Finding("ok", "tracker", "none: the run folder holds everything")
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    netrc = Path(os.path.expanduser(os.environ.get("NETRC", "~/.netrc")))  # noqa: PTH111, Path's raises for ~nobody
     account = (
         "the key in WANDB_API_KEY"
         if os.environ.get("WANDB_API_KEY")
         else f"the login in {netrc}"
-        if netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+        if os.access(netrc, os.R_OK) and netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
         else None
     )
     mode = (os.environ.get("WANDB_MODE") or ("online" if account else "offline")) if mode == "auto" else mode
+    if mode not in WANDB_MODES:
+        known = ", ".join(WANDB_MODES)
+        return Finding("WARN", "tracker", f"W&B knows no mode '{mode}' and stays offline; choose from {known}")
     if mode == "online" and not account:
         return Finding("WARN", "tracker", "W&B online, but no account is known here; log in by 'wandb login'")
     return Finding("ok", "tracker", f"W&B {mode}" + (f", with {account}" if account and mode == "online" else ""))

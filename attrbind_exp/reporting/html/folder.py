@@ -9,11 +9,11 @@ import yaml
 from attrbind_exp.reporting.paper_tables import Run, in_order
 from attrbind_exp.runs import rows as run_rows
 from attrbind_exp.runs import summary as run_summary
+from attrbind_exp.runs.configuration import LOADER, NAME, read_configuration
 from attrbind_exp.runs.index import Launched, read_launched, sweep_runs
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.types import UserError
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 STARTED = ("config_hash", run_rows.NAME)  # files of which a run leaves one as soon as it has begun
 
 Config = Mapping[str, object]  # config.yaml of a run: what the command that made it was told
@@ -96,13 +96,15 @@ def _lines(file: Path) -> int:
 
 def read_config(folder: Path) -> Config:
     """config.yaml of a run; empty where there is none."""
-    file = folder / "config.yaml"
-    if not file.is_file():
+    if not (folder / NAME).is_file():
         return {}
+    text = read_configuration(folder)
     try:
-        found = yaml.load(file.read_text(encoding="utf-8"), LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read '{file}' ({' '.join(str(error).split())}); mend it or remove it") from error
+        found = yaml.load(text, LOADER)
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none
+        raise UserError(
+            f"cannot read '{folder / NAME}' ({' '.join(str(error).split())}); mend it or remove it"
+        ) from error
     return found if isinstance(found, dict) else {}
 
 

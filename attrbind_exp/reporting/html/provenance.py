@@ -1,7 +1,6 @@
 """Where the figures of a report come from: runs and their state, commands that make them again, settings, failures."""
 
 import json
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ from attrbind_exp.reporting.html.folder import FolderRuns, Unfinished, read_conf
 from attrbind_exp.runs.ending import read_not_drawn
 from attrbind_exp.runs.index import read_sweep
 from attrbind_exp.runs.progress import read_progress
+from attrbind_exp.runs.shown import shell_command
 from attrbind_exp.types import Failure
 
 FAILURES = 20  # listed of each run
@@ -119,7 +119,7 @@ def _unfinished(run: Unfinished, root: Path) -> RunRow:
 def commands(of: FolderRuns, root: Path) -> Commands:
     """How to make all of it again."""
     alone = [(name(r.folder, root), r.summary.overrides) for r in of.finished]
-    lines = [(n, shlex.join(["python", "-m", "attrbind_exp.run", *typed])) for n, typed in alone]
+    lines = [(n, shell_command(["python", "-m", "attrbind_exp.run", *typed])) for n, typed in alone]
     lines += [(name(r.folder, root), r.command) for r in of.unfinished if r.command]
     return Commands(read_sweep(root).command or None, lines)
 
@@ -159,7 +159,7 @@ def _failures(file: Path) -> Iterable[Failure]:
         for line in stream:
             try:
                 yield Failure(**json.loads(line))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 return  # torn
 
 
@@ -179,7 +179,7 @@ def notes(of: FolderRuns, root: Path) -> list[str]:
             "paper's (Stable Diffusion on photographs), never its height; on photographs its figures mean nothing."
         )
     if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(of.finished)):
-        command = shlex.join(["python", "-m", "attrbind_exp.merge", str(root)])
+        command = shell_command(["python", "-m", "attrbind_exp.merge", str(root)])
         said.append(f"Shards stand here one by one; to make one run of them: {command}")
     if of.unfinished:
         said.append(
