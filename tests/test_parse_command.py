@@ -4,16 +4,18 @@ import csv
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
-from attrbind_exp.commands.parse import COLUMNS, audit, summarize
+from attrbind_exp.commands.parse import COLUMNS, audit, count_changed, read_prompts, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
+from attrbind_exp.edits import Variant
 from attrbind_exp.language.overrides import IGNORED_COLUMNS, KNOWN
-from attrbind_exp.types import Failure, Override, TextSettings
-from tests.conftest import write_refer
+from attrbind_exp.types import Failure, Override, Sample, TextSettings
+from tests.conftest import make_variant, write_refer
 from tests.test_command import command
 
 
@@ -27,13 +29,17 @@ def window():
     return ClipWindow(load_tokenizer(str(PACKAGE / "assets" / "bundled")))
 
 
+def audited(samples, settings, window=None):
+    return audit(samples, read_prompts(samples, settings, window), window)
+
+
 def rows(folder):
     with open(folder / "parses.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def test_one_row_an_expression_in_order(samples, window):
-    found = audit(samples, TextSettings(), window)
+    found = audited(samples, TextSettings(), window)
     assert [r.sample_id for r in found] == [s.sample_id for s in samples]
     assert [r.image_id for r in found] == ["1", "1", "1", "2", "2"]
     assert [(r.target, r.chunk) for r in found] == [
@@ -46,14 +52,14 @@ def test_one_row_an_expression_in_order(samples, window):
 
 def test_without_a_tokenizer_only_its_columns_are_missing(samples, window):
     tokens = ("target_tokens", "chunk_tokens", "truncated")
-    with_tokens, without = (audit(samples, TextSettings(), w) for w in (window, None))
+    with_tokens, without = (audited(samples, TextSettings(), w) for w in (window, None))
     assert all(getattr(r, name) is not None for r in with_tokens for name in tokens)
     assert [replace(r, **dict.fromkeys(tokens)) for r in with_tokens] == without
 
 
 def test_the_gate_decides_what_is_bound(samples, window):
     for w in (window, None):
-        assert all(r.bound for r in audit(samples, TextSettings(gate=False), w))
+        assert all(r.bound for r in audited(samples, TextSettings(gate=False), w))
 
 
 def test_counts_by_hand(samples, window):
@@ -61,17 +67,45 @@ def test_counts_by_hand(samples, window):
         overrides={"circle": Override((0, 6)), "gone": Override((0, 4)), "a red heart": Override((2, 5))}
     )
     failures = [Failure(str(i), "image_missing", "gone") for i in range(2)]
-    assert asdict(summarize(audit(samples, settings, window), settings, "tiny", failures, "a note")) == {
-        "n": 5, "n_modified": 4, "gate": True, "n_bound": 4, "n_fallback": {"override": 2},
+    assert asdict(summarize(audited(samples, settings, window), settings, "tiny", {"ncr": 3}, failures, "a note")) == {
+        "n": 5, "n_modified": 4, "gate": True, "n_bound": 4, "n_changed": {"ncr": 3}, "n_fallback": {"override": 2},
         "modifiers": {"colour": 2, "location": 1, "other": 1, "none": 1},
         "targets": {"star": 2, "circle": 2, "red": 1}, "unused_overrides": ["gone"],
         "dataset": "tiny", "n_failed": 2, "failures": {"image_missing": 2}, "note": "a note",
     }  # fmt: skip
 
 
+def test_what_each_method_can_change_is_counted():
+    texts = ["the star", "the white star on the left", "next to a red circle, the blue star", "there is a red star"]
+    settings = TextSettings()
+    prompts = read_prompts(
+        [Sample(str(i), "1", Path("1.png"), t, None, None, (4, 4)) for i, t in enumerate(texts)], settings
+    )
+    variants = [
+        Variant("baseline"),
+        make_variant("ncr", replace=True),
+        make_variant("prefixed", replace=True, prefix="template"),
+        make_variant("uea", alpha=1.0),
+        make_variant("both", replace=True, prefix="template", alpha=0.9),
+    ]
+    # "the star" has no modifier. Behind the prefix, the second's chunk stands where it stands in the prompt.
+    assert count_changed(prompts, variants) == {
+        "baseline": 0, "ncr": 3, "prefixed": 2, "uea alpha=1": 0, "both alpha=0.9": 3,
+    }  # fmt: skip
+
+
+def test_what_cannot_change_does_not_change(segmenter):
+    """The count agrees with the embeddings themselves."""
+    texts = ["the white star on the left", "next to a red circle, the blue star", "there is a red star", "the star"]
+    variants = [Variant("baseline"), make_variant("prefixed", replace=True, prefix="template")]
+    for edited in segmenter.edit(segmenter.prepare(texts), variants):
+        plain, prefixed = (edited.embedding(v).keys for v in (0, 1))
+        assert count_changed([edited.prompt], variants)["prefixed"] == ((plain - prefixed).abs().max() > 1e-3)
+
+
 def test_an_empty_dataset_has_an_empty_audit(window):
-    assert audit([], TextSettings(), window) == []
-    assert summarize([], TextSettings(), "none").n == 0
+    assert audited([], TextSettings(), window) == []
+    assert summarize([], TextSettings(), "none", {}).n == 0
 
 
 def test_rows_of_the_audit_may_be_given_back_as_overrides():

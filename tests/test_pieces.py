@@ -47,7 +47,7 @@ def imports(path: Path) -> set[str]:
         ("omegaconf", {"commands/", "config/", "pretrain/command.py"}),
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
-        ("spacy", {"language/parse.py"}),
+        ("spacy", {"language/parse.py", "language/target.py"}),
         ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
         ("matplotlib", {"reporting/"}),
         ("jinja2", {"reporting/html/page.py"}),

