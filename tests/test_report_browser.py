@@ -136,7 +136,7 @@ def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
         "IoU 10.0 to 16.0",
     ]
     choose(driver, "left", "image")
-    assert run(driver, "[...document.querySelectorAll('.stage span')].map((s) => s.textContent)") == [
+    assert run(driver, "[...document.querySelectorAll('.names span')].map((s) => s.textContent)") == [
         "image",
         OURS_LABEL,
     ]
@@ -211,7 +211,7 @@ def test_hostile_text_stays_text(show, hostile):  # noqa: F811
     shown = "return [...document.querySelectorAll('#rows tbody td:first-child')].some((d) => d.textContent === arguments[0])"
     assert driver.execute_script(shown, HOSTILE)  # compared there: half a surrogate pair cannot be handed over
     choose(driver, "right", HOSTILE)
-    assert run(driver, "document.querySelectorAll('.stage span')[1].textContent") == HOSTILE
+    assert run(driver, "document.querySelectorAll('.names span')[1].textContent") == HOSTILE
     assert run(driver, "document.documentElement.scrollWidth") == 1200
 
 

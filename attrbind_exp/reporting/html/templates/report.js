@@ -117,21 +117,32 @@ function showRows() {
 function card(picture, left, right, columns) {
   const panel = (name) => (picture.panels[name] ? name : Object.keys(picture.panels)[0]);
   const names = [panel(left), panel(right)];
+  const [l, r] = names.map((name) => (name in picture.thresholds ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
   const stage = element("div", { class: "stage" });
   stage.style.setProperty("--at", "50%");
   const range = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `from ${names[0]} to ${names[1]}` });
   range.addEventListener("input", () => stage.style.setProperty("--at", `${range.value}%`));
   stage.append(
     element("img", { src: picture.panels[names[1]], alt: names[1] }), element("img", { src: picture.panels[names[0]], alt: names[0] }),
-    element("i"), element("span", { class: "l" }, names[0]), element("span", { class: "r" }, names[1]), range,
+    element("i"), range,
   );
   const figures = names
     .map((name) => columns.findIndex((c) => c.label === name))
     .map((i) => (i < 0 || !picture.iou || picture.iou[i] === null ? null : picture.iou[i].toFixed(1)));
   const said = figures.filter((f) => f !== null);
+  // A gallery may show all variants at one threshold, while each is scored at its own.
+  const other = columns.some((c) => names.includes(c.label) && c.label in picture.thresholds && c.threshold !== picture.thresholds[c.label]);
+  const iou = said.length ? `IoU ${said.join(" to ")}${other ? ", each at its own threshold" : ""}` : "";
+  const classes = Object.entries(picture.classes).map(([name, colour]) => swatch(name, `rgb(${colour.map(Number).join(" ")})`));
   return element("article", { class: "card" }, null, [
-    stage, element("p", {}, picture.title), element("p", {}, said.length ? `IoU ${said.join(" to ")}` : ""),
+    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, picture.title), element("p", {}, iou), ...classes,
   ]);
+}
+
+function swatch(name, colour) {
+  const mark = element("i");
+  mark.style.background = colour;
+  return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
 }
 
 const KNOWN = { gallery: "spread over the run", improved: "most improved", harmed: "most harmed" };
