@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attrbind_exp.reporting.maps import Swatch
 from attrbind_exp.reporting.write import make_report
 from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
 
@@ -150,6 +151,19 @@ def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
     assert run(driver, "Number(document.querySelector('.stage input').value)") < 40
     assert run(driver, clip) != before
     assert run(driver, "[...document.querySelectorAll('.stage img')].every((i) => i.complete && i.naturalWidth > 0)")
+
+
+def test_a_picture_says_its_thresholds_and_classes(show, tmp_path):
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]})
+    at = {"baseline": 0.5, OURS_LABEL: 0.35}  # both were scored at 0.5
+    draw(folder, "gallery", 0, "s0", thresholds=at, swatches=(Swatch("ring", (230, 159, 0)),))
+    driver = show(make_report(folder))
+    said = "[...document.querySelectorAll('.card .names span, .card p, .card .swatch')].map((s) => s.textContent)"
+    assert run(driver, said) == [
+        "baseline, threshold\u00a00.50", f"{OURS_LABEL}, threshold\u00a00.35",
+        "expression 0", "IoU 10.0 to 20.0, each at its own threshold", "ring",
+    ]  # fmt: skip
+    assert run(driver, "getComputedStyle(document.querySelector('.swatch i')).backgroundColor") == "rgb(230, 159, 0)"
 
 
 OURS_LABEL = f"{OURS[0]} alpha={OURS[1]}"

@@ -117,7 +117,7 @@ function showRows() {
 function card(picture, left, right, columns) {
   const panel = (name) => (picture.panels[name] ? name : Object.keys(picture.panels)[0]);
   const names = [panel(left), panel(right)];
-  const [l, r] = names.map((name) => (name in picture.thresholds ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
+  const [l, r] = names.map((name) => (Object.hasOwn(picture.thresholds, name) ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
   const stage = element("div", { class: "stage" });
   stage.style.setProperty("--at", "50%");
   const range = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `from ${names[0]} to ${names[1]}` });
@@ -131,15 +131,15 @@ function card(picture, left, right, columns) {
     .map((i) => (i < 0 || !picture.iou || picture.iou[i] === null ? null : picture.iou[i].toFixed(1)));
   const said = figures.filter((f) => f !== null);
   // A gallery may show all variants at one threshold, while each is scored at its own.
-  const other = columns.some((c) => names.includes(c.label) && c.label in picture.thresholds && c.threshold !== picture.thresholds[c.label]);
+  const other = columns.some((c) => names.includes(c.label) && Object.hasOwn(picture.thresholds, c.label) && c.threshold !== picture.thresholds[c.label]);
   const iou = said.length ? `IoU ${said.join(" to ")}${other ? ", each at its own threshold" : ""}` : "";
-  const classes = Object.entries(picture.classes).map(([name, colour]) => swatch(name, `rgb(${colour.map(Number).join(" ")})`));
+  const classes = Object.entries(picture.classes).map(([name, colour]) => classMark(name, `rgb(${colour.map(Number).join(" ")})`));
   return element("article", { class: "card" }, null, [
     stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, picture.title), element("p", {}, iou), ...classes,
   ]);
 }
 
-function swatch(name, colour) {
+function classMark(name, colour) {
   const mark = element("i");
   mark.style.background = colour;
   return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
