@@ -155,6 +155,12 @@ def test_outlines_survive_the_page():
         assert np.abs(seen[is_colour(picture, colour)].mean(0) - colour).max() < 25
 
 
+def test_without_a_threshold_no_mask_is_drawn_and_the_picture_says_so():
+    pictures, around = maps.render({"it": Panel("heat", smooth())}, photo(), "data mine; model sd15")
+    assert around.about == "data mine; model sd15; no threshold was chosen: no masks" and around.bar
+    assert not around.swatches and not is_colour(pictures["it"], maps.MASK).any()
+
+
 @pytest.fixture
 def said(monkeypatch):
     """Every text that is drawn on a picture, in order."""

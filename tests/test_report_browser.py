@@ -176,6 +176,11 @@ def test_curves_show_ours_and_the_papers(show, sweep):
         "drawn, val", "baseline, drawn, val", "drawn, test", "baseline, drawn, test", "the paper (Stable Diffusion 1.5, RefCOCO)",
     ]  # fmt: skip
     assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 3 + 9
+    dashes = (
+        "[...document.querySelectorAll('#alpha-chart .legend line')].map((l) => l.getAttribute('stroke-dasharray'))"
+    )
+    val, _, test, _, paper = run(driver, dashes)
+    assert len({val, test, paper}) == 3, "lines can be told apart without colours"
     click(driver, "#alpha-chart .legend button")
     assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 9
     click(driver, "#alpha-difference")

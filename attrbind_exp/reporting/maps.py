@@ -74,8 +74,10 @@ def render(
         swatches.append(Swatch("mask: heat at or above the threshold", MASK, line=True))
     if any((values == IGNORED).any() for values in labels):
         swatches.append(Swatch("not scored", WHITE))
+    bar = any(p.kind == "heat" for p in panels.values())
     thresholds = {name: panel.threshold for name, panel in panels.items() if panel.threshold is not None}
-    return pictures, Around(about, thresholds, swatches, any(p.kind == "heat" for p in panels.values()))
+    none = "; no threshold was chosen: no masks" if bar and not thresholds else ""
+    return pictures, Around(about + none, thresholds, swatches, bar)
 
 
 def _paint(panel: Panel, photo: np.ndarray, colours: Mapping[int, Colour]) -> np.ndarray:
