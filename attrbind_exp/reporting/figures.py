@@ -1,5 +1,6 @@
 """Pictures: panels side by side under their captions, a key below them; galleries stacked into sheets."""
 
+import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
@@ -111,7 +112,7 @@ def _tile(picture: np.ndarray, caption: Sequence[str], height: int) -> Image.Ima
     """One picture at `height` pixels with a caption above it."""
     image = Image.fromarray(maps.scale(Image.fromarray(picture), height))
     letters = max(8, image.width // 8)
-    lines = [line for part in caption for line in textwrap.wrap(clean(part), letters) or [""]]
+    lines = [line for part in caption for line in _wrap(clean(part), letters)]
     tile = Image.new("RGB", (image.width + GAP, height + LINE * len(lines) + GAP), "white")
     draw = ImageDraw.Draw(tile)
     for number, line in enumerate(lines):
@@ -119,6 +120,13 @@ def _tile(picture: np.ndarray, caption: Sequence[str], height: int) -> Image.Ima
         draw.text(place, line, "black", _font(LETTERS), anchor="mm")
     tile.paste(image, (GAP, LINE * len(lines)))
     return tile
+
+
+def _wrap(text: str, letters: int) -> list[str]:
+    """A text in lines of at most so many letters; names of methods are parted behind an underscore."""
+    wrapper = textwrap.TextWrapper(letters, break_on_hyphens=False)
+    wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_))")
+    return wrapper.wrap(text) or [""]
 
 
 def _colour_bar(thresholds: Collection[float], height: int) -> Image.Image:
