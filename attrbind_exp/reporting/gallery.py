@@ -117,7 +117,7 @@ class Artist:
     def _about(self) -> str:
         """The data and the model; of several noise seeds the one that is drawn."""
         seeds = self.settings.seeds
-        return self.about if len(seeds) == 1 else f"{self.about}; noise seed {seeds[0]} of {len(seeds)}"
+        return self.about if len(seeds) == 1 else f"{self.about}; noise seed {seeds[0]}, the first of {len(seeds)}"
 
 
 def explain(error: Exception) -> str:
