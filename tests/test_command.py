@@ -318,7 +318,19 @@ def test_segment_writes_pictures_and_prints_the_parse(tmp_path):
     assert (tmp_path / "out" / "heat_maps.png").stat().st_size > 10_000
     from PIL import Image
 
-    assert Image.open(tmp_path / "out" / "mask.png").size == (150, 90)
+    from attrbind_exp.reporting.panels import KEY, decode
+
+    mask = np.asarray(Image.open(tmp_path / "out" / "mask.png")) > 0
+    drawn = Image.open(tmp_path / "out" / "heat_maps.png")
+    about = decode(drawn.text[KEY])
+    assert mask.shape == (90, 150) and set(about.thresholds.values()) == {0.5}
+    boxes = dict(about.panels)
+    first, *_, last = boxes
+    assert first == "image" and last == "mask of attribute_binding alpha=0.9"
+    shown = np.asarray(drawn.crop(boxes["mask of attribute_binding alpha=0.9"])).astype(int)
+    inside = np.kron(mask, np.ones((4, 4), bool))  # 90 pixels become 360
+    coloured = (shown.max(-1) > shown.min(-1)) & (shown != (213, 94, 0)).any(-1)
+    assert coloured.any() and not coloured[~inside].any(), "the mask's file and its picture agree"
 
 
 def test_segment_refuses_a_picture_that_overflows(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from attrbind_exp.data.broken_text import without_broken_text
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.rows import read_rows as read_table
 from attrbind_exp.evaluation import loop
-from attrbind_exp.reporting import figures
+from attrbind_exp.reporting import figures, plots
 from attrbind_exp.reporting.html import page
 from attrbind_exp.reporting.tables import markdown
 from attrbind_exp.runs.board import Board
@@ -170,7 +170,7 @@ def test_pictures_are_drawn_under_any_title(tmp_path):
         path = figures.panels({"image": image, f"b {text}"[:400]: image}, text, tmp_path / f"{number}.png", text)
         assert Image.open(path).height > 240
     names = [f"{text}$x_{{" for text in TEXTS.values()]  # two dollars would begin a formula
-    figures.threshold_curve({name[:90] + "$a^$b": np.linspace(0, 1, 101) for name in names}, tmp_path / "curve.png")
+    plots.threshold_curve({name[:90] + "$a^$b": np.linspace(0, 1, 101) for name in names}, tmp_path / "curve.png")
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -225,10 +225,10 @@ def scored(folder):
 def test_a_picture_that_cannot_be_drawn_is_left_out_and_named(tmp_path, monkeypatch):
     draw = figures.panels
 
-    def fail(pictures, title, path, sample_id=None):
+    def fail(pictures, title, path, sample_id=None, *more):
         if sample_id == "html":
             raise RuntimeError("no \x1b[31mglyph")
-        return draw(pictures, title, path, sample_id)
+        return draw(pictures, title, path, sample_id, *more)
 
     monkeypatch.setattr(figures, "panels", fail)
     data = write_folder(tmp_path / "data", FOUR)
@@ -274,7 +274,7 @@ def test_summary_and_tables_come_first_then_pictures_tracker_and_page(tmp_path, 
 
     note(RunStore, "write_summary", "summary")
     note(figures, "panels", "picture")
-    note(figures, "threshold_curve", "curve")
+    note(plots, "threshold_curve", "curve")
     note(track, "track_run", "tracker")
     note(page, "make_page", "page")
     monkeypatch.setattr("attrbind_exp.reporting.html.page.make_page", page.make_page)
@@ -288,7 +288,7 @@ def test_an_end_that_was_cut_short_is_made_by_the_same_command(tmp_path, monkeyp
     from attrbind_exp.reporting import track
 
     data, folder = write_folder(tmp_path / "data", FOUR), tmp_path / "run"
-    module = {"track_run": track, "make_page": page}.get(where, figures)
+    module = {"track_run": track, "make_page": page, "threshold_curve": plots}.get(where, figures)
 
     def killed(*_, **__):
         raise KeyboardInterrupt

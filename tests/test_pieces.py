@@ -179,20 +179,10 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
         RunStore(tmp_path / "file", "key")
 
 
-def test_pictures_show_what_they_should(tmp_path):
+def test_a_picture_takes_any_title(tmp_path):
     image = np.full((8, 8, 3), 100, np.uint8)
-    hot = figures.overlay(image, np.eye(8))
-    assert hot[0, 0].sum() > hot[0, 1].sum()
-    washed = figures.outline(image, np.eye(8, dtype=bool))
-    assert washed[0, 0].tolist() == [100] * 3 and washed[0, 1].min() > 200
     path = figures.panels({"a": image, "b": image}, "costs $5 & $6 <b>", tmp_path / "panels.png")
     assert Image.open(path).width > 400
-
-
-def test_a_label_map_shows_classes_not_the_colours_beneath():
-    red, green = [90, 0, 0], [0, 90, 0]  # equally bright
-    painted = figures.paint(np.array([[red, green, red, red]], np.uint8), np.array([[1, 1, 0, 255]]))[0].tolist()
-    assert painted[0] == painted[1] and painted[2] == [30] * 3 and min(painted[3]) > 190
 
 
 def test_markdown_lines_up():

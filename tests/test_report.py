@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
@@ -21,6 +22,8 @@ from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.reporting.html.page import PICTURES, ROWS
 from attrbind_exp.reporting.html.pictures import describe
 from attrbind_exp.reporting.html.sections import results
+from attrbind_exp.reporting.maps import Around, Swatch
+from attrbind_exp.reporting.panels import KEY
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
 from attrbind_exp.reporting.tables import ablation
 from attrbind_exp.reporting.write import make_report, published, write_report
@@ -84,9 +87,11 @@ def change(each):
     return Difference(float(each.mean()), float(each.min()), float(each.max()), *votes)
 
 
-def draw(run, name, number, sample, panels=("image", "baseline", "attribute_binding alpha=0.9"), title="a title"):
+def draw(
+    run, name, number, sample, panels=("image", "baseline", "attribute_binding alpha=0.9"), title="a title", **about
+):
     pictures = {p: np.asarray(picture(30, 40, i)) for i, p in enumerate(panels)}
-    return figures.panels(pictures, title, run / "gallery" / f"{name}_{number:03d}.png", sample)
+    return figures.panels(pictures, title, run / "gallery" / f"{name}_{number:03d}.png", sample, Around(**about))
 
 
 def page_of(folder):
@@ -383,6 +388,18 @@ def test_a_gallery_picture_says_where_its_panels_are(tmp_path):
     assert (about.sample_id, about.title, about.panels[1][0]) == ("7:1", 'a "title" é', name)
     assert crop.shape == (240, 400, 3)
     assert (crop[4::8, 4::8] == wide).all()
+
+
+def test_the_page_knows_thresholds_and_the_colours_of_classes(tmp_path, run):
+    key = (Swatch("ring", (230, 159, 0)), Swatch("mask", (1, 2, 3), line=True))
+    draw(run, "gallery", 0, "s1", thresholds={"baseline": 0.45}, swatches=key)
+    broken = PngInfo()
+    broken.add_itxt(KEY, '{"sample_id": "x", "title": "x", "panels": [], "thresholds": {"baseline": NaN}}')
+    picture(4, 4).save(run / "gallery" / "broken_000.png", pnginfo=broken)
+    page = page_of(run)
+    (shown,) = data_of(page)["pictures"]
+    assert (shown["thresholds"], shown["classes"]) == ({"baseline": 0.45}, {"ring": [230, 159, 0]})
+    assert "Not readable: broken_000.png" in words(page) and "#440154" in page and "#d55e00" in page
 
 
 def test_pictures_of_one_sample_from_several_runs_become_one(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from attrbind_exp.reporting.maps import Swatch
 from attrbind_exp.reporting.write import make_report
 from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
 
@@ -136,7 +137,7 @@ def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
         "IoU 10.0 to 16.0",
     ]
     choose(driver, "left", "image")
-    assert run(driver, "[...document.querySelectorAll('.stage span')].map((s) => s.textContent)") == [
+    assert run(driver, "[...document.querySelectorAll('.names span')].map((s) => s.textContent)") == [
         "image",
         OURS_LABEL,
     ]
@@ -152,6 +153,19 @@ def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
     assert run(driver, "[...document.querySelectorAll('.stage img')].every((i) => i.complete && i.naturalWidth > 0)")
 
 
+def test_a_picture_says_its_thresholds_and_classes(show, tmp_path):
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]})
+    at = {"baseline": 0.5, OURS_LABEL: 0.35}  # both were scored at 0.5
+    draw(folder, "gallery", 0, "s0", thresholds=at, swatches=(Swatch("ring", (230, 159, 0)),))
+    driver = show(make_report(folder))
+    said = "[...document.querySelectorAll('.card .names span, .card p, .card .swatch')].map((s) => s.textContent)"
+    assert run(driver, said) == [
+        "baseline, threshold\u00a00.50", f"{OURS_LABEL}, threshold\u00a00.35",
+        "expression 0", "IoU 10.0 to 20.0, each at its own threshold", "ring",
+    ]  # fmt: skip
+    assert run(driver, "getComputedStyle(document.querySelector('.swatch i')).backgroundColor") == "rgb(230, 159, 0)"
+
+
 OURS_LABEL = f"{OURS[0]} alpha={OURS[1]}"
 
 
@@ -162,6 +176,11 @@ def test_curves_show_ours_and_the_papers(show, sweep):
         "drawn, val", "baseline, drawn, val", "drawn, test", "baseline, drawn, test", "the paper (Stable Diffusion 1.5, RefCOCO)",
     ]  # fmt: skip
     assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 3 + 9
+    dashes = (
+        "[...document.querySelectorAll('#alpha-chart .legend line')].map((l) => l.getAttribute('stroke-dasharray'))"
+    )
+    val, _, test, _, paper = run(driver, dashes)
+    assert len({val, test, paper}) == 3, "lines can be told apart without colours"
     click(driver, "#alpha-chart .legend button")
     assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 9
     click(driver, "#alpha-difference")
@@ -211,7 +230,7 @@ def test_hostile_text_stays_text(show, hostile):  # noqa: F811
     shown = "return [...document.querySelectorAll('#rows tbody td:first-child')].some((d) => d.textContent === arguments[0])"
     assert driver.execute_script(shown, HOSTILE)  # compared there: half a surrogate pair cannot be handed over
     choose(driver, "right", HOSTILE)
-    assert run(driver, "document.querySelectorAll('.stage span')[1].textContent") == HOSTILE
+    assert run(driver, "document.querySelectorAll('.names span')[1].textContent") == HOSTILE
     assert run(driver, "document.documentElement.scrollWidth") == 1200
 
 

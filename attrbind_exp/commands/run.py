@@ -158,19 +158,20 @@ def draw(
 ) -> None:
     """Galleries and the threshold curve; written down when all are there."""
     # Plots and tables load when there is something to draw: the first pass does not wait for them.
-    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.gallery import Artist
 
-    galleries = Artist(task, segmenter, settings, store, captioner).draw(summary.variants)
-    plots = [file for name in galleries if (file := store.folder / f"{name}.png").is_file()]
+    about = f"data {summary.dataset}; model {summary.model_name}"
+    galleries = Artist(task, segmenter, settings, store, captioner, about).draw(summary.variants)
+    others = [file for name in galleries if (file := store.folder / f"{name}.png").is_file()]
     if lines := curves(task, summary, settings):
-        plots.append(figures.threshold_curve(lines, store.folder / "threshold_curve.png"))
+        others.append(plots.threshold_curve(lines, store.folder / "threshold_curve.png", about))
     found = {
         name: [(caption, str(file.relative_to(store.folder))) for caption, file in pictures.items()]
         for name, pictures in galleries.items()
     }
     asked = (settings.gallery, settings.changed)
-    note_made(store.folder, galleries=found, plots=[file.name for file in plots], asked=asked, page=False)
+    note_made(store.folder, galleries=found, plots=[file.name for file in others], asked=asked, page=False)
 
 
 def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, tracker: "Tracker") -> None:

@@ -1,9 +1,9 @@
 """python -m attrbind_exp.segment: one image, one expression -> heat maps side by side (the paper's Figure 8)."""
 
 import sys
+from pathlib import Path
 
 import hydra
-import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,6 +12,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import SampleError, UserError
 
+LARGE = 360  # pixels, the height of a picture that stands alone
 ONE_MASK = "segment draws one mask: give a number between 0 and 1 in steps of 0.01, such as threshold=0.5"
 
 
@@ -30,8 +31,9 @@ def main(cfg: DictConfig) -> None:
     from attrbind_exp.backbones.tensors import overflowed
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.data.images import read_image
-    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting import figures, maps
     from attrbind_exp.runs.store import picture_folder
+    from attrbind_exp.tasks.task import Panel
 
     expression, threshold = str(cfg.expression), cfg.threshold.value
     try:
@@ -52,12 +54,13 @@ def main(cfg: DictConfig) -> None:
     heats = [segmenter.heat_map(maps, size, v) for maps, v in zip(completed, variants, strict=True)]
 
     folder = picture_folder(HydraConfig.get().runtime.output_dir)
-    pixels = np.asarray(image)
     mask = heats[headline].mask(threshold)
-    panels = {"image": pixels}
-    panels |= {v.label: figures.overlay(pixels, h.values) for v, h in zip(variants, heats, strict=True)}
-    panels |= {f"mask at {threshold:g}": figures.outline(pixels, mask)}
-    figures.panels(panels, expression, folder / "heat_maps.png")
+    panels = {"image": Panel("photo")}
+    panels |= {v.label: Panel("heat", h.values, threshold) for v, h in zip(variants, heats, strict=True)}
+    panels |= {f"mask of {variants[headline].label}": Panel("mask", mask, threshold)}
+    about = f"{Path(cfg.image).name}; model {cfg.model.name}"
+    pictures, around = maps.render(panels, image, about, LARGE)
+    figures.panels(pictures, expression, folder / "heat_maps.png", around=around, height=LARGE)
     figures.save_mask(mask, folder / "mask.png")
 
     words = segmenter.backbone.window.words(prompt.text)

@@ -127,11 +127,12 @@ def page(outputs: Path, of: str, file: Path) -> str:
 
 def draw(rows: pd.DataFrame, test: Run, file: Path) -> None:
     """The page's pictures, into images/ beside `file`."""
-    from attrbind_exp.reporting import figures  # loads matplotlib, which --help does without
+    from attrbind_exp.reporting import plots  # loads matplotlib, which --help does without
 
     images = file.parent / "images"
     images.mkdir(parents=True, exist_ok=True)
-    figures.gain_curves(gains(rows), images / f"{file.stem}_alpha.png")
+    of = f"data {test.summary.dataset}; model {test.summary.model_name}; thresholds chosen on val"
+    plots.gain_curves(gains(rows), images / f"{file.stem}_alpha.png", of)
     for name in ("improved", "harmed"):
         # A quarter of the size in 256 colours; the page is kept in git.
         sheet = Image.open(test.folder / f"{name}.png").convert("RGB")

@@ -98,7 +98,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     thresholds of the others."""
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.commands.command_line import command
-    from attrbind_exp.reporting import figures
+    from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
     from attrbind_exp.reporting.tables import markdown
     from attrbind_exp.runs.store import write_text
@@ -113,7 +113,8 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     page = [f"## {title}", f"    {command(typed)}", shown, "  \n".join([facts, *notes])]
     write_text(folder / "results.md", "\n\n".join(page) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
-    figures.paper_figure(table, title, model, folder / "results.png")
+    data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
+    plots.paper_figure(table, title, data, model, folder / "results.png")
     print(f"\n{shown}")
 
 

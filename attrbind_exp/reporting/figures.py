@@ -1,72 +1,62 @@
-"""Pictures and plots: heat maps laid on images, galleries, curves."""
+"""Pictures: panels side by side under their captions, a key below them; galleries stacked into sheets."""
 
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from attrbind_exp.reporting import maps
 from attrbind_exp.reporting import panels as panel_texts
+from attrbind_exp.reporting.maps import Around, Swatch
 from attrbind_exp.runs.shown import clean, shorten
 from attrbind_exp.runs.store import write_whole
-from attrbind_exp.types import IGNORED, SampleError
+from attrbind_exp.types import SampleError
 
-PANEL = 240  # pixels high
 GAP = 6
 TITLE = 26
-SMALLEST = 9  # size of letters
+ABOUT = 18
+NARROWEST = 480  # pixels of a picture with panels, so that a title can be read
+LINE = 16  # pixels high, of captions and of the key
+LETTERS, SMALLEST = 13, 9  # size of letters
+BAR = (14, 46)  # pixels wide: the colour bar, and the place that it takes with its figures
 MOST_PIXELS = 100_000_000  # of one sheet: 300 MB while it is made
 COMPRESSION = 1  # of PNGs, in a third of the time that the default 6 takes; files are a sixth larger
 
 
-def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """An image (H, W, 3) uint8 with a heat map (H, W) in [0, 1] burnt in; (H, W, 3) uint8."""
-    colours = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
-    return ((1 - strength) * image + strength * colours).astype(np.uint8)
-
-
-def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """An image with everything outside `mask` (H, W) bool washed out; (H, W, 3) uint8."""
-    return np.where(mask[..., None], image, (0.25 * image + 0.75 * 255)).astype(np.uint8)
-
-
-def paint(image: np.ndarray, labels: np.ndarray, strength: float = 0.75) -> np.ndarray:
-    """An image in grey with a label map (H, W) laid on it, a colour a class; ignored pixels turn white."""
-    colours = np.array(matplotlib.color_sequences["tab20"])[(labels.astype(int) - 1) % 20] * 255
-    colours[labels == IGNORED] = 255
-    grey = image.mean(-1, keepdims=True).repeat(3, -1)
-    mixed = np.where((labels > 0)[..., None], (1 - strength) * grey + strength * colours, grey)
-    return mixed.astype(np.uint8)
-
-
-def panels(pictures: Mapping[str, np.ndarray], title: str, path: Path, sample_id: str | None = None) -> Path:
-    """Pictures (H, W, 3) uint8 side by side under their names, the title above them; written as PNG.
+def panels(
+    pictures: Mapping[str, np.ndarray],
+    title: str,
+    path: Path,
+    sample_id: str | None = None,
+    around: Around = Around(),
+    height: int = maps.HEIGHT,
+) -> Path:
+    """Pictures (H, W, 3) uint8 side by side at one height under their captions, the title above and the key below
+    them; written as PNG.
 
     Texts are drawn cleaned and shortened. The PNG itself says what is where in it, the whole title among it
     (reporting.panels).
     """
-    tiles = [_tile(picture, name) for name, picture in pictures.items()]
-    row = _beside(tiles)
-    shown = _fit(clean(title), row.width)
-    size = max(SMALLEST, min(16, int(16 * row.width / max(1, _font(16).getlength(shown)))))
-    head = Image.new("RGB", (row.width, TITLE), "white")
-    ImageDraw.Draw(head).text((row.width / 2, TITLE / 2), shown, "black", _font(size), anchor="mm")
+    at = around.thresholds
+    said = {name: [f"threshold {at[name]:.2f}"] if name in at else [] for name in pictures}
+    tiles = [_tile(picture, [name, *said[name]], height) for name, picture in pictures.items()]
+    row = _beside([*tiles, _colour_bar(set(at.values()), height)] if around.bar else tiles)
+    width = max(row.width, NARROWEST)
+    head = _head(title, around.about, width)
     rights = np.cumsum([tile.width for tile in tiles]).tolist()
-    bottom = TITLE + row.height - GAP
-    boxes = [(r - t.width + GAP, bottom - PANEL, r, bottom) for r, t in zip(rights, tiles, strict=True)]
-    about = PngImagePlugin.PngInfo()
+    bottom = head.height + row.height - GAP
+    boxes = [(r - t.width + GAP, bottom - height, r, bottom) for r, t in zip(rights, tiles, strict=True)]
     places = list(zip(pictures, boxes, strict=True))
-    about.add_itxt(panel_texts.KEY, panel_texts.encode(panel_texts.Description(sample_id, title, places)))
-    return _write(_below([head, row]), path, about)
+    classes = [(s.meaning, s.colour) for s in around.swatches if not s.line]
+    about = PngImagePlugin.PngInfo()
+    description = panel_texts.Description(sample_id, title, places, around.thresholds, classes)
+    about.add_itxt(panel_texts.KEY, panel_texts.encode(description))
+    return _write(_below([head, row, *_key(around.swatches, width)]), path, about)
 
 
 def save_mask(mask: np.ndarray, path: Path) -> Path:
@@ -76,7 +66,7 @@ def save_mask(mask: np.ndarray, path: Path) -> Path:
 
 def contact_sheet(pictures: Mapping[str, np.ndarray], path: Path, columns: int = 4) -> Path:
     """Many small pictures in a grid, each under its name; written as PNG."""
-    tiles = [_tile(picture, name, height=160) for name, picture in pictures.items()]
+    tiles = [_tile(picture, [name], height=160) for name, picture in pictures.items()]
     rows = [_beside(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     return _write(_below(rows), path)
 
@@ -98,6 +88,17 @@ def size_of(file: Path) -> tuple[int, int]:
         return image.size
 
 
+def _head(title: str, about: str, width: int) -> Image.Image:
+    """The title, and below it in smaller letters what the picture is of."""
+    head = Image.new("RGB", (width, TITLE + (ABOUT if about else 0)), "white")
+    draw = ImageDraw.Draw(head)
+    for text, middle, largest in ((title, TITLE / 2, 16), (about, TITLE + ABOUT / 2 - 2, LETTERS)):
+        shown = _fit(clean(text), width)
+        size = max(SMALLEST, min(largest, int(largest * width / max(1, _font(largest).getlength(shown)))))
+        draw.text((width / 2, middle), shown, "black", _font(size), anchor="mm")
+    return head
+
+
 def _fit(text: str, width: int) -> str:
     """A text short enough for `width` pixels in the smallest letters."""
     length = _font(SMALLEST).getlength(text)
@@ -107,21 +108,66 @@ def _fit(text: str, width: int) -> str:
     return text
 
 
-def _tile(picture: np.ndarray, name: str, height: int = PANEL) -> Image.Image:
-    """One picture at `height` pixels with its name above it."""
-    image = Image.fromarray(picture).convert("RGB")
-    width = max(1, round(image.width * height / image.height))
-    # Small pictures keep their pixels, so that one can count them.
-    image = image.resize(
-        (width, height), Image.Resampling.NEAREST if image.height <= height else Image.Resampling.LANCZOS
-    )
-    lines = textwrap.wrap(clean(name), max(8, width // 8)) or [""]
-    tile = Image.new("RGB", (width + GAP, height + 16 * len(lines) + GAP), "white")
+def _tile(picture: np.ndarray, caption: Sequence[str], height: int) -> Image.Image:
+    """One picture at `height` pixels with a caption above it."""
+    image = Image.fromarray(maps.scale(Image.fromarray(picture), height))
+    letters = max(8, image.width // 8)
+    lines = [line for part in caption for line in _wrap(clean(part), letters)]
+    tile = Image.new("RGB", (image.width + GAP, height + LINE * len(lines) + GAP), "white")
     draw = ImageDraw.Draw(tile)
     for number, line in enumerate(lines):
-        draw.text(((width + 2 * GAP) / 2, 16 * number + 8), line, "black", _font(13), anchor="mm")
-    tile.paste(image, (GAP, 16 * len(lines)))
+        place = ((image.width + 2 * GAP) / 2, LINE * number + LINE / 2)
+        draw.text(place, line, "black", _font(LETTERS), anchor="mm")
+    tile.paste(image, (GAP, LINE * len(lines)))
     return tile
+
+
+def _wrap(text: str, letters: int) -> list[str]:
+    """A text in lines of at most so many letters; names of methods are parted behind an underscore."""
+    wrapper = textwrap.TextWrapper(letters, break_on_hyphens=False)
+    wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_))")
+    return wrapper.wrap(text) or [""]
+
+
+def _colour_bar(thresholds: Collection[float], height: int) -> Image.Image:
+    """The scale of heat maps from 0 to 1, with a mark at every threshold."""
+    width, place = BAR
+    tile = Image.new("RGB", (place + GAP, height + LINE + GAP), "white")
+    values = np.linspace(1, 0, height)[:, None].repeat(width, 1)
+    tile.paste(Image.fromarray(maps.heat_colours(values)), (GAP, LINE))
+    draw = ImageDraw.Draw(tile)
+    draw.text((GAP, LINE / 2), "heat", "black", _font(LETTERS), anchor="lm")
+    for value in (0, 0.25, 0.5, 0.75, 1):
+        y = LINE + (1 - value) * (height - 1)
+        letter = min(max(y, LINE + LETTERS / 2), LINE + height - LETTERS / 2)
+        draw.line((GAP + width, y, GAP + width + 3, y), "black")
+        draw.text((GAP + width + 5, letter), f"{value:g}", "black", _font(11), anchor="lm")
+    for threshold in thresholds:
+        y = LINE + (1 - threshold) * (height - 1)
+        draw.line((GAP, y, GAP + width - 1, y), maps.BLACK, maps.LINE + 2)
+        draw.line((GAP, y, GAP + width - 1, y), maps.MASK, maps.LINE)
+    return tile
+
+
+def _key(swatches: Sequence[Swatch], width: int) -> list[Image.Image]:
+    """What the colours mean, in as many lines as that takes."""
+    lines: list[Image.Image] = []
+    x = width
+    for swatch in swatches:
+        text = _fit(clean(swatch.meaning), width - 40)
+        needed = 34 + int(_font(LETTERS).getlength(text)) + 2 * GAP
+        if x + needed > width:
+            lines.append(Image.new("RGB", (width, LINE + 4), "white"))
+            x = GAP
+        draw = ImageDraw.Draw(lines[-1])
+        box = (x, 2, x + 26, LINE)
+        draw.rectangle(box, (128, 128, 128) if swatch.line else swatch.colour, "black" if not swatch.line else None)
+        if swatch.line:
+            draw.line((x, 9, x + 26, 9), maps.BLACK, maps.LINE + 2)
+            draw.line((x, 9, x + 26, 9), swatch.colour, maps.LINE)
+        draw.text((x + 34, 9), text, "black", _font(LETTERS), anchor="lm")
+        x += needed
+    return lines
 
 
 def _beside(tiles: Sequence[Image.Image]) -> Image.Image:
@@ -147,83 +193,3 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _write(image: Image.Image, path: Path, about: PngImagePlugin.PngInfo | None = None) -> Path:
     return write_whole(path, lambda to: image.save(to, "PNG", pnginfo=about, compress_level=COMPRESSION))
-
-
-def threshold_curve(curves: Mapping[str, np.ndarray], path: Path) -> Path:
-    """mIoU in percent at thresholds 0.00 to 1.00, one line a variant."""
-    figure, axis = plt.subplots(figsize=(6, 4))
-    for name, values in curves.items():
-        axis.plot(np.arange(len(values)) / 100, values, label=_plain(name))
-    axis.set(xlabel="threshold", ylabel="mIoU (%)")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    return _save(figure, path)
-
-
-def paper_figure(table: pd.DataFrame, title: str, model: str, path: Path) -> Path:
-    """mIoU of `model` and the paper's, from `results.paper_table`: over alpha where there are several, else by bars.
-
-    Held-out figures where there are any, else oracle ones; written as PNG.
-    """
-    ours = table["mIoU held out"].astype(float).fillna(table["mIoU oracle"].astype(float))
-    table = table.assign(ours=ours, paper=table["paper"].astype(float))
-    many = table["alpha"].nunique() > 2
-    figure, axis = plt.subplots(figsize=(7, 4.2) if many else (9, 1 + 0.4 * len(table)))
-    (_curves if many else _bars)(axis, table, model)
-    axis.set_title(_plain(title), fontsize=11)
-    axis.grid(alpha=0.3)
-    return _save(figure, path)
-
-
-def _curves(axis: Axes, table: pd.DataFrame, model: str) -> None:
-    for split, part in table.groupby("split", sort=False):
-        by_alpha = part.dropna(subset="alpha").sort_values("alpha")
-        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], "o-", label=_plain(f"{model}, {split}"))
-        for _, base in part[part["alpha"].isna()].iterrows():
-            axis.axhline(
-                base["ours"], color=line.get_color(), linestyle=":", label=_plain(f"{base['variant']}, {split}")
-            )
-    paper = table.dropna(subset=["alpha", "paper"]).drop_duplicates("alpha").sort_values("alpha")
-    axis.plot(paper["alpha"], paper["paper"], "ks--", label="the paper (Stable Diffusion, RefCOCO)")
-    axis.set(xlabel="alpha", ylabel="mIoU (%)")
-    axis.legend(fontsize=8)
-
-
-def _bars(axis: Axes, table: pd.DataFrame, model: str) -> None:
-    names = [_plain(f"{r.variant} ({r.split})") for r in table.itertuples()]
-    rows = np.arange(len(names))[::-1]
-    axis.barh(rows, table["ours"], height=0.6, label=_plain(model))
-    axis.plot(table["paper"], rows, "k|", markersize=14, markeredgewidth=3, label="the paper (Stable Diffusion)")
-    axis.set_yticks(rows, names, fontsize=8)
-    axis.set(xlabel="mIoU (%)")
-    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def gain_curves(gains: pd.DataFrame, path: Path) -> Path:
-    """mIoU less the baseline's over alpha: a panel a group, a line a method, a band of 95 %; from `binding.gains`."""
-    groups = gains["group"].unique()
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3.4), sharey=True, squeeze=False)
-    for axis, group in zip(axes[0], groups, strict=True):
-        for method, line in gains[gains["group"] == group].groupby("method", sort=False):
-            line = line.sort_values("alpha").astype({"low": float, "high": float})
-            axis.plot(line["alpha"], line["mean"], "o-", markersize=3, label=_plain(str(method)))
-            axis.fill_between(line["alpha"], line["low"], line["high"], alpha=0.2)
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=_plain(str(group)), xlabel="alpha")
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("mIoU less the baseline's")
-    axes[0][0].legend(fontsize=7)
-    return _save(figure, path)
-
-
-def _plain(text: str) -> str:
-    """A name as a plot may show it: of one line, with dollars that begin no formula."""
-    return clean(text, 120).replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.tight_layout()
-    try:
-        return write_whole(path, lambda to: figure.savefig(to, dpi=100, format="png"))
-    finally:
-        plt.close(figure)

@@ -1,25 +1,24 @@
 """What the numbers look like: the samples that a task chooses, drawn with their heat maps."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
-from attrbind_exp.reporting import figures
+from attrbind_exp.reporting import figures, maps
 from attrbind_exp.reporting.panels import KEY
 from attrbind_exp.runs.ending import NOT_DRAWN, NotDrawn, write_not_drawn
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.tasks.settings import RunSettings
-from attrbind_exp.tasks.task import Gallery, Panel, Segmented, SegmentedImage, Task
+from attrbind_exp.tasks.task import Gallery, SegmentedImage, Task
 from attrbind_exp.types import Sample, SampleError, UserError
 
 MANY = 5  # variants; of more only the one that heads the summary is drawn
@@ -29,13 +28,15 @@ Pictures = dict[str, Path]  # by caption
 
 @dataclass(frozen=True)
 class Artist:
-    """All that drawing needs: heat maps are made again for the few samples that become pictures."""
+    """All that drawing needs: heat maps are made again for the few samples that become pictures. `about`: the data and
+    the model, as every picture names them."""
 
     task: Task
     segmenter: Segmenter
     settings: RunSettings
     store: RunStore
     captioner: Captioner | None = None
+    about: str = ""
 
     def draw(self, found: Sequence[VariantFigures]) -> dict[str, Pictures]:
         """All galleries of a run by name; each is also stacked into NAME.png. `found`: the run's figures.
@@ -109,8 +110,14 @@ class Artist:
             failed = {f.sample_id: f for f in image.failures}
             first = next((failed[s.sample_id] for s in picture.samples if s.sample_id in failed), None)
             raise SampleError(*(("not_segmented", "no heat map") if first is None else (first.reason, first.message)))
-        panels = render(self.task.panels(items, gallery, found), items[0])
-        return figures.panels(panels, picture.title, self.store.gallery_path(gallery.name, number), picture.name)
+        panels, around = maps.render(self.task.panels(items, gallery, found), items[0].image, self._about())
+        path = self.store.gallery_path(gallery.name, number)
+        return figures.panels(panels, picture.title, path, picture.name, around)
+
+    def _about(self) -> str:
+        """The data and the model; of several noise seeds the one that is drawn."""
+        seeds = self.settings.seeds
+        return self.about if len(seeds) == 1 else f"{self.about}; noise seed {seeds[0]}, the first of {len(seeds)}"
 
 
 def explain(error: Exception) -> str:
@@ -141,20 +148,6 @@ def remove_pictures(folder: Path) -> None:
             continue
         if ours:
             file.unlink()
-
-
-def render(panels: Mapping[str, Panel], item: Segmented) -> dict[str, np.ndarray]:
-    """Panels as pictures (H, W, 3) uint8, laid on the photo of `item`."""
-    photo = np.asarray(item.image)
-    lay_on: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-        "mask": figures.outline,
-        "heat": figures.overlay,
-        "labels": figures.paint,
-    }
-    return {
-        name: photo if panel.values is None else lay_on[panel.kind](photo, panel.values)
-        for name, panel in panels.items()
-    }
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:

@@ -159,14 +159,14 @@ class ClassTask:
     ) -> dict[str, Panel]:
         """Image | label map | prediction of each variant at its own threshold."""
         truth = label_scene(self.dataset.scenes[items[0].sample.image_id])
-        thresholds = {f.label: f.threshold or 0 for f in figures}
-        headline = figures[self.settings.headline].threshold or 0
-        found = {"image": Panel("photo"), "ground truth": Panel("labels", truth)}
+        names = dict(enumerate(self.dataset.classes))
+        found = {"image": Panel("photo"), "ground truth": Panel("labels", truth, names=names)}
         for v, variant in enumerate(gallery.variants):
+            threshold = gallery.threshold_of(variant, figures, self.settings.headline) or 0
             heats = {self._label(item.sample): item.heat(v, 0).values for item in items}
             best, value = classes.predict(heats, truth.shape)
-            reached = value >= np.float32(thresholds.get(variant.label, headline))
-            found[variant.label] = Panel("labels", np.where(reached, best, 0).astype(np.uint8))
+            labels = np.where(value >= np.float32(threshold), best, 0).astype(np.uint8)
+            found[variant.label] = Panel("labels", labels, threshold, names=names)
         return found
 
 

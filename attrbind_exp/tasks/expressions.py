@@ -208,7 +208,8 @@ class ExpressionTask:
         picked = [found[i] for i in spread_out(settings.gallery, len(found))]
         spread = Gallery("gallery", shown, [Picture(s.sample_id, s.text, [s]) for s in picked])
         pair = [settings.variants[0], settings.variants[settings.headline]]
-        return [spread, *(Gallery(name, pair, chosen) for name, chosen in self._most_changed(figures).items())]
+        changed = self._most_changed(figures)
+        return [spread, *(Gallery(name, pair, chosen, figures[0].threshold) for name, chosen in changed.items())]
 
     def _most_changed(self, figures: Sequence[VariantFigures]) -> dict[str, list[Picture]]:
         """The expressions that gained and lost most IoU from the first variant to the one that heads the summary, both
@@ -230,11 +231,15 @@ class ExpressionTask:
     def panels(
         self, items: Sequence[Segmented], gallery: Gallery, figures: Sequence[VariantFigures]
     ) -> dict[str, Panel]:
-        """Image | ground truth | heat map of each variant."""
+        """Image | ground truth | heat map of each variant, with the outlines of its mask and of the truth."""
         (item,) = items
-        truth = {} if item.truth is None else {"ground truth": Panel("mask", item.truth)}
-        heats = {v.label: Panel("heat", item.heat(i, 0).values) for i, v in enumerate(gallery.variants)}
-        return {"image": Panel("photo"), **truth, **heats}
+        panels = {"image": Panel("photo")}
+        if item.truth is not None:
+            panels["ground truth"] = Panel("mask", item.truth, truth=item.truth)
+        for i, variant in enumerate(gallery.variants):
+            threshold = gallery.threshold_of(variant, figures, self.settings.headline)
+            panels[variant.label] = Panel("heat", item.heat(i, 0).values, threshold, item.truth)
+        return panels
 
 
 def _by_sample(rows: Sequence[Row]) -> list[list[ExpressionRow]]:

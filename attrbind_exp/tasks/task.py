@@ -1,7 +1,7 @@
 """Door 4: what is scored. A task says what a row is, how heat maps become rows, and how rows become figures."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -73,11 +73,18 @@ class Tally:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel of a picture: the photo itself, or `values` (H, W) laid on it: a "mask" (bool), a "heat" map (float32),
-    "labels" (uint8)."""
+    """One panel of a picture: the photo itself, or `values` (H, W) of the same size: a "mask" (bool), a "heat" map
+    (float32), "labels" (uint8).
+
+    `threshold`: what the mask or the labels were made at, and whose mask is outlined on a heat map; None where there is
+    none. `truth`: (H, W) bool, outlined on the panel. `names`: of classes, by label.
+    """
 
     kind: Literal["photo", "mask", "heat", "labels"]
     values: np.ndarray | None = None
+    threshold: float | None = None
+    truth: np.ndarray | None = None
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,11 +98,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that belong together, and the variants that they show."""
+    """Pictures that belong together, and the variants that they show: all at one `threshold`, or each at its own."""
 
     name: str
     variants: Sequence[Variant]
     pictures: Sequence[Picture]
+    threshold: float | None = None
+
+    def threshold_of(self, variant: Variant, figures: Sequence[VariantFigures], headline: int) -> float | None:
+        """The threshold at which a variant is shown. One that the run did not score has that of the variant that heads
+        the run."""
+        if self.threshold is not None:
+            return self.threshold
+        own = {f.label: f.threshold for f in figures}
+        return own.get(variant.label, figures[headline].threshold)
 
 
 class Task(Protocol):

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from attrbind_exp.reporting import maps
 from attrbind_exp.reporting.html import provenance, script_data, sections
 from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
@@ -99,6 +100,8 @@ def render(page: Page) -> str:
     script = "".join(scripts)
     text = environment.get_template("report.html.j2").render(
         **vars(page) | {"data": cleaned(page.data)},
+        bar=maps.bar_colours(),
+        outlines={"mask": maps.as_hex(maps.MASK), "truth": maps.as_hex(maps.TRUTH)},
         style=Markup(style),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

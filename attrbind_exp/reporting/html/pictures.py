@@ -10,7 +10,7 @@ from PIL import Image
 
 from attrbind_exp.reporting import panels
 from attrbind_exp.reporting.html.comparison import Group
-from attrbind_exp.reporting.panels import Description
+from attrbind_exp.reporting.panels import Colour, Description
 
 GALLERIES = ("gallery", "improved", "harmed")
 SIDE = 480  # pixels at most, of a panel
@@ -19,14 +19,16 @@ QUALITY = 80  # of JPEG
 
 @dataclass
 class Picture:
-    """One sample of a group: its `panels` as data URIs by name ("image", "ground truth", variants), and the galleries
-    that show it."""
+    """One sample of a group: its `panels` as data URIs by name ("image", "ground truth", variants), the threshold of
+    each that has one, the colours of `classes`, and the galleries that show it."""
 
     group: int
     sample_id: str
     title: str
     galleries: list[str] = field(default_factory=list)
     panels: dict[str, str] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, Colour] = field(default_factory=dict)
 
 
 @dataclass
@@ -59,6 +61,9 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
                     if label not in picture.panels:
                         picture.panels[label] = data_uri(image.crop(box))
                         spent += len(picture.panels[label])
+                        if name in about.thresholds:
+                            picture.thresholds[label] = about.thresholds[name]
+                picture.classes |= dict(about.classes)
         except Exception:  # whatever is wrong with one picture, the page has the others
             broken.append(path.name)
             continue
@@ -90,9 +95,9 @@ def describe(image: Image.Image, path: Path) -> Description:
 
 
 def data_uri(panel: Image.Image) -> str:
-    """A picture as a JPEG that lies in the page."""
+    """A picture as a JPEG that lies in the page, with colours as fine as its pixels: outlines are two pixels wide."""
     panel = panel.convert("RGB")
     panel.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    panel.save(buffer, "JPEG", quality=QUALITY)
+    panel.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

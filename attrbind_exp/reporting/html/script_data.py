@@ -9,6 +9,7 @@ import pandas as pd
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import Table
 from attrbind_exp.reporting.html.pictures import Picture
+from attrbind_exp.reporting.panels import Colour
 from attrbind_exp.reporting.paper_tables import PaperFigures
 from attrbind_exp.scoring import metrics
 
@@ -84,12 +85,15 @@ class GroupData(TypedDict):
 
 
 class PictureData(TypedDict):
-    """A picture of a group: its panels by name, and IoU by column where it was scored as an expression."""
+    """A picture of a group: its panels and their thresholds by name, the colours of classes, and IoU by column where it
+    was scored as an expression."""
 
     group: int
     title: str
     galleries: list[str]
     panels: dict[str, str]
+    thresholds: dict[str, float]
+    classes: dict[str, Colour]
     iou: list[float | None] | None
 
 
@@ -177,6 +181,8 @@ def picture_data(picture: Picture, table: Table) -> PictureData:
         title=shorten(picture.title if found is None else table.about[found].text),
         galleries=picture.galleries,
         panels=picture.panels,
+        thresholds=picture.thresholds,
+        classes=picture.classes,
         iou=None if found is None else _numbers(table.iou[found]),
     )
 

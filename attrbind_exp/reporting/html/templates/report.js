@@ -27,6 +27,9 @@ try {
   if (kept) document.documentElement.dataset.theme = kept;
 } catch { /* the same */ }
 
+// Lines differ in their dashes, too: not everybody tells colours apart.
+const DASHES = ["", "7 3", "7 3 2 3", "4 2", "10 3 2 3 2 3"];
+
 // Curves. The difference to the baseline is that of the table, with its interval.
 function alphaChart(difference) {
   const lines = [];
@@ -34,14 +37,14 @@ function alphaChart(difference) {
     if (difference && line.base === null) return;
     const colour = `var(--s${i % 6})`;
     const points = line.points.map((p) => (difference ? { x: p.x, y: p.difference, low: p.low, high: p.high, mark: true } : { x: p.x, y: p.y, mark: true }));
-    lines.push({ name: line.name, colour, width: 2.2, points });
+    lines.push({ name: line.name, colour, dash: DASHES[i % DASHES.length], width: 2.2, points });
     if (!difference && line.base !== null) lines.push({ name: `${line.base_name}, ${line.name}`, colour, width: 1.4, dash: "2 4", level: true, points: [{ y: line.base }] });
   });
   if (difference) lines.push({ name: "baseline", colour: "var(--soft)", width: 1.4, dash: "2 4", level: true, points: [{ y: 0 }] });
   const paper = DATA.alpha.paper;
   if (paper && !(difference && paper.base === null)) {
     const points = paper.points.map((p) => ({ x: p.x, y: difference ? p.y - paper.base : p.y, mark: true }));
-    lines.push({ name: paper.name, colour: "var(--ink)", width: 1.6, dash: "6 4", points });
+    lines.push({ name: paper.name, colour: "var(--ink)", width: 1.6, dash: "12 4", points });
   }
   by("alpha-height").setAttribute("aria-pressed", String(!difference));
   by("alpha-difference").setAttribute("aria-pressed", String(difference));
@@ -49,7 +52,8 @@ function alphaChart(difference) {
   lineChart(by("alpha-chart"), { lines, xLabel: "alpha", yLabel: difference ? "difference, points" : "mIoU, %", signed: difference });
 }
 
-// The first variant in ink; several alphas from light to dark, dashed for every further method; any other by colour.
+// The first variant in ink; several alphas from light to dark, each method with dashes of its own; any other by colour
+// and dashes.
 function thresholdChart() {
   const { columns, curves, thresholds, head, name } = DATA.groups[group];
   const weighted = columns.filter((c) => c.alpha !== null);
@@ -57,12 +61,13 @@ function thresholdChart() {
   const methods = [...new Set(weighted.map((c) => c.label.split(" alpha=")[0]))];
   // Many alphas of one method: its name stands above the chart instead of in every line of the legend.
   const method = alphas.length > 2 && methods.length === 1 ? methods[0] : "";
-  let others = 0;
+  const others = columns.filter((c, i) => i > 0 && (alphas.length < 2 || c.alpha === null));
   const lines = columns.map((column, i) => {
     const ramp = alphas.length > 1 && column.alpha !== null;
     const share = Math.round((100 * alphas.indexOf(column.alpha)) / (alphas.length - 1));
-    const colour = ramp ? `color-mix(in oklab, var(--high) ${share}%, var(--low))` : i === 0 ? "var(--ink)" : `var(--s${others++ % 6})`;
-    const dash = ramp && methods.indexOf(column.label.split(" alpha=")[0]) > 0 ? "5 3" : "";
+    const colour = ramp ? `color-mix(in oklab, var(--high) ${share}%, var(--low))` : i === 0 ? "var(--ink)" : `var(--s${others.indexOf(column) % 6})`;
+    const kind = ramp ? methods.indexOf(column.label.split(" alpha=")[0]) : i === 0 ? 0 : others.indexOf(column) + 1;
+    const dash = DASHES[kind % DASHES.length];
     const points = thresholds.map((x, k) => ({ x, y: curves[i][k], mark: column.threshold !== null && Math.abs(x - column.threshold) < 1e-9 }));
     return { name: method && column.alpha !== null ? column.label.slice(method.length + 1) : column.label, colour, dash, width: i === head ? 2.8 : 1.6, points };
   });
@@ -117,21 +122,32 @@ function showRows() {
 function card(picture, left, right, columns) {
   const panel = (name) => (picture.panels[name] ? name : Object.keys(picture.panels)[0]);
   const names = [panel(left), panel(right)];
+  const [l, r] = names.map((name) => (Object.hasOwn(picture.thresholds, name) ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
   const stage = element("div", { class: "stage" });
   stage.style.setProperty("--at", "50%");
   const range = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `from ${names[0]} to ${names[1]}` });
   range.addEventListener("input", () => stage.style.setProperty("--at", `${range.value}%`));
   stage.append(
     element("img", { src: picture.panels[names[1]], alt: names[1] }), element("img", { src: picture.panels[names[0]], alt: names[0] }),
-    element("i"), element("span", { class: "l" }, names[0]), element("span", { class: "r" }, names[1]), range,
+    element("i"), range,
   );
   const figures = names
     .map((name) => columns.findIndex((c) => c.label === name))
     .map((i) => (i < 0 || !picture.iou || picture.iou[i] === null ? null : picture.iou[i].toFixed(1)));
   const said = figures.filter((f) => f !== null);
+  // A gallery may show all variants at one threshold, while each is scored at its own.
+  const other = columns.some((c) => names.includes(c.label) && Object.hasOwn(picture.thresholds, c.label) && c.threshold !== picture.thresholds[c.label]);
+  const iou = said.length ? `IoU ${said.join(" to ")}${other ? ", each at its own threshold" : ""}` : "";
+  const classes = Object.entries(picture.classes).map(([name, colour]) => classMark(name, `rgb(${colour.map(Number).join(" ")})`));
   return element("article", { class: "card" }, null, [
-    stage, element("p", {}, picture.title), element("p", {}, said.length ? `IoU ${said.join(" to ")}` : ""),
+    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, picture.title), element("p", {}, iou), ...classes,
   ]);
+}
+
+function classMark(name, colour) {
+  const mark = element("i");
+  mark.style.background = colour;
+  return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
 }
 
 const KNOWN = { gallery: "spread over the run", improved: "most improved", harmed: "most harmed" };
