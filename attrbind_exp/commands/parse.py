@@ -236,4 +236,4 @@ def show(summary: AuditSummary, folder: Path) -> None:
 
 def start() -> None:
     """python -m attrbind_exp.parse"""
-    command_line.run_main(main)
+    command_line.run_main(main, "parse")

@@ -83,4 +83,4 @@ def check_arguments() -> None:
 
 def start() -> None:
     """python -m attrbind_exp.segment"""
-    command_line.run_main(check_arguments)
+    command_line.run_main(check_arguments, "segment")
