@@ -8,9 +8,11 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.commands.known_keys import check_keys, read_keys
 from attrbind_exp.commands.own_folder import use_config_dir
 from attrbind_exp.commands.unused_folders import note_made, note_missing, remove_unused
+from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.types import UserError
 from hydra_plugins.attrbind_exp_launchers.launchers import RayLauncher
+from tests.made_runs import make_summary, variant_figures, write_files
 from tests.test_command import command, composed
 
 
@@ -226,3 +228,20 @@ def test_gpus_that_are_there_are_taken_and_none_at_all_is_said_in_a_line(monkeyp
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     _ray.check_gpus(RayLauncher(own, gpus=4))
     assert capsys.readouterr().err == "launcher.gpus=4: torch sees no GPU here, so 4 runs at a time share the CPU\n"
+
+
+def test_a_report_of_any_folder_leaves_out_what_is_no_run(tmp_path):
+    """attrbind_exp.parse leaves a summary.json, too."""
+    write_files(tmp_path / "run" / "a", make_summary([variant_figures(("baseline", None), 40.0, 3)]))
+    (tmp_path / "parse" / "b").mkdir(parents=True)
+    (tmp_path / "parse" / "b" / "summary.json").write_text('{"n": 3}')
+    (tmp_path / "parse" / "b" / "parses.csv").write_text("id,expression\n")
+    found = read_folder(tmp_path)
+    assert [run.folder for run in found.finished] == [tmp_path / "run" / "a"] and not found.unfinished
+
+
+def test_segment_says_that_the_bundled_model_knows_shapes_alone():
+    bundled = str(config.PACKAGE / "assets" / "bundled")
+    assert "knows only shapes" in config.model_warning(bundled, "photo.jpg")
+    assert config.model_warning(bundled, str(config.PACKAGE / "assets" / "shapes" / "images" / "test_0000.jpg")) is None
+    assert config.model_warning("sd15", "photo.jpg") is None

@@ -44,6 +44,7 @@ FREE_TEXT = (
     "captioner.cache",
     "cache.folder",
     "text_processor.overrides",
+    "text_processor.template",
     "tracker.project",
     "hydra.run.dir",
     "hydra.sweep.dir",

@@ -15,8 +15,11 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.token_pooling": get_args(PoolingRule),
     "text_processor.gate": (True, False),
     "text_processor.ing_rule": (True, False),
+    "text_processor.ing_offsets": (1, 2, [1], [2], [1, 2]),
     "model.dtype": ("auto", "fp32", "fp16", "bf16"),
     "model.compile": (True, False),
+    "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
+    "model.latents": ("mode", "sample"),
     "keep_maps": (True, False),
 }
 LEAST: dict[str, int] = {
@@ -30,6 +33,7 @@ LEAST: dict[str, int] = {
     "captioner.batch_size": 1,
     "captioner.max_new_tokens": 1,
     "captioner.num_beams": 1,
+    "captioner.max_length": 1,
     "dataset.limit": 1,
 }
 
@@ -44,6 +48,9 @@ def check_choices(cfg: DictConfig) -> None:
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and value not in choices:
             raise UserError(f"{key}={value!r}; choose from {', '.join(map(str, choices))}")
+    template = OmegaConf.select(cfg, "text_processor.template")
+    if not isinstance(template, str):
+        raise UserError(f"text_processor.template={template}; give the words before an expression, or '' for none")
 
 
 def check(cfg: DictConfig) -> None:
