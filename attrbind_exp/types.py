@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-TEMPLATE = "a photograph of "  # what stands before every expression in the prompt
+TEMPLATE = "a photograph of"  # what stands before every expression in the prompt, unless TextSettings say otherwise
 IGNORED = 255  # in a label map: pixels that are not scored
 
 ChunkRule = Literal["noun_chunk", "subtree"]
@@ -134,6 +134,11 @@ class Prompt:
     bind: bool
     fallbacks: tuple[str, ...] = ()
 
+    @property
+    def prefix(self) -> str:
+        """What stands before the expression, with the space between."""
+        return self.text.removesuffix(self.parse.text)
+
 
 @dataclass(frozen=True)
 class HeatMap:
@@ -161,7 +166,8 @@ class TextSettings:
 
     chunk: which words belong to the target's chunk; token_pooling: "mean" reads all pieces of the noun, "last" its last
     piece; gate: leave the embedding as it is where nothing modifies the target; ing_rule: DiffSegmenter's, see
-    language/prompts.py; overrides: parses corrected by hand, by expression.
+    language/prompts.py, with ing_offsets, how far behind the noun it reads; overrides: parses corrected by hand, by
+    expression; template: what stands before every expression in the prompt, "" for nothing.
     """
 
     chunk: ChunkRule = "noun_chunk"
@@ -169,6 +175,13 @@ class TextSettings:
     gate: bool = True
     ing_rule: bool = False
     overrides: Mapping[str, Override] = field(default_factory=dict)
+    template: str = TEMPLATE
+    ing_offsets: tuple[int, ...] = (2,)
+
+    @property
+    def prefix(self) -> str:
+        """The template with the space behind it."""
+        return f"{self.template} " if self.template else ""
 
 
 @dataclass(frozen=True)

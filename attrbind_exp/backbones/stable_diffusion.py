@@ -30,6 +30,8 @@ transformers.logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()
 
 TEXT_BATCH = 8  # texts encoded at once
+FILTERS = {name.name.lower(): name for name in Image.Resampling}  # of resizing, by PIL's names
+LATENTS = ("mode", "sample")
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
@@ -37,13 +39,24 @@ class StableDiffusion:
     """A Stable Diffusion 1.x or 2.x as a Backbone.
 
     `size`: (height, width) in pixels that pictures are resized to, None = the model's own square. Latent cells are
-    `size` divided by `vae_scale`. `reading`: the timestep and weights that suit it.
+    `size` divided by `vae_scale`. `reading`: the timestep and weights that suit it. `resize`: the filter by which
+    pictures are resized. `latents`: the "mode" of the autoencoder's posterior, which is its mean, or a "sample", drawn
+    by `seed` and the picture's pixels.
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, size: tuple[int, int] | None = None, reading: Reading = DIFFSEGMENTER
+        self,
+        pipeline: StableDiffusionPipeline,
+        size: tuple[int, int] | None = None,
+        reading: Reading = DIFFSEGMENTER,
+        resize: str = "bicubic",
+        latents: str = "mode",
+        seed: int = 0,
     ):
-        self.reading = reading
+        for key, value, known in (("resize", resize, FILTERS), ("latents", latents, LATENTS)):
+            if value not in known:
+                raise UserError(f"model.{key}={value!r}; choose from {', '.join(known)}")
+        self.reading, self.resize, self.latents, self.seed = reading, FILTERS[resize], latents, seed
         self.tokenizer = pipeline.tokenizer
         self.window = ClipWindow(pipeline.tokenizer)
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
@@ -81,7 +94,8 @@ class StableDiffusion:
         """A digest of the autoencoder: its weights, its settings and the code here that asks it. The scaling factor is
         one of the settings; names that begin with "_" say only where they came from."""
         settings = sorted((k, v) for k, v in self.vae.config.items() if not k.startswith("_"))
-        return digest(weights_digest(self.vae), settings, Path(__file__).read_bytes())
+        drawn = [self.latents, *([self.seed] if self.latents == "sample" else [])]
+        return digest(weights_digest(self.vae), settings, drawn, Path(__file__).read_bytes())
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
@@ -102,14 +116,19 @@ class StableDiffusion:
     def pixels(self, image: Image.Image) -> Pixels:
         """What the model sees of an RGB image. Touches no device: safe in a thread."""
         height, width = self.size
-        resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+        resized = np.array(image.resize((width, height), self.resize))
         return Pixels(torch.from_numpy(resized).permute(2, 0, 1).contiguous())
 
     @torch.no_grad()
     def encode_pixels(self, pixels: Pixels) -> Tensor:
-        """Scaled latents (c, h, w) of one picture: the mean of the autoencoder's posterior."""
+        """Scaled latents (c, h, w) of one picture: the mode of the autoencoder's posterior, or a sample."""
         scaled = to_device(pixels.values, self.device)[None].to(self.dtype) / 127.5 - 1
-        return self.vae.encode(scaled).latent_dist.mean[0] * self.vae.config.scaling_factor
+        posterior = self.vae.encode(scaled).latent_dist
+        found = posterior.mean[0]
+        if self.latents == "sample":  # the same for a picture whatever the batch, the order or the machine
+            drawn = draw_noise(tuple(found.shape), self.seed, digest(pixels.values), -1, 0)
+            found = found + posterior.std[0] * to_device(drawn, self.device).to(found.dtype)
+        return found * self.vae.config.scaling_factor
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
         """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
@@ -155,11 +174,18 @@ def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, 
 
 
 def load_stable_diffusion(
-    path: str, device: str = "auto", dtype: str = "auto", size: tuple[int, int] | None = None
+    path: str,
+    device: str = "auto",
+    dtype: str = "auto",
+    size: tuple[int, int] | None = None,
+    resize: str = "bicubic",
+    latents: str = "mode",
+    seed: int = 0,
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x or 2.x from a local folder, or by its hub name from the local cache.
 
-    device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. Only safetensors are read.
+    device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. `resize`, `latents`, `seed`: see
+    StableDiffusion. Only safetensors are read.
     Raises UserError when there are no weights, saying how to get them, for a model of another kind, and for files that
     are not whole.
     """
@@ -168,7 +194,7 @@ def load_stable_diffusion(
     chosen = precision[dtype] if dtype != "auto" else torch.float16 if target.type == "cuda" else torch.float32
     folder = find_model(path)
     pipeline = load_pipeline(folder, path, target, chosen)
-    return StableDiffusion(pipeline, size, read_reading(str(folder)))
+    return StableDiffusion(pipeline, size, read_reading(str(folder)), resize, latents, seed)
 
 
 def pick_device(device: str) -> torch.device:

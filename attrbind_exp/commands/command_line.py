@@ -17,7 +17,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.disk import disk_errors
+from attrbind_exp.commands.grammar import read_values, show
+from attrbind_exp.commands.known_keys import check_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
+from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
 from attrbind_exp.paths import SWEEPS, options, own_folder
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
@@ -41,6 +44,7 @@ FREE_TEXT = (
     "captioner.cache",
     "cache.folder",
     "text_processor.overrides",
+    "text_processor.template",
     "tracker.project",
     "hydra.run.dir",
     "hydra.sweep.dir",
@@ -118,7 +122,7 @@ def _rewrite(argument: str) -> str:
     if equals and ("/" in value or ".." in value):
         _check_option(key, value)
     if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
-        return argument
+        return re.sub(r"^([+~]+)launcher\.", r"\1hydra.launcher.", argument)
     if key in FREE_TEXT:
         argument = f"{key}={_quote(value)}"
     if key.split(".")[0] == "launcher":
@@ -127,18 +131,29 @@ def _rewrite(argument: str) -> str:
         if value not in options("sweeps"):
             raise UserError(f"unknown sweep '{value}'; choose from {', '.join(options('sweeps'))}")
         return f"+sweeps={value}"
-    if not options(key):
+    known = options(key)
+    if not known and "range(" not in value:
         return argument
-    parts = value.strip("[]").split(",")
+    values = read_values(argument, known)
+    if values is None:
+        return argument
+    return _rewrite_group(key, known, values) if known else f"{key}={','.join(map(show, values))}"
+
+
+def _rewrite_group(key: str, known: Sequence[str], values: Sequence[object]) -> str:
+    """GROUP=VALUE, or several values, with numbers by the key that they have in the group. Raises UserError for what
+    is no option."""
+    shown = ",".join(map(show, values))
+    parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
     if key in NUMBER_GROUPS and any(_is_number(p) for p in parts):
         if not all(_is_number(p) for p in parts):
-            raise UserError(f"{key}={value} mixes numbers and names; sweep over one kind at a time")
-        return f"{key}.value={value}"
+            raise UserError(f"{key}={shown} mixes numbers and names; sweep over one kind at a time")
+        return f"{key}.value={shown}"
     for part in parts:
-        if part not in options(key):
+        if part not in known:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
-            raise UserError(f"unknown {key} '{part}'; choose {also}{', '.join(options(key))}")
-    return argument
+            raise UserError(f"unknown {key} '{show(part)}'; choose {also}{', '.join(known)}")
+    return f"{key}={shown}"
 
 
 def _check_option(key: str, value: str) -> None:
@@ -160,10 +175,11 @@ def _rewrite_launcher(argument: str) -> str:
 
 
 def _quote(value: str) -> str:
-    """Free text in Hydra's quotes, so that it is one value whatever is in it; null, references to other keys and what
-    is quoted already stay as they are."""
+    """Free text in Hydra's quotes, so that it is one value whatever is in it; null, references to other keys,
+    choice(..) and what is quoted already stay as they are."""
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-    return value if quoted or value == "null" or "${" in value else f"'{_escape(value)}'"
+    kept = quoted or value == "null" or "${" in value or re.fullmatch(r"choice\(.*\)", value)
+    return value if kept else f"'{_escape(value)}'"
 
 
 def path_override(key: str, path: Path) -> str:
@@ -177,9 +193,9 @@ def _escape(value: str) -> str:
     return re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", re.sub(r"(\\+)$", r"\1\1", value))
 
 
-def _is_number(text: str) -> bool:
+def _is_number(value: object) -> bool:
     try:
-        float(text)
+        float(show(value))
     except ValueError:
         return False
     return True
@@ -188,13 +204,15 @@ def _is_number(text: str) -> bool:
 MENDABLE = (UserError, HydraException, OmegaConfBaseException)
 
 
-def run_main(main: Callable[[], Any]) -> None:
-    """Run a Hydra entry point: what a user can mend ends in one line and exit code 2, a bug in a traceback."""
+def run_main(main: Callable[[], Any], command: str = "run") -> None:
+    """Run the Hydra entry point of a command: what a user can mend ends in one line and exit code 2, a bug in a
+    traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         folder, arguments = take_config_dir(sys.argv[1:])
         with use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
+            check_keys(command, arguments)
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
     except MENDABLE as error:
@@ -202,6 +220,8 @@ def run_main(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
         sys.exit(130)
+    finally:
+        remove_unused()
 
 
 def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
@@ -214,6 +234,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
                 return function(cfg)
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
+                remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
                 raise
             exit_with(error)
         except Exception:

@@ -17,7 +17,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.edits import Edit, NounChunk, Variant
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.types import TEMPLATE, Failure, Prompt, Sample, TextSettings, UserError
+from attrbind_exp.types import Failure, Prompt, Sample, TextSettings, UserError
 
 if TYPE_CHECKING:
     from attrbind_exp.language.window import TextWindow
@@ -111,7 +111,7 @@ def read_prompts(samples: Sequence[Sample], settings: TextSettings, window: "Tex
     parses = parse_expressions(texts, categories, settings.chunk, overrides=settings.overrides)
     return [
         Prompt(
-            TEMPLATE + p.text,
+            settings.prefix + p.text,
             p,
             q=(),
             pos=(),
@@ -236,4 +236,4 @@ def show(summary: AuditSummary, folder: Path) -> None:
 
 def start() -> None:
     """python -m attrbind_exp.parse"""
-    command_line.run_main(main)
+    command_line.run_main(main, "parse")

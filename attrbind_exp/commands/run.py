@@ -221,4 +221,4 @@ def sweep_group() -> str | None:
 
 def start() -> None:
     """python -m attrbind_exp.run"""
-    command_line.run_main(main)
+    command_line.run_main(main, "run")

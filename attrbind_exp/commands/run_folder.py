@@ -7,26 +7,35 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from attrbind_exp.commands.unused_folders import note_made, note_missing
 from attrbind_exp.types import UserError
 
 
 class NewFolder(Callback):
-    """Hydra calls it when a single run starts: a folder that is named by the time is made new. One that was typed is
-    taken as it is, so that a run in it goes on."""
+    """Hydra calls it when a command starts: a folder that is named by the time is made new. Any other is taken as it
+    is, so that a run in it goes on."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder, and have Hydra take it. Ends the command where it cannot be made: Hydra would only warn."""
         from attrbind_exp.commands.command_line import exit_with
 
-        typed = any(o.startswith("hydra.run.dir=") for o in config.hydra.overrides.hydra)
-        if typed or not OmegaConf.is_interpolation(config.hydra.run, "dir"):
+        path = Path(config.hydra.run.dir)
+        typed: Any = OmegaConf.to_container(config.hydra.run, resolve=False)
+        if "${now:" not in typed["dir"]:
+            note_missing(path)
             return
+        note_missing(path.parent)
         try:
-            folder = make_new_folder(Path(config.hydra.run.dir))
+            folder = make_new_folder(path)
         except UserError as error:
             exit_with(error)
+        note_made(folder)
         with read_write(config.hydra):
             config.hydra.run.dir = str(folder)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Note what is there before Hydra makes the sweep's folder."""
+        note_missing(Path(config.hydra.sweep.dir))
 
 
 def make_new_folder(path: Path) -> Path:
@@ -36,11 +45,10 @@ def make_new_folder(path: Path) -> Path:
     Raises UserError where it cannot be made.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
             new = path if number == 1 else path.with_name(f"{path.name}_{number}")
             try:
-                new.mkdir()
+                new.mkdir(parents=True)
                 break
             except FileExistsError:
                 continue

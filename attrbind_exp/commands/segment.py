@@ -71,6 +71,8 @@ def main(cfg: DictConfig) -> None:
         f"binding     {'on' if prompt.bind else 'off: nothing modifies the target' if not prompt.fallbacks else 'off'}"
     )
     print(f"fallbacks   {', '.join(prompt.fallbacks) or 'none'}")
+    if warning := config.model_warning(settings.model.path, cfg.image):
+        print(f"WARNING     {warning}; give model=sd15 or another")
     if flat := segmenter.flat_note():
         print(f"NOTE        {flat}")
     print(f"mask        {100 * mask.mean():.1f} % of the image at threshold {threshold:g}")
@@ -86,4 +88,4 @@ def check_arguments() -> None:
 
 def start() -> None:
     """python -m attrbind_exp.segment"""
-    command_line.run_main(check_arguments)
+    command_line.run_main(check_arguments, "segment")

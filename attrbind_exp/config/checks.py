@@ -3,7 +3,7 @@
 import math
 from typing import Any, get_args
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attrbind_exp.config.variants import is_real, variants
 from attrbind_exp.types import ChunkRule, PoolingRule, PrefixRule, UncondRule, UserError
@@ -15,7 +15,12 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.token_pooling": get_args(PoolingRule),
     "text_processor.gate": (True, False),
     "text_processor.ing_rule": (True, False),
+    "text_processor.ing_offsets": (1, 2, [1], [2], [1, 2]),
     "model.dtype": ("auto", "fp32", "fp16", "bf16"),
+    "model.compile": (True, False),
+    "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
+    "model.latents": ("mode", "sample"),
+    "keep_maps": (True, False),
 }
 LEAST: dict[str, int] = {
     "batch_size": 1,
@@ -24,16 +29,28 @@ LEAST: dict[str, int] = {
     "seed": 0,
     "seeds": 1,
     "model.draws": 1,
+    "model.batch_size": 1,
+    "captioner.batch_size": 1,
+    "captioner.max_new_tokens": 1,
+    "captioner.num_beams": 1,
+    "captioner.max_length": 1,
     "dataset.limit": 1,
 }
+
+
+WEIGHTS = ("model.weights", "attention_layers.weights")
+ABSENT = object()  # of a key that a command does not have
 
 
 def check_choices(cfg: DictConfig) -> None:
     """Raise UserError for the first value outside its key's choices."""
     for key, choices in CHOICES.items():
-        value = OmegaConf.select(cfg, key)
-        if value not in choices:
+        value = OmegaConf.select(cfg, key, default=ABSENT)
+        if value is not ABSENT and value not in choices:
             raise UserError(f"{key}={value!r}; choose from {', '.join(map(str, choices))}")
+    template = OmegaConf.select(cfg, "text_processor.template")
+    if not isinstance(template, str):
+        raise UserError(f"text_processor.template={template}; give the words before an expression, or '' for none")
 
 
 def check(cfg: DictConfig) -> None:
@@ -49,7 +66,33 @@ def check(cfg: DictConfig) -> None:
     size = cfg.model.size
     if size is not None and not isinstance(size, int) and (len(size) != 2 or not all(isinstance(n, int) for n in size)):
         raise UserError(f"model.size={size}; give one whole number or [height,width], in pixels")
+    fraction = cfg.get("dataset", {}).get("fraction")
+    if fraction is not None and not is_real(fraction):
+        raise UserError(f"dataset.fraction={fraction}; give a number above 0 and up to 1, or null for all images")
+    check_lists(cfg)
     variants(cfg)
+
+
+def check_lists(cfg: DictConfig) -> None:
+    """Raise UserError for timesteps, ratios or blocks that are no list of what they are, and for weights that are not
+    by ratio."""
+    for key, kind, example in (
+        ("model.timesteps", int, "a whole number, or several as [50,100]"),
+        ("attention_layers.ratios", int, "a list such as [1,2]"),
+        ("attention_layers.blocks", str, "a list such as [down,mid]"),
+    ):
+        value = OmegaConf.select(cfg, key)
+        each = value if isinstance(value, ListConfig) else [value]
+        one_will_do = key == "model.timesteps" or isinstance(value, ListConfig)
+        if value is not None and not (one_will_do and all(type(v) is kind for v in each)):
+            raise UserError(f"{key}={value}; give {example}")
+    for key in WEIGHTS:
+        value = OmegaConf.select(cfg, key)
+        by_ratio = isinstance(value, DictConfig) and all(
+            str(ratio).isdecimal() and is_real(weight) for ratio, weight in value.items()
+        )
+        if value is not None and not by_ratio:
+            raise UserError(f"{key}={value}; give a weight for each ratio, such as {{8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}}")
 
 
 def check_threshold(value: Any) -> None:

@@ -84,7 +84,7 @@ def read_settings(cfg: DictConfig) -> Settings:
         segmenter=segmenter_settings(cfg),
         batch_size=None if cfg.batch_size == "auto" else cfg.batch_size,
         split=None if split is None else str(split),
-        warning=_warning(cfg),
+        warning=model_warning(cfg.model.path, cfg.dataset.get("root")),
         load_dataset=lambda: load_dataset(cfg),
         make_captioner=lambda: instantiate(cfg.captioner),
         make_tracker=lambda **told: instantiate(cfg.tracker, _partial_=True)(**told),
@@ -153,7 +153,8 @@ def text_settings(cfg: DictConfig) -> TextSettings:
     """How expressions are read. Raises UserError for a file of overrides that cannot be used."""
     t = cfg.text_processor
     overrides = {} if t.overrides is None else read_overrides(t.overrides)
-    return TextSettings(t.chunk, t.token_pooling, t.gate, t.ing_rule, overrides)
+    offsets = (t.ing_offsets,) if isinstance(t.ing_offsets, int) else tuple(t.ing_offsets)
+    return TextSettings(t.chunk, t.token_pooling, t.gate, t.ing_rule, overrides, " ".join(t.template.split()), offsets)
 
 
 def map_settings(cfg: DictConfig) -> MapSettings:
@@ -214,9 +215,9 @@ def load_dataset(cfg: DictConfig) -> "Dataset":
     return without_broken_text(instantiate(OmegaConf.masked_copy(cfg.dataset, keys)))
 
 
-def _warning(cfg: DictConfig) -> str | None:
-    """What a reader must know of this model on this data before believing the figures."""
+def model_warning(model: str, data: object) -> str | None:
+    """What a reader must know of the model at this path on what lies at the path `data`, before believing any of it."""
     bundled = str(PACKAGE / "assets" / "bundled")
-    if cfg.model.path == bundled and not str(cfg.dataset.get("root")).startswith(str(PACKAGE)):
+    if model == bundled and not str(data).startswith(str(PACKAGE)):
         return "the bundled model knows only shapes: its figures on other data mean nothing"
     return None

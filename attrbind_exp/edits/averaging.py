@@ -21,6 +21,9 @@ class Averaging(Edit):
     alpha = 1 changes nothing, alpha < 1 takes weight from the target noun, alpha > 1 adds to it. `uncond`: which rows
     of the empty prompt are U: the "same" positions (what the paper's ancestry suggests), its end token everywhere
     ("eos"), or the "mean" of all rows after the first.
+
+    This is the formula that the prompt weighting library compel uses for weights above 1, taken below 1. compel itself
+    goes on for weights below 1: it blends in the embedding of the prompt without the words. Equation 4 does not.
     """
 
     alpha: float

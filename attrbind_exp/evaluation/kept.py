@@ -42,7 +42,8 @@ class KeptHeat:
         """(H, W) float32 in [0, 1]."""
         completed = torch.from_numpy(self.kept.find(sample.sample_id, variant, seed))
         weights = find_weights(self.plan.weights(variant.heatmap, variant.layers), self.kept.columns)
-        return score_map.heat_map(score_map.combine(completed[None], weights), sample.size)[0].numpy()
+        sigmoid = self.methods[variant.heatmap or next(iter(self.methods))].sigmoid
+        return score_map.heat_map(score_map.combine(completed[None], weights), sample.size, [sigmoid])[0].numpy()
 
 
 def find_weights(wanted: Mapping[MadeBy, float], kept: Sequence[MadeBy]) -> torch.Tensor:

@@ -1,12 +1,13 @@
 """Door 3: a way of reading attention. A method says what it asks of a pass, and turns the answer into maps.
 
 A method makes columns, (B, C, h, w): a map each, which a choice of layers sums with weights. What comes after is shared
-by all methods: the sum, the resizing to the picture's own size, min-max to [0, 1].
+by all methods: the sum, the resizing to the picture's own size, min-max to [0, 1], and a sigmoid where one asks
+for it.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Layer, Observation, Request
 from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
-from attrbind_exp.types import LayerChoice
+from attrbind_exp.types import LayerChoice, UserError
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class HeatMapMethod(ABC):
     """One way of reading attention. Subclass it as a frozen dataclass; `raw_maps` is all that must be written.
 
     `timesteps`: the timesteps at which it reads, each a pass; None = those of the run. Methods of one run share the
-    passes of a timestep.
+    passes of a timestep. `sigmoid`: its heat maps are sharpened in the end, see score_map.sharpen.
     """
 
     timesteps: tuple[int, ...] | None = None
+    sigmoid: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sigmoid, bool):
+            raise UserError(f"sigmoid={self.sigmoid!r} of a heatmap; choose from true, false")
         if self.timesteps is not None:
             object.__setattr__(self, "timesteps", tuple(self.timesteps))  # a list from YAML
 

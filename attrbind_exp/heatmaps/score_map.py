@@ -90,6 +90,15 @@ def combine(columns: Tensor, weights: Tensor) -> Tensor:
     return (columns * weights[..., None, None]).sum(1)
 
 
-def heat_map(completed: Tensor, size: tuple[int, int]) -> Tensor:
-    """Protocol 3.6: bilinear to the image's own (H, W), min-max to [0, 1]. (B, h, w) to (B, H, W)."""
-    return min_max(resize(completed, size))
+def heat_map(completed: Tensor, size: tuple[int, int], sigmoid: Sequence[bool] = ()) -> Tensor:
+    """Protocol 3.6: bilinear to the image's own (H, W), min-max to [0, 1]. (B, h, w) to (B, H, W). `sigmoid` says which
+    of the B maps are sharpened, () = none."""
+    heat = min_max(resize(completed, size))
+    for row in (i for i, sharp in enumerate(sigmoid) if sharp):
+        heat[row] = sharpen(heat[row])
+    return heat
+
+
+def sharpen(heat: Tensor) -> Tensor:
+    """DiffSegmenter's notebook: sigmoid(8 (x - 0.4)) of heat maps (.., H, W) in [0, 1], stretched to [0, 1] again."""
+    return min_max(torch.sigmoid(8 * (heat - 0.4)))

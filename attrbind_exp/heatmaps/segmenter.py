@@ -183,7 +183,9 @@ class Segmenter:
         of layers readings[m]; calling the result waits for the device."""
         weights = [[self.plan.weights(*reading).get(made, 0.0) for made in self.plan.columns] for reading in readings]
         score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
-        wait = to_host(score_map.heat_map(score, size))
+        first = next(iter(self.methods))
+        sigmoid = [self.methods[heatmap or first].sigmoid for heatmap, _ in readings]
+        wait = to_host(score_map.heat_map(score, size, sigmoid))
         return lambda: [HeatMap(values) for values in wait().numpy()]
 
     def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:

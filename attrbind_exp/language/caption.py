@@ -20,7 +20,7 @@ from attrbind_exp.cache import find_folder
 from attrbind_exp.data.rows import Row, read_rows
 from attrbind_exp.hub import fetch_command, find_file, is_hub_name
 from attrbind_exp.language.caption_cache import CaptionCache
-from attrbind_exp.types import TEMPLATE, UserError
+from attrbind_exp.types import TEMPLATE, TextSettings, UserError
 
 if TYPE_CHECKING:
     from transformers import BlipForConditionalGeneration, PreTrainedTokenizerBase
@@ -58,7 +58,9 @@ class BlipCaptioner:
     """Captions by BLIP, from a folder or from the local Hugging Face cache.
 
     The search is greedy or by beams, never sampled, so a caption is the same every time. `cache` is a folder that many
-    processes may share, None = no cache. A caption is kept under its pixels, prompt, weights and generation settings.
+    processes may share, None = no cache. `template` stands before the expression. `max_length`: the most tokens of
+    prompt and caption together, None = only `max_new_tokens` counts. A caption is kept under its pixels, prompt,
+    weights and generation settings.
     The model is loaded when the first caption is not in the cache. `hits` and `misses` count the distinct pairs of
     picture and expression that were in the cache or not.
     """
@@ -71,9 +73,12 @@ class BlipCaptioner:
         max_new_tokens: int = 20,
         num_beams: int = 1,
         cache: str | None = None,
+        template: str = TEMPLATE,
+        max_length: int | None = None,
     ):
         self.path, self.device, self.batch_size = path, device, batch_size
         self.settings = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
+        self.prefix, self.max_length = TextSettings(template=template).prefix, max_length
         self.cache = CaptionCache(find_folder(cache)) if cache else None
         self.hits = self.misses = 0
         self._loaded: Blip | None = None
@@ -100,7 +105,8 @@ class BlipCaptioner:
     def key(self, image: str, expression: str) -> str:
         """The cache's key of a caption: a digest of all that it depends on. `image` is the picture's digest."""
         made_by = weights_identity(self.path), version("transformers")
-        parts = [image, TEMPLATE + expression, self.path, *made_by, self.settings]
+        longest = [] if self.max_length is None else [self.max_length]
+        parts = [image, self.prefix + expression, self.path, *made_by, self.settings, *longest]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def generate(self, images: Sequence[Image.Image], expressions: Sequence[str]) -> list[str]:
@@ -111,25 +117,34 @@ class BlipCaptioner:
         """
         model, tokenizer, processor = self._load()
         window = model.config.text_config.max_position_embeddings - self.settings["max_new_tokens"]
-        ids = tokenizer([TEMPLATE + text for text in expressions], truncation=True, max_length=window).input_ids
+        ids = tokenizer([self.prefix + text for text in expressions], truncation=True, max_length=window).input_ids
         # A continuation may not start with a piece of a word ("##s"), which would change the expression's last word.
         pieces = [i for token, i in tokenizer.get_vocab().items() if token.startswith("##")]
         by_length: dict[int, list[int]] = defaultdict(list)
         for row, tokens in enumerate(ids):
             by_length[len(tokens)].append(row)
         found = [""] * len(expressions)
-        for rows in by_length.values():
-            for start in range(0, len(rows), self.batch_size):
+        for length, rows in by_length.items():
+            more = self.room(length)
+            for start in range(0, len(rows) if more else 0, self.batch_size):
                 part = rows[start : start + self.batch_size]
                 pixels = processor([images[r] for r in part], return_tensors="pt").pixel_values
                 tokens = tokenizer.pad({"input_ids": [ids[r] for r in part]}, return_tensors="pt").input_ids
                 output = model.generate(
-                    pixels.to(model.device), tokens.to(model.device), begin_suppress_tokens=pieces, **self.settings
+                    pixels.to(model.device),
+                    tokens.to(model.device),
+                    begin_suppress_tokens=pieces,
+                    **self.settings | {"max_new_tokens": more},
                 )
                 new = output[:, tokens.shape[1] - 1 :]
                 for row, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
                     found[row] = " ".join(text.split())
         return found
+
+    def room(self, length: int) -> int:
+        """How many tokens BLIP may add to a prompt of `length` tokens, its separator among them, which BLIP drops."""
+        most = self.settings["max_new_tokens"]
+        return most if self.max_length is None else max(0, min(most, self.max_length - (length - 1)))
 
     def _load(self) -> "Blip":
         """Model, tokenizer and image processor, loaded once. Raises UserError where they are not all there."""

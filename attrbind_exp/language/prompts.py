@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from attrbind_exp.cache import Cache
 from attrbind_exp.language.parse_cache import parse_cached
 from attrbind_exp.language.window import TextWindow, Tokens
-from attrbind_exp.types import TEMPLATE, Parse, Prompt, TextSettings
+from attrbind_exp.types import Parse, Prompt, TextSettings
 
 
 def place_prompts(
@@ -24,20 +24,20 @@ def place_prompts(
     takes the expression's place in the prompt, with the target that the expression has. `cache` keeps parses.
     """
     parses = parse_cached(cache, texts, categories, settings.chunk, captions, settings.overrides)
-    prompts = window([TEMPLATE + p.text for p in parses])
+    prompts = window([settings.prefix + p.text for p in parses])
     chunks = window([p.chunk_text for p in parses])
     return [_place(*parts, settings) for parts in zip(parses, prompts, chunks, strict=True)]
 
 
 def _place(parse: Parse, tokens: Tokens, chunk_tokens: Tokens, settings: TextSettings) -> Prompt:
-    shift = len(TEMPLATE)
+    shift = len(settings.prefix)
     q = tokens.at(parse.target[0] + shift, parse.target[1] + shift)
     pos = tokens.at(parse.chunk[0] + shift, parse.chunk[1] + shift)
     fallbacks = [parse.fallback] if parse.fallback else []
     if tokens.truncated:
         fallbacks.append("prompt_truncated")
     bind = parse.binding
-    further = _ing_position(parse, q, len(tokens.ids)) if settings.ing_rule else ()
+    further = _ing_positions(parse, q, settings.ing_offsets, len(tokens.ids)) if settings.ing_rule else ()
     if not q:
         fallbacks.append("target_truncated")
         q = pos = tokens.at(shift, shift + len(parse.text))
@@ -48,7 +48,7 @@ def _place(parse: Parse, tokens: Tokens, chunk_tokens: Tokens, settings: TextSet
     if settings.gate and not parse.modified:
         bind = False
     read = (*(q if settings.token_pooling == "mean" else q[-1:]), *further)
-    return Prompt(TEMPLATE + parse.text, parse, q, pos, read, bind, tuple(fallbacks))
+    return Prompt(settings.prefix + parse.text, parse, q, pos, read, bind, tuple(fallbacks))
 
 
 def _same_tokens(tokens: Tokens, pos: Sequence[int], chunk_tokens: Tokens) -> bool:
@@ -56,11 +56,13 @@ def _same_tokens(tokens: Tokens, pos: Sequence[int], chunk_tokens: Tokens) -> bo
     return [tokens.ids[i] for i in pos] == [chunk_tokens.ids[i] for i in chunk_tokens.content]
 
 
-def _ing_position(parse: Parse, q: Sequence[int], window: int) -> tuple[int, ...]:
-    """DiffSegmenter's rule: where the word after the target ends in "-ing", one more position is read.
+def _ing_positions(parse: Parse, q: Sequence[int], offsets: Sequence[int], window: int) -> tuple[int, ...]:
+    """DiffSegmenter's rule: where the word after the target ends in "-ing", further positions are read, `offsets` after
+    the target's last piece.
 
-    It is the second after the target's last piece. For an "-ing" word of one piece that is the token AFTER it: the
-    published script counts the "++" that it writes behind the class word as a token, but the embedding has none for it.
+    At 1 that is the "-ing" word, or its first piece. The published script reads at 2, which for an "-ing" word of one
+    piece is the token AFTER it: it counts the "++" that it writes behind the class word as a token, but the embedding
+    has none for it.
     """
-    second = q[-1] + 2 if q else window
-    return (second,) if re.match(r"\s+\S*ing(?!\S)", parse.text[parse.target[1] :]) and second < window else ()
+    follows = q and re.match(r"\s+\S*ing(?!\S)", parse.text[parse.target[1] :])
+    return tuple(q[-1] + n for n in offsets if q[-1] + n < window) if follows else ()

@@ -84,4 +84,4 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
 def start() -> None:
     """python -m attrbind_exp.pretrain"""
     torch.set_float32_matmul_precision("high")
-    command_line.run_main(main)
+    command_line.run_main(main, "pretrain")

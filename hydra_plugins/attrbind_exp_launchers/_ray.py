@@ -20,9 +20,8 @@ from attrbind_exp.commands.own_folder import use_config_dir
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from attrbind_exp.types import UserError
-from hydra_plugins.attrbind_exp_launchers.launchers import POLL, RayLauncher, explain, failed_return, record_end
+from hydra_plugins.attrbind_exp_launchers.launchers import OWN, POLL, RayLauncher, explain, failed_return, record_end
 
-OWN = "local"  # Ray's word for one that is started here, whatever RAY_ADDRESS names
 CONNECT = 60  # seconds; Ray waits for 30 at most for one that it starts itself
 ONLY_OWN = ("num_gpus", "num_cpus", "object_store_memory", "include_dashboard")  # a cluster that is there has its own
 
@@ -52,6 +51,25 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Board) -
         ray.shutdown()
 
 
+def check_gpus(launcher: RayLauncher) -> None:
+    """Raise UserError where more GPUs are asked for than torch sees here, but some; where it sees none, say that the
+    runs share the CPU. A cluster knows its own."""
+    asked = launcher.gpus
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
+        raise UserError(f"launcher.gpus={asked}; give a whole number >= 1, or null for all that are there")
+    if asked is None or launcher.address != OWN:
+        return
+    import torch  # a second, and only where a number is given
+
+    seen = torch.cuda.device_count()
+    if seen == 0:
+        print(
+            f"launcher.gpus={asked}: torch sees no GPU here, so {asked} runs at a time share the CPU", file=sys.stderr
+        )
+    elif asked > seen:
+        raise UserError(f"launcher.gpus={asked}: torch sees {seen} here; give 1 to {seen}, or null for all of them")
+
+
 def keywords(config: DictConfig | None) -> dict[str, Any]:
     """A config as keyword arguments."""
     found = OmegaConf.to_container(config, resolve=True) if config else {}
@@ -61,8 +79,8 @@ def keywords(config: DictConfig | None) -> dict[str, Any]:
 
 def start(launcher: RayLauncher) -> None:
     """Ray on this machine, or the cluster of `ray.init.address`. Raises UserError where it cannot be had."""
-    options = {"address": OWN} | {k: v for k, v in keywords(launcher.ray_cfg.init).items() if v is not None}
-    address = str(options["address"])
+    options = {k: v for k, v in keywords(launcher.ray_cfg.init).items() if v is not None}
+    options["address"] = address = launcher.address
     if address == OWN:
         options["num_cpus"] = max(os.cpu_count() or 1, launcher.gpus or 0)
         options |= {} if launcher.gpus is None else {"num_gpus": launcher.gpus}

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from attrbind_exp.commands.own_folder import use_config_dir
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
-from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, failed_return, record_end
+from attrbind_exp.types import UserError
+from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, explain, failed_return, record_end
 
 KILLED = (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError)
 
@@ -34,12 +35,17 @@ class Job(BaseSubmititLauncher):
 
 
 def launch(
-    launcher: SlurmLauncher, job_overrides: Sequence[Sequence[str]], first: int, board: Board
+    launcher: SlurmLauncher,
+    submit: submitit.AutoExecutor,
+    job_overrides: Sequence[Sequence[str]],
+    first: int,
+    board: Board,
 ) -> list[JobReturn]:
-    """Submit one job a run, wait for all; on the way out, whatever the reason, none is left behind."""
+    """Submit one job a run by the executor `submit`, wait for all; on the way out, whatever the reason, none is left
+    behind."""
     numbers = range(first, first + len(job_overrides))
     state = Singleton.get_state()
-    jobs = executor(launcher).map_array(
+    jobs = submit.map_array(
         Job(launcher),
         [list(o) for o in job_overrides],
         ["hydra.sweep.dir"] * len(numbers),
@@ -67,9 +73,16 @@ def launch(
 
 
 def executor(launcher: SlurmLauncher) -> submitit.AutoExecutor:
-    """submitit's executor with the parameters of conf/hydra/launcher/slurm.yaml."""
+    """submitit's executor with the parameters of conf/hydra/launcher/slurm.yaml. Raises UserError where there is no
+    Slurm, and for parameters that submitit refuses."""
     params = {k: v for k, v in launcher.params.items() if v is not None}
     of_all = set(OmegaConf.structured(BaseQueueConf).keys())
-    made = submitit.AutoExecutor(folder=params.pop("submitit_folder"), cluster=launcher.cluster)
-    made.update_parameters(**{k if k in of_all else f"slurm_{k}": v for k, v in params.items()})
+    folder = params.pop("submitit_folder")
+    try:
+        made = submitit.AutoExecutor(folder=folder, cluster=launcher.cluster)
+        made.update_parameters(**{k if k in of_all else f"slurm_{k}": v for k, v in params.items()})
+    except (RuntimeError, AssertionError, NameError, TypeError, ValueError) as error:  # each of its own for its own
+        raise UserError(
+            f"launcher=slurm cannot be used here ({explain(error)}); mend that, or choose launcher=gpus or local"
+        ) from error
     return made

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from attrbind_exp.runs.board import Board
 
 POLL = 1.0  # seconds
+OWN = "local"
 PACKAGES = {"ray": "hydra-ray-launcher ray", "slurm": "hydra-submitit-launcher submitit"}  # by our extra
 Overrides = Sequence[Sequence[str]]  # of every run
 
@@ -63,9 +64,15 @@ class RayLauncher(RemoteLauncher):
     def __init__(self, ray: DictConfig, gpus: int | None = None, cpus_per_run: int = 1) -> None:
         self.ray_cfg, self.gpus, self.cpus_per_run = ray, gpus, cpus_per_run
 
+    @property
+    def address(self) -> str:
+        """Ray's word for where it is: OWN for one that is started here, whatever RAY_ADDRESS names."""
+        return str(self.ray_cfg.get("init", {}).get("address") or OWN)
+
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Start all runs and wait; Ctrl-C ends them all."""
         implementation = load("_ray", "ray", self.config)
+        implementation.check_gpus(self)
         configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
         with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
             returns = implementation.launch(self, configs, board)
@@ -82,9 +89,10 @@ class SlurmLauncher(RemoteLauncher):
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all runs as one job array and wait; Ctrl-C cancels them."""
         implementation = load("_slurm", "slurm", self.config)
+        submit = implementation.executor(self)
         configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
         with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
-            returns = implementation.launch(self, job_overrides, initial_job_idx, board)
+            returns = implementation.launch(self, submit, job_overrides, initial_job_idx, board)
         return done_only(returns)
 
 

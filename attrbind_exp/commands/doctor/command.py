@@ -116,4 +116,4 @@ def check_arguments() -> None:
 
 def start() -> None:
     """python -m attrbind_exp.doctor"""
-    command_line.run_main(check_arguments)
+    command_line.run_main(check_arguments, "doctor")

@@ -14,6 +14,7 @@ from attrbind_exp.runs.index import Launched, read_launched, sweep_runs
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.types import UserError
 
+PARSES = "parses.csv"  # beside the summary.json of attrbind_exp.parse, which is no run's
 STARTED = ("config_hash", run_rows.NAME)  # files of which a run leaves one as soon as it has begun
 
 Config = Mapping[str, object]  # config.yaml of a run: what the command that made it was told
@@ -50,6 +51,7 @@ def read_folder(folder: Path) -> FolderRuns:
         return FolderRuns([Run(folder, read_summary(folder))], _unfinished(_started(folder), {}))
     launched = {Path(run.folder).resolve(): run for run in read_launched(folder)}
     started, done = _started(folder), {f.parent for f in folder.glob(f"**/{run_summary.NAME}")}
+    done -= {f for f in done if (f / PARSES).is_file()}
     made, others = sweep_runs(folder), set[Path]()
     if made is not None:
         belonging = {f.resolve() for f in made} | set(launched)  # the latter with the shards that were merged
