@@ -121,7 +121,7 @@ def open_board(
     from attrbind_exp.runs.board import Board
     from attrbind_exp.runs.index import Launched
 
-    swept = [o for o in job_overrides[0] if any(o not in other for other in job_overrides)]
+    swept = {o for job in job_overrides for o in job if any(o not in other for other in job_overrides)}
     keys = {o.partition("=")[0] for o in swept}
     runs = []
     for overrides, cfg in zip(job_overrides, configs, strict=True):
