@@ -72,7 +72,7 @@ def _described(edit: Edit) -> str:
 
 
 def _values(edit: Edit, told: Sequence[str] = ()) -> str:
-    """Such as " alpha=0.9 uncond=eos where=keys": the fields that make a difference, but those that are `told` elsewhere."""
+    """Such as " alpha=0.9 uncond=eos where=keys": the fields that differ from their defaults, less those `told`."""
     names = sorted((f for f in fields(edit) if f.compare), key=lambda f: f.name == "where")
     given = {f.name: getattr(edit, f.name) for f in names if f.name not in told}
     usual = {f.name: _default(f) for f in names}

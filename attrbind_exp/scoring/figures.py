@@ -97,3 +97,8 @@ class VariantFigures:
     binding: Binding | None = None
     difference: Difference | None = None
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+def without_alpha(label: str, alpha: float | None) -> str:
+    """A variant's label without its alpha: what the points of one curve over alpha have in common."""
+    return label if alpha is None else label.replace(f" alpha={alpha:g}", "", 1)
