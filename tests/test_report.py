@@ -534,11 +534,12 @@ def test_a_sweep_leaves_a_report_of_itself_and_of_each_run(tmp_path):
         "-m", "alpha=0.1,0.9", "dataset.limit=6", "tracker=none", "gallery=2", "changed=1", "hydra.sweep.dir=out", cwd=tmp_path
     )  # fmt: skip
     assert code == 0, err
-    assert len(list(tmp_path.glob("out/*/report.html"))) == 2
+    assert len(list(tmp_path.glob("out/*/report.html"))) == 3  # the baseline's, too
     page = (tmp_path / "out" / "report.html").read_text()
     said = words(page)
     assert "python -m attrbind_exp.run -m hydra.sweep.dir=out alpha.value=0.1,0.9 dataset.limit=6" in said
     assert "knows only drawn shapes" in said and [len(line["points"]) for line in data_of(page)["alpha"]["ours"]] == [2]
+    assert "against baseline" in said and data_of(page)["alpha"]["ours"][0]["base_name"] == "baseline"
     assert "baseline" in data_of(page)["pictures"][0]["panels"] and len(data_of(page)["pictures"][0]["panels"]) == 5
     assert newest(tmp_path) == tmp_path / "out" / "report.html"
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from omegaconf import OmegaConf
 
 Job = Sequence[str]  # the overrides of one run
+
+BY_OVERRIDES = "${hydra.job.override_dirname}"  # how the folders of runs are named, unless someone says otherwise
 
 EDITS = ("alpha", "text_processor")  # groups that choose how the embedding is edited
 READING = ("text_processor.token_pooling", "text_processor.ing_rule", "text_processor.overrides")  # baseline's, too
@@ -18,7 +21,15 @@ class BaselineSweeper(BasicSweeper):
         first = self.batch_index == 0
         batch = super().get_job_batch()
         jobs = [job for part in self.overrides or [] for job in part]
-        return [*missing_baselines(jobs, self._measures_baseline), *batch] if first else batch
+        if not first:
+            return batch
+        return [*([*job, *self._own_folder()] for job in missing_baselines(jobs, self._measures_baseline)), *batch]
+
+    def _own_folder(self) -> Job:
+        """What keeps the folder of a baseline apart from those of the other runs, where they are named by hand."""
+        assert self.config is not None
+        named = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
+        return [] if named == BY_OVERRIDES else [f"hydra.sweep.subdir='baseline_{named}'"]
 
     def _measures_baseline(self, job: Job) -> bool:
         from attrbind_exp.config.variants import has_baseline  # Hydra imports this file for every command
