@@ -151,11 +151,11 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
                 "paper": paper,
                 "paper threshold": threshold,
                 "mIoU at 0.50": entry.mIoU_at["0.50"],
+                "mIoU held out": entry.mIoU_at[f"{chosen:.2f}"] if chosen is not None else None,
+                "threshold held out": chosen,
                 "mIoU oracle": entry.mIoU,
                 "threshold oracle": entry.threshold,
                 "spread": entry.mIoU_spread,
-                "mIoU held out": entry.mIoU_at[f"{chosen:.2f}"] if chosen is not None else None,
-                "threshold held out": chosen,
                 "oIoU": entry.oIoU,
             }
             if entry is not first:
@@ -194,14 +194,14 @@ def difference_columns(
 ) -> dict[str, float | None]:
     """The differences as columns of the table, and the counts of the first that there is with their threshold; none
     where there is no difference."""
+    counts = held or oracle
+    if counts is None:
+        return {}
     found: dict[str, float | None] = {}
     for kind, d in zip(KINDS, (held, oracle), strict=True):
-        if d is not None:
-            found |= {f"difference {kind}": d.mean, f"low {kind}": d.low, f"high {kind}": d.high}
-    counts = held or oracle
-    if counts is not None:
-        found |= {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
-    return found
+        figures = (None, None, None) if d is None else (d.mean, d.low, d.high)
+        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high")), figures, strict=True)
+    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
 
 
 def leading(row: Mapping[Hashable, Any], name: str) -> Any:
