@@ -85,6 +85,8 @@ def test_dense_tables_and_their_difference():
     d = class_difference(table, scored(perfect, 5).table(0, 40))
     assert d.mean == pytest.approx(100 - 100 * mean_iou(hit, union)[40]) and d.low < d.mean < d.high
     assert d.better == 30
+    counted = class_difference(table, scored(perfect, 5).table(0, 40), counted=table)  # equal maps at one threshold
+    assert (counted.mean, counted.low, counted.high) == (d.mean, d.low, d.high) and counted.same == 30
     assert class_difference(table, table).high == 0
 
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from attrbind_exp import config
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Request
 from attrbind_exp.edits import Averaging, Edit, NounChunk, Variant, Weight
 from attrbind_exp.edits.chain import apply_chain, changing, edit_prompts
+from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, picture, states_of
+from tests.test_command import composed
 
 TEXT = "the white star next to a blue square"
 BASELINE = Variant("baseline")
@@ -161,3 +164,66 @@ def test_what_changes_nothing_is_left_out(segmenter):
     chain = (NounChunk(), Averaging(1.0), Weight(1.2))
     assert changing(prompt, chain) == (NounChunk(), Weight(1.2))
     assert changing(plain, chain) == ()
+
+
+AVERAGING = "attrbind_exp.edits.Averaging"
+
+
+@dataclass(frozen=True)
+class FadeOut(Edit):
+    """An edit of one's own."""
+
+    alpha: float = 1.0
+    words: tuple[str, ...] = ()
+
+    def apply(self, E, encoded, prompt):
+        return E
+
+
+@pytest.mark.parametrize(
+    ("edits", "label"),
+    [
+        ((), "baseline"),
+        ((NounChunk(),), "noun_chunk"),
+        ((NounChunk(prefix="template"),), "noun_chunk_prefixed"),
+        ((Averaging(0.9),), "uncond_average alpha=0.9"),
+        ((Averaging(0.1 + 0.2),), "uncond_average alpha=0.3"),
+        ((Averaging(1.0, uncond="eos"),), "uncond_average alpha=1 uncond=eos"),
+        ((NounChunk(), Averaging(0.9)), "attribute_binding alpha=0.9"),
+        ((NounChunk(prefix="template"), Averaging(0.9, uncond="mean")), "attribute_binding_prefixed alpha=0.9 uncond=mean"),
+        ((NounChunk(where="keys"), Averaging(0.9)), "noun_chunk where=keys + uncond_average alpha=0.9"),
+        ((Averaging(0.9), NounChunk()), "uncond_average alpha=0.9 + noun_chunk"),  # another order is another method
+        ((Weight(1.2, "chunk"),), "weight weight=1.2 words=chunk"),
+        ((FadeOut(), NounChunk()), "fade_out + noun_chunk"),
+        ((FadeOut(0.5, ("red", "blue")),), "fade_out alpha=0.5 words=red,blue"),
+    ],
+)  # fmt: skip
+def test_a_label_is_made_of_the_edits_alone(edits, label):
+    assert Variant("any name", edits).label == Variant("another", edits, 0.9).label == label
+    assert Variant("any name", edits, layers="up", heatmap="daam").label == f"{label} heatmap=daam layers=up"
+
+
+def test_the_same_edits_have_the_same_label_whatever_option_makes_them():
+    def labels(*overrides):
+        return [v.label for v in config.variants(composed(*overrides))[0]]
+
+    ablation = labels("text_processor=ablation")
+    assert ablation == [
+        "baseline", "noun_chunk", "attribute_binding alpha=0.9", "noun_chunk_prefixed", "attribute_binding_prefixed alpha=0.9",
+    ]  # fmt: skip
+    assert labels("text_processor=paper", "text_processor.chunk_prefix=template") == [ablation[0], ablation[4]]
+    assert labels("text_processor=noun_chunk") == ablation[1:2]
+    assert labels("text_processor=uncond_average", "text_processor.uncond=eos") == [
+        "uncond_average alpha=0.9 uncond=eos"
+    ]
+    with pytest.raises(
+        UserError, match=r"'noun_chunk_prefixed' stands twice \(methods: 'noun_chunk', 'noun_chunk_prefix"
+    ):
+        labels("text_processor=ablation", "text_processor.chunk_prefix=template")
+    cfg = composed("text_processor=paper")
+    cfg.text_processor.methods[0].edits, cfg.text_processor.methods[1].name = (
+        [{"_target_": AVERAGING, "alpha": 0.9}],
+        "baseline",
+    )
+    with pytest.raises(UserError, match="two different methods are called 'baseline'"):
+        config.variants(cfg)

@@ -19,6 +19,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.runs.board import Board
 from attrbind_exp.runs.index import Launched, read_launched
 from attrbind_exp.types import UserError
+from hydra_plugins.attrbind_exp_launchers.sweeper import missing_baselines
 from tests.test_command import command
 
 SMALL = ("tracker=none", "gallery=0", "changed=0", "dataset.limit=40", "batch_size=2")
@@ -42,6 +43,25 @@ def test_a_launcher_without_a_sweep_is_refused():
     with pytest.raises(UserError, match="launcher= is for sweeps; add -m"):
         command_line.rewrite_arguments(["launcher=gpus", "alpha=0.9"])
     assert command_line.rewrite_arguments(["launcher=gpus", "sweep=table3_alpha"])
+
+
+def test_a_sweep_over_edits_lacks_a_baseline_for_each_setting_that_it_depends_on():
+    def measured(job):
+        return any(o in ("text_processor=paper", "text_processor=baseline") for o in job)
+
+    def lacking(*jobs):
+        return [" ".join(job) for job in missing_baselines([job.split() for job in jobs], measured)]
+
+    assert lacking("alpha.value=0.1 seed=0", "alpha.value=0.9 seed=0") == ["seed=0 text_processor=baseline"]
+    by_seed = [f"alpha.value={a} seed={s}" for a in (0.1, 0.9) for s in (0, 1)]
+    assert lacking(*by_seed) == ["seed=0 text_processor=baseline", "seed=1 text_processor=baseline"]
+    assert lacking("text_processor=noun_chunk", "text_processor=baseline") == []  # it is there
+    assert lacking("text_processor=paper alpha.value=0.1", "text_processor=paper alpha.value=0.9") == []
+    assert lacking("seed=0", "seed=1") == [] == lacking("alpha.value=0.9")  # no edits are compared
+    # What the chunk is, does not matter to the baseline; which piece of the noun is read, does.
+    same, read = "text_processor.chunk={}", "text_processor.token_pooling={}"
+    assert lacking(same.format("noun_chunk"), same.format("subtree")) == ["text_processor=baseline"]
+    assert lacking(read.format("mean"), read.format("last")) == []
 
 
 def test_an_unknown_launcher_is_refused():
@@ -119,7 +139,8 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, cou
         os.kill(int(victim[1]), signal.SIGKILL)
         out, err = process.communicate(timeout=1200)
     assert process.returncode == 1, err
-    runs = read_launched(tmp_path)
+    baseline, *runs = read_launched(tmp_path)
+    assert (baseline.name, baseline.state) == ("text_processor=baseline", "done")
     assert [r.state for r in runs] == ["failed", "failed", *["done"] * (count - 2)]
     assert "WorkerCrashed" in runs[0].error and "in use by another process" in runs[1].error
     for run in runs[:2]:
@@ -133,7 +154,7 @@ def test_a_killed_and_a_failed_run_do_not_end_a_sweep(tmp_path, start, gpus, cou
     assert not any((folder / "summary.json").is_file() for folder in folders[:2])
     before = {f: (f / "summary.json").stat().st_mtime_ns for f in folders[2:]}
     assert start(given, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).wait(timeout=1200) == 0
-    assert [r.state for r in read_launched(tmp_path)] == ["done"] * count
+    assert [r.state for r in read_launched(tmp_path)] == ["done"] * (1 + count)
     assert {f: (f / "summary.json").stat().st_mtime_ns for f in before} == before
     assert all((folder / "summary.json").is_file() for folder in folders)
 
@@ -157,8 +178,10 @@ def test_a_local_sweep_goes_on_after_a_failed_run_and_repeats_no_finished_one(tm
     for _ in range(2):
         code, out, err = command(*given)
         assert code == 1 and "failed: alpha=-1: alpha=-1; give a finite number >= 0" in err
-        assert [r.state for r in read_launched(tmp_path)] == ["done", "failed", "done"]
-    assert out.count("finished before") == 2
+        runs = read_launched(tmp_path)
+        assert [r.name for r in runs] == ["text_processor=baseline", "alpha=0.5", "alpha=-1", "alpha=0.9"]
+        assert [r.state for r in runs] == ["done", "done", "failed", "done"]
+    assert out.count("finished before") == 3
     assert "Traceback" not in err
 
 
@@ -168,8 +191,8 @@ def test_slurm_jobs_by_submitit(tmp_path, start):
     process = start([*launched(tmp_path, [0.5, -1], *SMALL[:3]), "dataset.limit=6", *here], stderr=subprocess.PIPE)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 1 and "failed: alpha=-1: alpha=-1; give" in err
-    assert [r.state for r in read_launched(tmp_path)] == ["done", "failed"]
-    assert len(list(tmp_path.glob("*/summary.json"))) == 1
+    assert [r.state for r in read_launched(tmp_path)] == ["done", "done", "failed"]
+    assert len(list(tmp_path.glob("*/summary.json"))) == 2
 
 
 def test_what_slurm_is_asked_for(tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ def test_what_each_method_can_change_is_counted():
     ]
     # "the star" has no modifier. Behind the prefix, the second's chunk stands where it stands in the prompt.
     assert count_changed(prompts, variants) == {
-        "baseline": 0, "ncr": 3, "prefixed": 2, "uea alpha=1": 0, "both alpha=0.9": 3,
+        "baseline": 0, "noun_chunk": 3, "noun_chunk_prefixed": 2, "uncond_average alpha=1": 0,
+        "attribute_binding_prefixed alpha=0.9": 3,
     }  # fmt: skip
 
 
@@ -100,7 +101,9 @@ def test_what_cannot_change_does_not_change(segmenter):
     variants = [Variant("baseline"), make_variant("prefixed", replace=True, prefix="template")]
     for edited in segmenter.edit(segmenter.prepare(texts), variants):
         plain, prefixed = (edited.embedding(v).keys for v in (0, 1))
-        assert count_changed([edited.prompt], variants)["prefixed"] == ((plain - prefixed).abs().max() > 1e-3)
+        assert count_changed([edited.prompt], variants)["noun_chunk_prefixed"] == (
+            (plain - prefixed).abs().max() > 1e-3
+        )
 
 
 def test_an_empty_dataset_has_an_empty_audit(window):

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
+from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.html.comparison import config_diff, make_groups
 from attrbind_exp.reporting.html.expressions import choose, read_table
 from attrbind_exp.reporting.html.folder import read_folder
@@ -30,7 +31,7 @@ from attrbind_exp.reporting.write import make_report, published, write_report
 from attrbind_exp.runs.index import Launched, Merged
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.scoring.figures import Difference, Estimate, SliceFigures
-from attrbind_exp.scoring.metrics import PRECISIONS
+from attrbind_exp.scoring.metrics import GRID, PRECISIONS, key
 from attrbind_exp.types import UserError
 from tests.conftest import picture
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
@@ -110,15 +111,18 @@ def words(page):
 
 @pytest.fixture
 def run(tmp_path):
-    return write_run(tmp_path / "run", {BASE: [10, 20, 30, 40], OURS: [20, 20, 30, 36]})
+    ious = {BASE: [10, 20, 30, 40], OURS: [20, 20, 30, 36]}
+    return write_run(tmp_path / "run", ious, dataset="refcoco test")
 
 
 def test_a_run_shows_its_figures_beside_the_papers(run):
     page = page_of(run)
     said = words(page)
     assert "26.5 mIoU the paper 23.0 attribute_binding alpha=0.9" in said
-    assert "+1.5 [-4.0, +10.0] against baseline; the interval spans zero 1 better, 1 worse, 2 same" in said
-    assert "baseline 4 22.4 @0.50 25.0 25.0 @0.30 25.0" in said
+    assert (
+        "+1.5 [-4.0, +10.0] against baseline; the interval spans zero 1 better, 1 worse, 2 same, both at 0.30" in said
+    )
+    assert "section 6" not in said and "baseline 4 22.4 @0.50 25.0 25.0 @0.30 25.0" in said
     assert "kind = even 2 20.0 25.0 kind = odd 2 30.0 28.0" in said
     assert "python -m attrbind_exp.run dataset=drawn dataset.split=test" in said
     (group,) = data_of(page)["groups"]
@@ -134,12 +138,13 @@ def test_a_run_that_is_read_again_gives_the_same_page(run):
 
 def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
     one, two = ("attribute_binding", 0.1), ("attribute_binding", 0.5)
-    write_run(tmp_path / "a", {one: [10, 20, 30, 40]}, config={"alpha": {"value": 0.1}})
-    write_run(tmp_path / "b", {two: [20, 20, 30, 36]}, config={"alpha": {"value": 0.5}})
+    data = {"dataset": "refcoco test"}
+    write_run(tmp_path / "a", {one: [10, 20, 30, 40]}, config={"alpha": {"value": 0.1}}, **data)
+    write_run(tmp_path / "b", {two: [20, 20, 30, 36]}, config={"alpha": {"value": 0.5}}, **data)
     page = page_of(tmp_path)
     said = words(page)
     # Two images gain 5 and lose 2 points: the interval of their mean spans all between.
-    assert "+1.5 [-2.0, +5.0] 1 / 1 / 2" in said and "attribute_binding alpha=0.5, the highest of 2" in said
+    assert "+1.5 [-2.0, +5.0] 1 / 1 / 2 @0.30" in said and "attribute_binding alpha=0.5, the highest of 2" in said
     assert (
         "Keys in which the runs differ. key a b alpha.value 0.1 0.5 " in said
         and "seed" not in said.split("config.yaml")[0]
@@ -147,6 +152,65 @@ def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
     alpha = data_of(page)["alpha"]
     assert [[(p["x"], p["y"]) for p in line["points"]] for line in alpha["ours"]] == [[(0.1, 25.0), (0.5, 26.5)]]
     assert (alpha["paper"]["points"][0], alpha["paper"]["base"]) == ({"x": 0.1, "y": 17.6}, 22.4)
+
+
+def test_the_runs_of_a_sweep_are_compared_to_the_baseline_that_it_made(tmp_path):
+    """The best alpha stands in the headline, with its difference to the baseline and not to the other alpha; equal maps
+    are the same though the thresholds differ."""
+    values = {"a": ("attribute_binding", 0.1), "b": ("attribute_binding", 0.5), "text_processor=baseline": BASE}
+    ious = {"a": [10, 10, 30, 30], "b": [24, 20, 30, 36], "text_processor=baseline": [10, 20, 30, 40]}
+    for name, variant in values.items():
+        about = {"alpha": {"value": variant[1]}, "text_processor": {"methods": [variant[0]]}}
+        write_run(tmp_path / name, {variant: ious[name]}, config=about)
+    measured = collect(tmp_path, published())
+    (group,), table = measured.groups, measured.results.set_index("variant")
+    assert [c.label for c in group.columns] == [
+        "baseline",
+        "attribute_binding alpha=0.1",
+        "attribute_binding alpha=0.5",
+    ]
+    assert table["difference oracle"].tolist() == [None, -5.0, 2.5]
+    assert table.iloc[2][["better", "worse", "same"]].tolist() == [1, 1, 2]
+    said = words(page_of(tmp_path))
+    assert "attribute_binding alpha=0.5, the highest of 2 +2.5 [-2.0, +7.0] against baseline" in said
+    assert "22.4" not in said and "section 6" in said  # drawn data are not the paper's
+    (line,) = data_of(page_of(tmp_path))["alpha"]["ours"]
+    assert (line["base"], [p["difference"] for p in line["points"]]) == (25.0, [-5.0, 2.5])
+    assert data_of(page_of(tmp_path))["alpha"]["paper"] is None
+
+
+def test_a_run_is_compared_to_the_baseline_under_its_own_noise(tmp_path):
+    for seed, base, ours in ((0, 10, 30), (1, 20, 25)):
+        for name, variant, iou in (("x", BASE, base), ("y", OURS, ours)):
+            write_run(tmp_path / f"{name}{seed}", {variant: [iou, iou]}, config={"seed": seed, "made": name})
+    (group,) = make_groups(read_folder(tmp_path).finished, tmp_path)
+    ours = "attribute_binding alpha=0.9"
+    labels = ["baseline · seed=0", "baseline · seed=1", f"{ours} · seed=0", f"{ours} · seed=1"]
+    assert [c.label for c in group.columns] == labels
+    table = results([group], [read_table(group)], TableSpec(), tmp_path)
+    assert table["difference oracle"].tolist() == [None, 10.0, 20.0, 5.0]
+
+
+def test_equal_maps_are_the_same_on_the_page_whatever_the_thresholds(tmp_path):
+    """Of the first two expressions the maps are equal, with an IoU that rises with the threshold. The third makes the
+    baseline best at 0.30 and ours at 0.75."""
+    rising, falling = [t // 2 for t in range(101)], [100 - t for t in range(101)]
+    for name, variant, last in (("a", BASE, falling), ("b", OURS, list(range(101)))):
+        curves = [rising, rising, last]
+        at = {key(k): float(np.mean([c[k] for c in curves])) for k in GRID}
+        rows = [
+            expression_row(variant, str(i), {key(k): c[k] / 100 for k in GRID}, intersection=c, image_id="one")
+            for i, c in enumerate(curves)
+        ]
+        write_files(tmp_path / name, make_summary([variant_figures(variant, at, 3)]), rows)
+    (group,) = make_groups(read_folder(tmp_path).finished, tmp_path)
+    table = read_table(group)
+    assert [c.entry.threshold for c in group.columns] == [0.3, 0.75]
+    assert table.iou.tolist() == [[15, 37], [15, 37], [70, 75]]
+    assert (table.threshold, table.change(0, 1).tolist()) == (0.3, [0, 0, 30 - 70])
+    row = results([group], [table], TableSpec(), tmp_path).iloc[1]
+    assert row["difference oracle"] == pytest.approx((22 + 22 + 5) / 3)
+    assert row[["better", "worse", "same", "counted at"]].tolist() == [0, 1, 2, 0.3]
 
 
 def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp_path):
@@ -158,7 +222,7 @@ def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp
     assert read_table(group).iou.tolist() == [[10, 20, 22], [20, 30, 30]]
     said = words(page_of(tmp_path))
     assert (
-        "+10.0 [+10.0, +10.0] 2 / 0 / 0" in said and "+11.0 [+10.0, +12.0] 2 / 0 / 0" in said
+        "+10.0 [+10.0, +10.0] 2 / 0 / 0 @0.30" in said and "+11.0 [+10.0, +12.0] 2 / 0 / 0 @0.30" in said
     )  # each to its own run's
 
 
@@ -168,7 +232,7 @@ def test_every_run_is_compared_under_its_own_noise(tmp_path):
     found = read_folder(tmp_path).finished
     (group,) = make_groups(found, tmp_path)
     table = results([group], [read_table(group)], TableSpec(), tmp_path)
-    assert table["difference"].tolist() == [None, 10.0, None, 1.0]
+    assert table["difference oracle"].tolist() == [None, 10.0, None, 1.0]
 
 
 def test_only_the_split_that_the_dataset_names_first_chooses_thresholds(tmp_path):
@@ -181,18 +245,26 @@ def test_only_the_split_that_the_dataset_names_first_chooses_thresholds(tmp_path
 
 def test_thresholds_chosen_on_another_split_head_the_page(tmp_path):
     report = {"title": "Table 9", "paper": {"baseline": [0.5, 7.7]}, "others": {"Rival": 15.7}}
-    write_run(tmp_path / "z", {BASE: [10, 20], OURS: [30, 30]}, split="val", config={"report": report})
-    write_run(tmp_path / "a", {BASE: [10, 20], OURS: [20, 40]}, split="test", config={"report": report})
+    write_run(
+        tmp_path / "z", {BASE: [10, 20], OURS: [30, 30]}, split="val", config={"report": report}, dataset="refcoco val"
+    )
+    write_run(
+        tmp_path / "a",
+        {BASE: [10, 20], OURS: [20, 40]},
+        split="test",
+        config={"report": report},
+        dataset="refcoco test",
+    )
     said = words(page_of(tmp_path))
     assert "<title>Table 9" in page_of(tmp_path) and "Rival 15.7" in said and "22.4" not in said
-    assert said.index("drawn, val 30.0 mIoU") < said.index("drawn, test 30.0 mIoU")
+    assert said.index("refcoco val 30.0 mIoU") < said.index("refcoco test 30.0 mIoU")
     assert "threshold 0.30, the best on this very data" in said and "threshold 0.30, chosen on another split" in said
     assert "baseline 2 7.7 @0.50 15.0 15.0 @0.30 15.0 @0.30" in said
 
 
 def test_results_csv_is_taken_only_where_it_speaks_of_these_runs(tmp_path, run):
     table = paper_table(read_runs(run), TableSpec(), None)
-    table["low"] = [None, 99.0]  # recognisable
+    table["low oracle"] = [None, 99.0]  # recognisable
     table.to_csv(run / "results.csv", index=False)
     assert "[+99.0, +10.0]" in page_of(run)
     table.assign(n=5).to_csv(run / "results.csv", index=False)
@@ -282,7 +354,8 @@ def test_a_baseline_that_stands_in_an_earlier_run_is_still_what_a_run_is_compare
     table = results(groups, [read_table(g) for g in groups], TableSpec(), tmp_path).set_index("variant")
     ours = "attribute_binding alpha=0.9"
     assert table.index.tolist() == ["baseline", ours, "baseline", f"{ours} · seed=0", f"{ours} · seed=1"]
-    assert table.loc[f"{ours} · seed=0", "difference"] == 15 and table.loc[f"{ours} · seed=1", "difference"] == 25
+    differences = table["difference oracle"]
+    assert differences[f"{ours} · seed=0"] == 15 and differences[f"{ours} · seed=1"] == 25
 
 
 def test_metrics_of_the_user_stand_below_the_slices_and_in_the_table(tmp_path):
@@ -478,11 +551,12 @@ def test_a_sweep_leaves_a_report_of_itself_and_of_each_run(tmp_path):
         "-m", "alpha=0.1,0.9", "dataset.limit=6", "tracker=none", "gallery=2", "changed=1", "hydra.sweep.dir=out", cwd=tmp_path
     )  # fmt: skip
     assert code == 0, err
-    assert len(list(tmp_path.glob("out/*/report.html"))) == 2
+    assert len(list(tmp_path.glob("out/*/report.html"))) == 3  # the baseline's, too
     page = (tmp_path / "out" / "report.html").read_text()
     said = words(page)
     assert "python -m attrbind_exp.run -m hydra.sweep.dir=out alpha.value=0.1,0.9 dataset.limit=6" in said
     assert "knows only drawn shapes" in said and [len(line["points"]) for line in data_of(page)["alpha"]["ours"]] == [2]
+    assert "against baseline" in said and data_of(page)["alpha"]["ours"][0]["base_name"] == "baseline"
     assert "baseline" in data_of(page)["pictures"][0]["panels"] and len(data_of(page)["pictures"][0]["panels"]) == 5
     assert newest(tmp_path) == tmp_path / "out" / "report.html"
 

@@ -86,7 +86,7 @@ def sweep(tmp_path):
     texts = ["white dog", "black dog", "Red Hat", "children in red"]
     for split, gain in (("val", 1), ("test", 2)):
         ious = {BASE: [10, 20, 30, 40], **{a: [10 + gain * k, 20, 30, 40 - k] for k, a in enumerate(alphas, 1)}}
-        made = write_run(tmp_path / split, ious, split=split, texts=texts)
+        made = write_run(tmp_path / split, ious, split=split, texts=texts, dataset=f"refcoco {split}")
         draw(made, "gallery", 0, "s1")
         draw(made, "improved", 0, "s0")
     return make_report(tmp_path)
@@ -123,9 +123,10 @@ def test_the_choice_of_data_reaches_every_section(show, sweep):
     driver = show(sweep)
     visible = "[...document.querySelectorAll('[data-group]')].map((d) => !d.hidden)"
     assert run(driver, visible) == [False, True]  # the last split first: thresholds come from the other
-    choose(driver, "group", "drawn, val")
+    choose(driver, "group", "refcoco val")
     assert run(driver, visible) == [True, False] and table(driver)[0][3] == "+3.0"
-    assert run(driver, "document.querySelector('.of-group').textContent") == "drawn, val, attribute_binding"
+    assert run(driver, "document.querySelector('.of-group').textContent") == "refcoco val, attribute_binding"
+    assert run(driver, "document.getElementById('one-threshold').textContent") == "the threshold 0.30"
 
 
 def test_the_slider_moves_between_the_chosen_pictures(show, sweep):
@@ -173,7 +174,7 @@ def test_curves_show_ours_and_the_papers(show, sweep):
     driver = show(sweep)
     legend = "[...document.querySelectorAll('#alpha-chart .legend button')].map((b) => b.textContent)"
     assert run(driver, legend) == [
-        "drawn, val", "baseline, drawn, val", "drawn, test", "baseline, drawn, test", "the paper (Stable Diffusion 1.5, RefCOCO)",
+        "refcoco val", "baseline, refcoco val", "refcoco test", "baseline, refcoco test", "the paper (Stable Diffusion 1.5, RefCOCO)",
     ]  # fmt: skip
     assert run(driver, "document.querySelectorAll('#alpha-chart circle').length") == 3 + 3 + 9
     dashes = (

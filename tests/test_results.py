@@ -1,16 +1,30 @@
 """Tables of the paper from runs made by hand; a sweep file run to its end."""
 
 import json
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from attrbind_exp import config
+from attrbind_exp.commands.sweep import write_results
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs, read_spec, readable
+from attrbind_exp.reporting.paper_tables import (
+    Run,
+    TableSpec,
+    beside_paper,
+    leading,
+    paper_table,
+    read_runs,
+    read_spec,
+    readable,
+)
+from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.index import Launched, Merged
+from attrbind_exp.scoring.figures import Difference
 from attrbind_exp.scoring.metrics import GRID, key
 from attrbind_exp.types import UserError
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
@@ -19,7 +33,7 @@ from tests.test_command import command, composed, process
 SPEC = TableSpec("Table", {"baseline": (0.5, 22.4), "ours alpha=0.9": (0.5, 23.0)}, {"ReCo": 15.7})
 
 
-def write_run(folder, split, scores):
+def write_run(folder, split, scores, told=None):
     """A finished run of two variants; `scores[variant]` is the IoU of each expression as a function of the threshold."""
     variants, rows = [], []
     for variant, functions in scores.items():
@@ -27,7 +41,7 @@ def write_run(folder, split, scores):
         variants.append(variant_figures(variant, at, len(functions), oIoU=50.0))
         for i, f in enumerate(functions):
             rows.append(expression_row(variant, str(i), {key(k): f(k / 100) for k in GRID}, image_id=str(i // 2)))
-    write_files(folder, make_summary(variants, split=split), rows)
+    write_files(folder, make_summary(variants, **{"split": split, "dataset": f"refcoco {split}", **(told or {})}), rows)
 
 
 @pytest.fixture
@@ -50,10 +64,10 @@ def test_thresholds_are_chosen_on_val_and_applied_to_test(runs):
     assert (base["threshold oracle"], base["mIoU oracle"]) == (0.5, pytest.approx(50))
     assert (base["threshold held out"], base["mIoU held out"]) == (0.4, pytest.approx(40))
     assert (ours["threshold held out"], ours["mIoU held out"]) == (0.6, pytest.approx(47.5))
-    assert ours["difference"] == pytest.approx(7.5)
-    assert (ours["better"], ours["worse"], ours["same"]) == (2, 1, 1)
+    assert ours["difference held out"] == pytest.approx(7.5)
+    assert (ours["better"], ours["worse"], ours["same"], ours["counted at"]) == (2, 1, 1, 0.4)
     # Two images, one gains 20 points and one loses 5: the interval spans both.
-    assert (ours["low"], ours["high"]) == (pytest.approx(-5), pytest.approx(20))
+    assert (ours["low held out"], ours["high held out"]) == (pytest.approx(-5), pytest.approx(20))
     assert (base["paper"], base["paper threshold"], base["n"]) == (22.4, 0.5, 4)
     assert pd.isna(table.loc["val", "baseline"]["mIoU held out"])
 
@@ -61,10 +75,87 @@ def test_thresholds_are_chosen_on_val_and_applied_to_test(runs):
 def test_the_readable_table_shows_the_paper_and_its_rivals(runs):
     shown = readable(paper_table(runs, SPEC, "val"), SPEC).set_index(["split", "variant"])
     assert shown.loc["test", "ours alpha=0.9"].to_dict() == {
-        "n": "4", "paper": "23.0 @0.50", "at 0.50": "57.5", "oracle": "57.5 @0.50", "held out": "47.5 @0.60", "oIoU": "50.0",
-        "difference [95 %]": "+7.5 [-5.0, +20.0]", "better / worse / same": "2 / 1 / 1",
+        "n": "4", "paper": "23.0 @0.50", "at 0.50": "57.5", "held out": "47.5 @0.60", "oracle": "57.5 @0.50", "oIoU": "50.0",
+        "difference held out [95 %]": "+7.5 [-5.0, +20.0]", "better / worse / same": "2 / 1 / 1 @0.40",
     }  # fmt: skip
     assert shown.loc["", "ReCo"]["paper"] == "15.7" and shown.loc["", "ReCo"]["oracle"] == ""
+
+
+def test_equal_maps_are_the_same_whatever_the_thresholds(tmp_path):
+    """On val the baseline is best at 0.40 and ours at 0.60. On test the first two expressions have equal maps, which
+    have twice the IoU at 0.60; the third is better at 0.40, where it is counted, and worse at 0.60."""
+    base, ours = ("baseline", None), ("ours", 0.9)
+    write_run(tmp_path / "v", "val", {base: [lambda t: 1 - abs(t - 0.4)] * 3, ours: [lambda t: 1 - abs(t - 0.6)] * 3})
+    equal, other = [lambda t: max(0.0, 0.5 * t)] * 2, (lambda t: 0.4, lambda t: 0.9 - t)
+    write_run(tmp_path / "t", "test", {base: [*equal, other[0]], ours: [*equal, other[1]]})
+    table = paper_table(read_runs(tmp_path, ["val", "test"]), TableSpec(), "val").set_index(["split", "variant"])
+    row = table.loc["test", "ours alpha=0.9"]
+    assert (row["better"], row["worse"], row["same"], row["counted at"]) == (1, 0, 2, 0.4)
+    # The difference is between thresholds: 0.1 for each equal map, and 0.3 - 0.4.
+    assert row["difference held out"] == pytest.approx(100 * (0.1 + 0.1 - 0.1) / 3)
+
+
+def test_held_out_differences_stand_before_oracle_ones(tmp_path):
+    base, ours = ("baseline", None), ("ours", 0.9)
+    write_run(tmp_path / "v", "val", {base: [lambda t: 0.1] * 4, ours: [lambda t: 0.2] * 4})
+    write_run(tmp_path / "t", "test", {base: [lambda t: 0.1] * 4, ours: [lambda t: 0.3 - t / 10] * 4})
+    runs = read_runs(tmp_path, ["val", "test"])
+    entries = runs[1].summary.variants
+    oracle = replace(entries[1], difference=Difference(17.5, 15.0, 19.0, 4, 0, 0))
+    runs[1] = Run(runs[1].folder, msgspec.structs.replace(runs[1].summary, variants=[entries[0], oracle]))
+    table = paper_table(runs, SPEC, "val")
+    shown = readable(table, SPEC)
+    names = list(shown)
+    assert names.index("held out") + 1 == names.index("oracle")
+    assert names.index("difference held out [95 %]") + 1 == names.index("difference oracle [95 %]")
+    row = shown.set_index(["split", "variant"]).loc["test", "ours alpha=0.9"]
+    assert row["difference held out [95 %]"].startswith("+17.0") and row["difference oracle [95 %]"].startswith("+17.5")
+    last = table.to_dict("records")[-1]
+    assert leading(last, "difference") == pytest.approx(17) and leading({"low oracle": 3.0}, "low") == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ({}, True),
+        ({"model_name": "bundled"}, False),
+        ({"dataset": "refcoco+ testA"}, False),
+        ({"dataset": "shapes test"}, False),
+        ({"dataset": "data val2014", "split": "val2014", "scored": "images"}, True),
+        ({"dataset": "data val2017", "split": "val2017", "scored": "images"}, False),
+    ],
+)
+def test_the_papers_figures_stand_beside_its_data_and_stable_diffusion_alone(tmp_path, told, shown):
+    write_run(tmp_path, "testA", {("baseline", None): [lambda t: 0.1], ("ours", 0.9): [lambda t: 0.2]}, told)
+    runs = read_runs(tmp_path)
+    table, beside = paper_table(runs, SPEC, None), beside_paper(runs, SPEC)
+    text = readable(table, beside)
+    assert (22.4 in table["paper"].tolist()) == ("paper" in text) == ("ReCo" in text["variant"].tolist()) == shown
+    write_results(tmp_path, SPEC, ["testA"], [])
+    assert ("section 6" in (tmp_path / "results.md").read_text()) != shown
+
+
+def test_the_sentence_of_a_table_says_its_figures():
+    def row(split, variant, *held, kind="held out"):
+        return {
+            "split": split,
+            "variant": variant,
+            **dict(zip((f"{x} {kind}" for x in ("difference", "low", "high")), held)),
+        }
+
+    table = pd.DataFrame(
+        [
+            row("val", "baseline"), row("val", "a", 2.0, 1.0, 3.0, kind="oracle"),
+            row("test", "baseline"), row("test", "a", 1.0, 0.5, 1.5), row("test", "b", -2.0, -3.0, -1.0),
+            row("test", "c", 0.2, -0.1, 0.5), row("test", "d", -0.3, -0.6, -0.1),
+        ]
+    )  # fmt: skip
+    assert sentences(table) == [
+        "On val, at oracle thresholds, a +2.0 [+1.0, +3.0] against baseline.",
+        "On test, at held-out thresholds, of 4 variants the difference to baseline has an interval above zero for 1, below it "
+        "for 2, across it for 1; the highest is a +1.0 [+0.5, +1.5], the lowest b -2.0 [-3.0, -1.0].",
+    ]
+    assert sentences(table[table.variant == "baseline"]) == []
 
 
 def write_sweep(folder, launched, merged=()):
@@ -125,7 +216,8 @@ def test_a_sweep_file_makes_its_table_and_figure(tmp_path):
     assert table.split.tolist() == ["val", "val", "test", "test"] and table.n.tolist() == [6] * 4
     assert table["mIoU held out"].notna().tolist() == [False, False, True, True] and table.spread.notna().all()
     text = (folder / "results.md").read_text()
-    assert "python -m attrbind_exp.run sweep=table2_refcoco dataset=shapes" in text and "22.4 @0.50" in text
+    assert "python -m attrbind_exp.run sweep=table2_refcoco dataset=shapes" in text and "22.4" not in text
+    assert "section 6" in text and "On test, at held-out thresholds, attribute_binding alpha=0.9" in text
     assert Image.open(folder / "results.png").width > 300
     (run,) = folder.glob("*split=test*")
     assert len((run / "expressions.jsonl").read_text().splitlines()) == 6 * 2 * 2
@@ -144,11 +236,11 @@ def test_the_page_of_results_shows_every_sweep_tables_first(tmp_path):
     order = [
         page.index(w)
         for w in (
-            "SD 1.5",
+            "RefCOCO and COCO",
             "## table1/d",
             "images/table1_d.png",
             "## figure7/d",
-            "heat maps",
+            "## Figures 2 to 6",
             "images/figures_heat_maps_d.png",
         )
     ]

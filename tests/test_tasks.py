@@ -226,3 +226,24 @@ def test_groups_end_where_their_last_row_does():
         ("a", 2, 20),
         ("b", 2, 40),
     ]
+
+
+def test_better_worse_same_are_counted_at_the_first_variants_threshold():
+    """Best for the baseline is 0.30, for ours 0.75. The first expression has equal maps, whose IoU rises with the
+    threshold; the second is worse at 0.30 alone, the third equal there and better above."""
+    rising, falling = list(range(101)), list(range(100, -1, -1))
+    curves = {"1": (rising, rising), "2": (falling, rising), "3": ([30] * 101, [max(30, t) for t in rising])}
+    samples = [sample(name, name, image=name) for name in curves]
+    task = ExpressionTask(Dataset("d", samples, []), RunSettings([BASELINE, OURS]))
+    for one, pair in zip(samples, curves.values(), strict=True):
+        names = (("baseline", None), ("ours", 0.9))
+        rows = [
+            expression_row(name, one.sample_id, 0.0, image_id=one.image_id, intersection=curve)
+            for name, curve in zip(names, pair, strict=True)
+        ]
+        task.add_rows(rows)
+    base, ours = task.figures()
+    assert (base.threshold, ours.threshold) == (0.3, 0.75)
+    # At their own thresholds: 30, 70, 30 against 75, 75, 75.
+    assert ours.difference.mean == pytest.approx(95 / 3) and ours.mIoU - base.mIoU == pytest.approx(95 / 3)
+    assert (ours.difference.better, ours.difference.worse, ours.difference.same) == (0, 1, 2)

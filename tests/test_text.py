@@ -332,7 +332,7 @@ def test_further_positions_share_the_weight():
 def test_diffsegmenter_exact_is_compels_weighting_of_the_class_word(model):
     cfg = composed("text_processor=diffsegmenter_exact", "alpha=grid")
     variants, headline = config.variants(cfg)
-    assert [v.label for v in variants] == ["diffsegmenter_exact alpha=1.21"] and headline == 0
+    assert [v.label for v in variants] == ["uncond_average alpha=1.21"] and headline == 0
     segmenter = make_segmenter(model, text=config.text_settings(cfg))
     for text in ("star", "star sitting on a circle"):
         prompt = segmenter.prepare([text], ["star"])[0]
@@ -351,9 +351,11 @@ def test_a_method_may_fix_its_own_alpha():
     cfg.text_processor.methods = [
         {"name": "a", "edits": [{**uea, "alpha": 1.21}]}, {"name": "a", "edits": [{**uea, "alpha": "${alpha.value}"}]}
     ]  # fmt: skip
-    assert [v.label for v in config.variants(cfg)[0]] == ["a alpha=1.21", "a alpha=0.5", "a alpha=0.9"]
+    assert [v.label for v in config.variants(cfg)[0]] == [
+        "baseline", *(f"uncond_average alpha={a:g}" for a in (1.21, 0.5, 0.9))
+    ]  # fmt: skip
     cfg.alpha.value = [0.5, 1.21]
-    with pytest.raises(UserError, match=r"variant 'a alpha=1\.21' stands twice"):
+    with pytest.raises(UserError, match=r"variant 'uncond_average alpha=1\.21' stands twice"):
         config.check(cfg)
     cfg.alpha.value, cfg.text_processor.methods[0].edits[0].alpha = 0.5, -1
     with pytest.raises(UserError, match="alpha=-1; give a finite number"):

@@ -8,25 +8,18 @@ from attrbind_exp.runs.store import write_text
 
 INTRO = """# Results
 
-Every table and figure of the paper, by one command each (`sweeps/`), its figures beside ours. `make tables` fills
-this page with what can be measured without downloads: **the bundled model on drawn shapes**, an instrument of 8.1
-million parameters that has never seen a photograph. The paper's figures come from Stable Diffusion on COCO and
-RefCOCO: compare the shape of a curve, not its height. **The column "SD 1.5" is empty because it needs the real
-weights and datasets: it is not measured here.** Run the same sweep with `dataset.root=DIR` and without
-`model=bundled`, then `python -m attrbind_exp.results outputs FILE`: your tables stand below ours.
+Every table and figure of the paper, by one command each (`sweeps/`), measured here. `make tables` fills this page with
+what can be measured without downloads: **the bundled model on drawn shapes**, an instrument that has never seen a
+photograph. For Stable Diffusion on RefCOCO and COCO run the same sweep with `dataset.root=DIR` and without
+`model=bundled`, then `python -m attrbind_exp.results outputs FILE`: your tables stand below ours, with the paper's
+figures beside them. The sentence below a table is made of its figures.
 
-What there is to see: noun chunk replacement with the prefix kept before the chunk gains a point, all of it where the
-target is the second noun; as the paper has it (the bare chunk is encoded) it loses more than a point. Averaging with
-the empty prompt costs a little below alpha = 1 (docs/binding-study.md says why). Whether Stable Diffusion behaves so is
-not measured here.
-
-at 0.50: mIoU in percent at that threshold. oracle: at the best threshold of the grid 0.30, 0.35 .. 0.75 on the same
-data, as the paper reports it. held out: at the threshold that was best on val. difference: to the first row of the
-same split, at held-out thresholds where there are any, with a 95 % interval from a paired bootstrap over images;
-better, worse, same count expressions (images in Table 1). oIoU: pooled over expressions. Spread: standard deviation
-over noise seeds.
+at 0.50: mIoU in percent at that threshold. held out: at the threshold that was best on val. oracle: at the best
+threshold of the grid 0.30, 0.35 .. 0.75 on the same data, as the paper reports it. difference: to the first row of the
+same split, each variant at its own threshold, with a 95 % interval from a paired bootstrap over images. better, worse,
+same: expressions (images in Table 1), both variants at the one threshold after @, the first variant's; equal heat maps
+are the same. oIoU: pooled over expressions. Spread: standard deviation over noise seeds.
 """
-
 
 HEAT_MAPS = "## Figures 2 to 6 and 8: heat maps"
 

@@ -99,19 +99,22 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import plots
-    from attrbind_exp.reporting.paper_tables import paper_table, read_runs, readable
+    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, readable
+    from attrbind_exp.reporting.sentences import sentences
     from attrbind_exp.reporting.tables import markdown
     from attrbind_exp.runs.store import write_text
 
     runs = read_runs(folder, splits)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
     model, title = runs[0].summary.model_name, spec.title or folder.name
-    shown = markdown(readable(table, spec, blank="SD 1.5" if model == "bundled" else None))
+    beside = beside_paper(runs, spec)
+    shown = markdown(readable(table, beside))
     failed = sum(r.summary.n_failed for r in runs)
     facts = f"Model {model}; data {', '.join(r.summary.dataset for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
-    page = [f"## {title}", f"    {command(typed)}", shown, "  \n".join([facts, *notes])]
-    write_text(folder / "results.md", "\n\n".join(page) + "\n")
+    notes += [] if beside.paper else [PAPER_LINE]
+    page = [f"## {title}", f"    {command(typed)}", shown, " ".join(sentences(table)), "  \n".join([facts, *notes])]
+    write_text(folder / "results.md", "\n\n".join(filter(None, page)) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
     plots.paper_figure(table, title, data, model, folder / "results.png")

@@ -8,10 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.edits import Variant
+from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
 
 EditNode = Mapping[str, Any]  # one edit of a configuration: _target_ and its fields
+MethodNode = Mapping[str, Any]  # its name and edits
 
 
 def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
@@ -19,14 +21,9 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
 
     There is one for every method of text_processor.methods, every alpha of it, every heat-map method and every choice
     of layers that the run compares. The headline is the method text_processor.report (the last where that is null) at
-    alpha.report, read in the first way. Raises UserError where two variants would carry the same label.
+    alpha.report, read in the first way. Raises UserError where two variants would carry the same name or label.
     """
-    methods: Any = OmegaConf.to_container(cfg.text_processor.methods, resolve=True)
-    for method in methods:
-        if not {"name"} <= set(method) <= {"name", "edits"}:
-            raise UserError(
-                f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
-            )
+    methods = compared_methods(cfg)
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
     choices: list[str | None] = [*grid_of(cfg)] or [None]
     found = [
@@ -36,9 +33,7 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         for heatmap in heatmaps
         for layers in choices
     ]
-    labels = [v.label for v in found]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UserError(f"variant '{twice}' stands twice; give every method its own name and every alpha once")
+    check_different(found)
     head = cfg.text_processor.get("report") or found[-1].method
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
@@ -48,6 +43,37 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         )
     wanted = OmegaConf.select(cfg, "alpha.report")
     return found, next((i for i in candidates if found[i].alpha == wanted), candidates[-1])
+
+
+def compared_methods(cfg: DictConfig) -> list[MethodNode]:
+    """The methods of a run: text_processor.methods, behind the baseline where these run through several alphas and none
+    of them is without edits: what an alpha gains is its difference to the baseline, not to another alpha. Raises
+    UserError for a method that is none."""
+    methods: Any = OmegaConf.to_container(cfg.text_processor.methods, resolve=True)
+    for method in methods:
+        if not {"name"} <= set(method) <= {"name", "edits"}:
+            raise UserError(
+                f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
+            )
+    edits = [method.get("edits") or [] for method in methods]
+    several = any(isinstance(edit.get("alpha"), list) and len(edit["alpha"]) > 1 for chain in edits for edit in chain)
+    return methods if not several or [] in edits else [{"name": BASELINE, "edits": []}, *methods]
+
+
+def has_baseline(cfg: DictConfig) -> bool:
+    """Whether a run measures the prompt without any edit."""
+    return any(not method.get("edits") for method in compared_methods(cfg))
+
+
+def check_different(variants: Sequence[Variant]) -> None:
+    """Raise UserError where two variants have the same label or cannot be told apart in the rows."""
+    labels = [v.label for v in variants]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        names = ", ".join(dict.fromkeys(f"'{v.method}'" for v in variants if v.label == twice))
+        raise UserError(f"variant '{twice}' stands twice (methods: {names}); list the same edits and alpha once")
+    rows = [(v.name, v.alpha) for v in variants]
+    if same := next((row for row in rows if rows.count(row) > 1), None):
+        raise UserError(f"two different methods are called '{same[0]}'; give each a name of its own")
 
 
 def by_alpha(edits: Sequence[EditNode]) -> list[tuple[float | None, list[EditNode]]]:

@@ -1,17 +1,24 @@
-"""One thing that a run compares."""
+"""One thing that a run compares, and its label: the only place where labels are made."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, fields
 
+from attrbind_exp.edits.averaging import Averaging
 from attrbind_exp.edits.edit import Edit
+from attrbind_exp.edits.noun_chunk import NounChunk
+
+BASELINE = "baseline"  # the label of no edits at all
 
 
 @dataclass(frozen=True)
 class Variant:
     """One thing that a run compares: edits of the text embedding, and a way of reading attention.
 
-    `method`: the name of the edits; `edits`: applied one after the other, none for the baseline; `alpha`: what tells
-    variants of one method apart; `heatmap`: the heat-map method that reads it, None where the run has a single one;
-    `layers`: which of MapSettings.grid makes its map, None = the settings' own choice.
+    `method`: the name of the edits in the configuration, by which rows are found; `edits`: applied one after the other,
+    none for the baseline; `alpha`: what tells variants of one method apart; `heatmap`: the heat-map method that reads
+    it, None where the run has a single one; `layers`: which of MapSettings.grid makes its map, None = the settings' own
+    choice.
     """
 
     method: str
@@ -22,16 +29,65 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The method, and how it is read where a run compares several ways: "baseline layers=up"."""
-        read = {"heatmap": self.heatmap, "layers": self.layers}
-        return " ".join([self.method, *(f"{key}={value}" for key, value in read.items() if value)])
+        """The method, and how it is read where a run compares several ways: "baseline layers=up". Rows carry it."""
+        return " ".join([self.method, *self._reading])
 
     @property
     def label(self) -> str:
-        """Short unique name: "baseline", "attribute_binding alpha=0.9"."""
-        return self.name if self.alpha is None else f"{self.name} alpha={self.alpha:g}"
+        """What tables, pages and trackers call it: "attribute_binding alpha=0.9 layers=up". It is made of the edits, so
+        that the same edits have the same label in every run, whatever the configuration calls them."""
+        return " ".join([edits_label(self.edits), *self._reading])
 
     @property
     def edit(self) -> tuple[str, float | None]:
         """Method and alpha: variants that share both share their passes."""
         return self.method, self.alpha
+
+    @property
+    def _reading(self) -> list[str]:
+        read = {"heatmap": self.heatmap, "layers": self.layers}
+        return [f"{key}={value}" for key, value in read.items() if value]
+
+
+def edits_label(edits: Sequence[Edit]) -> str:
+    """A short name of some edits: each one's kind and the fields that differ from their defaults, joined by " + ".
+
+    No edits are the "baseline"; the paper's two together are "attribute_binding". "_prefixed" says that a noun chunk
+    was encoded behind the prompt's "a photograph of".
+    """
+    if not edits:
+        return BASELINE
+    both = tuple(type(edit) for edit in edits) == (NounChunk, Averaging) and all(e.where == "both" for e in edits)
+    if both:
+        return _described(edits[0]).replace("noun_chunk", "attribute_binding") + _values(edits[1])
+    return " + ".join(map(_described, edits))
+
+
+def _described(edit: Edit) -> str:
+    """Such as "noun_chunk_prefixed", "uncond_average alpha=0.9", "weight weight=1.2 words=chunk"."""
+    if type(edit) is NounChunk:
+        return ("noun_chunk" if edit.prefix == "none" else "noun_chunk_prefixed") + _values(edit, ("prefix",))
+    kind = "uncond_average" if type(edit) is Averaging else _snake_case(type(edit).__name__)
+    return kind + _values(edit)
+
+
+def _values(edit: Edit, told: Sequence[str] = ()) -> str:
+    """Such as " alpha=0.9 uncond=eos where=keys": the fields that differ from their defaults, less those `told`."""
+    names = sorted((f for f in fields(edit) if f.compare), key=lambda f: f.name == "where")
+    given = {f.name: getattr(edit, f.name) for f in names if f.name not in told}
+    usual = {f.name: _default(f) for f in names}
+    return "".join(f" {name}={_shown(value)}" for name, value in given.items() if value != usual[name])
+
+
+def _default(field: Field) -> object:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

@@ -2,9 +2,10 @@
 at 0.50, and chosen on another split (held out); differences with their intervals."""
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,6 +20,11 @@ from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import Difference, VariantFigures
 from attrbind_exp.types import UserError
+
+PAPER_LINE = "The paper's figures, of Stable Diffusion on RefCOCO and COCO 2014: docs/protocol.md, section 6."
+KINDS = ("held out", "oracle")  # of thresholds: chosen on another split, best on the very data; in this order
+
+VOTES = "better / worse / same"
 
 PaperFigures = Mapping[str, tuple[float | None, float]]  # (threshold, None where it is not told; mIoU) by variant label
 
@@ -107,8 +113,21 @@ def expression_scores(run: Run) -> pd.DataFrame:
     return frame.groupby(list(names), sort=False).mean().reset_index()
 
 
+def is_papers(summary: Summary) -> bool:
+    """Whether a run measures what the paper does: a Stable Diffusion on RefCOCO, or class-wise on COCO 2014 val."""
+    data = summary.split == "val2014" if summary.scored == "images" else summary.dataset.split(" ")[0] == "refcoco"
+    return data and summary.model_name != "bundled"
+
+
+def beside_paper(runs: Sequence[Run], spec: TableSpec) -> TableSpec:
+    """The table with the paper's figures where one of the runs measures the same, else without them."""
+    return spec if any(is_papers(run.summary) for run in runs) else TableSpec(spec.title)
+
+
 def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> pd.DataFrame:
-    """One row a variant and split: the paper's figure, ours at 0.50, oracle and held out, n, the difference.
+    """One row a variant and split: the paper's figure where the run measures the same, ours at 0.50, held out and
+    oracle, n, and the differences to the run's first variant; better, worse and same are counted at one threshold for
+    both, the first variant's.
 
     `selection` is the split that chooses thresholds for the others, None where there is none. Figures are numbers in
     percent, None where there is none.
@@ -121,7 +140,8 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
         scores = expression_scores(run) if held and by_expression else None
         first = run.summary.variants[0]
         for entry in run.summary.variants:
-            threshold, paper = spec.paper.get(entry.label, (None, None))
+            none = (None, None)
+            threshold, paper = spec.paper.get(entry.label, none) if is_papers(run.summary) else none
             chosen = chosen_threshold(held, entry.label)
             row: dict[str, str | float | None] = {
                 "split": run.split,
@@ -131,15 +151,17 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
                 "paper": paper,
                 "paper threshold": threshold,
                 "mIoU at 0.50": entry.mIoU_at["0.50"],
+                "mIoU held out": entry.mIoU_at[f"{chosen:.2f}"] if chosen is not None else None,
+                "threshold held out": chosen,
                 "mIoU oracle": entry.mIoU,
                 "threshold oracle": entry.threshold,
                 "spread": entry.mIoU_spread,
-                "mIoU held out": entry.mIoU_at[f"{chosen:.2f}"] if chosen is not None else None,
-                "threshold held out": chosen,
                 "oIoU": entry.oIoU,
             }
             if entry is not first:
-                row |= difference_columns(_difference(scores, first, entry, held))
+                found = _held_out(scores, first, entry, held), entry.difference
+                counted_at = first.threshold if found[0] is None else chosen_threshold(held, first.label)
+                row |= difference_columns(*found, counted_at)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -153,50 +175,75 @@ def chosen_threshold(chooser: Run | None, label: str) -> float | None:
     return float(max(scored, key=lambda k: scored[k]))
 
 
-def _difference(
+def _held_out(
     scores: pd.DataFrame | None, first: VariantFigures, entry: VariantFigures, chooser: Run | None
 ) -> Difference | None:
-    """The difference to the first variant, at held-out thresholds where there are any, else as the run has it."""
+    """The difference to the first variant, each at its held-out threshold; None where one of them has none."""
     at = [chosen_threshold(chooser, e.label) for e in (first, entry)]
     if scores is None or scores.empty or None in at:
-        return entry.difference
-    mine = [scores[scores.label == e.label].set_index("sample_id") for e in (first, entry)]
-    values = [100 * m[f"{t:.2f}"] for m, t in zip(mine, at, strict=True)]
-    return paired_difference(values[0], values[1].loc[values[0].index], mine[0].image_id.tolist())
+        return None
+    base, ours = (scores[scores.label == e.label].set_index("sample_id") for e in (first, entry))
+    ours = ours.loc[base.index]
+    mine, others = (f"{threshold:.2f}" for threshold in at)
+    counted = 100 * (ours[mine] - base[mine]).to_numpy()
+    return paired_difference(100 * base[mine], 100 * ours[others], base.image_id.tolist(), counted=counted)
 
 
-def difference_columns(d: Difference | None) -> dict[str, float | None]:
-    """A difference as columns of the table; none where there is no difference."""
-    if d is None:
+def difference_columns(
+    held: Difference | None, oracle: Difference | None, counted_at: float | None
+) -> dict[str, float | None]:
+    """The differences as columns of the table, and the counts of the first that there is with their threshold; none
+    where there is no difference."""
+    counts = held or oracle
+    if counts is None:
         return {}
-    return {"difference": d.mean, "low": d.low, "high": d.high, "better": d.better, "worse": d.worse, "same": d.same}
+    found: dict[str, float | None] = {}
+    for kind, d in zip(KINDS, (held, oracle), strict=True):
+        figures = (None, None, None) if d is None else (d.mean, d.low, d.high)
+        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high")), figures, strict=True)
+    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
 
 
-def readable(table: pd.DataFrame, spec: TableSpec, blank: str | None = None) -> pd.DataFrame:
-    """The table for the eye, as text: thresholds after @, intervals beside differences. `blank` names an empty column
-    beside the paper's, for what was not measured."""
-    rows: list[dict[str, str]] = []
-    for r in table.replace({np.nan: None}).to_dict("records"):
-        shown = {
-            "variant": r["variant"],
-            "split": r["split"],
-            "n": str(r["n"]),
-            "paper": _at(r["paper"], r["paper threshold"]),
-            **({blank: ""} if blank else {}),
-            "at 0.50": figure(r["mIoU at 0.50"]),
-            "oracle": _at(r["mIoU oracle"], r["threshold oracle"]),
-            "held out": _at(r["mIoU held out"], r["threshold held out"]),
-            "oIoU": figure(r["oIoU"]),
-        }
-        if r["spread"] is not None:
-            shown["spread over seeds"] = figure(r["spread"], 2)
-        if "difference" in table:
-            none = r.get("difference") is None
-            shown["difference [95 %]"] = "" if none else interval(r["difference"], r["low"], r["high"])
-            shown["better / worse / same"] = "" if none else f"{r['better']:.0f} / {r['worse']:.0f} / {r['same']:.0f}"
-        rows.append(shown)
+def leading(row: Mapping[Hashable, Any], name: str) -> Any:
+    """A figure of a row of the table, held out where it has that, else oracle: mIoU, threshold, difference, low, high.
+    None where there is neither."""
+    found = [row.get(f"{name} {kind}") for kind in KINDS]
+    return next((value for value in found if value is not None and not pd.isna(value)), None)
+
+
+def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
+    """The table for the eye, as text: thresholds after @, intervals beside differences; held-out figures before oracle
+    ones. What no row has, the paper's figures among it, has no column."""
+    records = table.replace({np.nan: None}).to_dict("records")
+    rows = [_readable_row(r) for r in records]
     rows += [{"variant": name, "paper": figure(value)} for name, value in spec.others.items()]
-    return pd.DataFrame(rows).fillna("")
+    shown = pd.DataFrame(rows).fillna("")
+    return shown[[name for name in shown if shown[name].any()]]
+
+
+def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
+    differences = {kind: r.get(f"difference {kind}") for kind in KINDS}
+    counts = [r.get(name) for name in ("better", "worse", "same")]
+    return {
+        "variant": r["variant"],
+        "split": r["split"],
+        "n": str(r["n"]),
+        "paper": _at(r["paper"], r["paper threshold"]),
+        "at 0.50": figure(r["mIoU at 0.50"]),
+        **{kind: _at(r[f"mIoU {kind}"], r[f"threshold {kind}"]) for kind in KINDS},
+        "oIoU": figure(r["oIoU"]),
+        "spread over seeds": "" if r["spread"] is None else figure(r["spread"], 2),
+        **{
+            f"difference {kind} [95 %]": "" if d is None else interval(d, r.get(f"low {kind}"), r.get(f"high {kind}"))
+            for kind, d in differences.items()
+        },
+        VOTES: "" if None in counts else _counts(counts, r.get("counted at")),
+    }
+
+
+def _counts(counts: Sequence[float | None], threshold: float | None) -> str:
+    text = " / ".join(f"{count:.0f}" for count in counts)
+    return text if threshold is None else f"{text} @{threshold:.2f}"
 
 
 def _at(value: float | None, threshold: float | None) -> str:

@@ -58,12 +58,12 @@ def run_figures(summary: Summary) -> dict[str, object]:
 
 
 def track_expressions(run: Run, tracker: Tracker) -> None:
-    """One row an expression with its IoU, 0 to 1, under every variant, each at the variant's own threshold."""
+    """One row an expression with its IoU, 0 to 1, under every variant, all at the first variant's threshold."""
     (group,) = make_groups([run], run.folder)
     table = read_table(group)
     rows = [
         [a.sample_id, a.image_id, a.text, a.target, a.chunk, ", ".join(a.fallbacks), ", ".join(a.slices), *iou]
-        for a, iou in zip(table.about, (table.iou / 100).tolist(), strict=True)
+        for a, iou in zip(table.about, (table.iou_at_one / 100).tolist(), strict=True)
     ]
     tracker.table("expressions", [*ABOUT, *(f"IoU {c.label}" for c in group.columns)], rows)
 
@@ -87,7 +87,7 @@ def track_sweep(measured: Measured, tracker: Tracker) -> None:
 
 def headlines(measured: Measured) -> dict[str, dict[str, str | float | None]]:
     """The row of each group that its page opens with."""
-    keys = ("variant", "mIoU oracle", "mIoU held out", "difference")
+    keys = ("variant", "mIoU held out", "mIoU oracle", "difference held out", "difference oracle")
     rows = {g.name: part.iloc[sections.head(g, part)] for g, part in zip(measured.groups, measured.parts, strict=True)}
     return {name: {key: row[key] for key in keys if key in row} for name, row in rows.items()}
 

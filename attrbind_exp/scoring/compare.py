@@ -39,29 +39,47 @@ def estimates(rows: Iterable[np.ndarray], clusters: Clusters) -> list[Estimate]:
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, clusters: Clusters, resamples: int = RESAMPLES, seed: int = 0
+    a: np.ndarray,
+    b: np.ndarray,
+    clusters: Clusters,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    counted: np.ndarray | None = None,
 ) -> Difference:
     """Paired bootstrap of mean(b) - mean(a) over expressions (n,), drawing whole images (`clusters`) with replacement.
 
     Expressions of one image share its noise and its difficulty; drawing them one by one would make the interval too
-    narrow.
+    narrow. Better, worse and same are counted in `counted` (n,), the changes at one threshold for both; None = b - a.
     """
-    return paired_differences(a, np.asarray(b)[None], clusters, resamples, seed)[0]
+    votes = None if counted is None else [counted]
+    return paired_differences(a, np.asarray(b)[None], clusters, resamples, seed, votes)[0]
 
 
 def paired_differences(
-    base: np.ndarray, others: np.ndarray, clusters: Clusters, resamples: int = RESAMPLES, seed: int = 0
+    base: np.ndarray,
+    others: np.ndarray,
+    clusters: Clusters,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    counted: Iterable[np.ndarray] | None = None,
 ) -> list[Difference]:
-    """The same for every row of `others` (F, n) against one `base` (n,); all rows see the same resamples."""
+    """The same for every row of `others` (F, n) against one `base` (n,); all rows see the same resamples.
+
+    `counted`: the changes (n,) of each row in which better, worse and same are counted.
+    """
     changes = np.asarray(others, float) - np.asarray(base, float)
     bounds = _intervals_of_means(changes, clusters, resamples, seed)
-    return [Difference(float(row.mean()), *bound, *_votes(row)) for row, bound in zip(changes, bounds, strict=True)]
+    found = zip(changes, bounds, changes if counted is None else counted, strict=True)
+    return [Difference(float(row.mean()), *bound, *_votes(votes)) for row, bound, votes in found]
 
 
-def class_difference(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Difference:
+def class_difference(
+    a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, counted: np.ndarray | None = None
+) -> Difference:
     """The same for class-wise mIoU in percent, whose pixels are pooled: each resample of the images is pooled anew.
 
-    `a`, `b`: intersection and union of every image, (n, 2, C). Better and worse count images by their own mean IoU.
+    `a`, `b`: intersection and union of every image, (n, 2, C). Better and worse count images by their own mean IoU, of
+    `a` and `counted`, which is the second variant's table at the threshold of `a`; None = b.
     """
     tables = [np.asarray(t, float).reshape(len(t), -1) for t in (a, b)]  # (n, 2 C)
     shape = a.shape[1:]
@@ -75,7 +93,8 @@ def class_difference(a: np.ndarray, b: np.ndarray, resamples: int = RESAMPLES, s
         return second - first
 
     ((low, high),) = _intervals(lambda weights: statistic(weights)[None], 1, len(a), resamples, seed)
-    each = [mean_iou(t[:, 0, :, None], t[:, 1, :, None])[:, 0] for t in (a, b)]
+    at_one = (a, b if counted is None else counted)
+    each = [mean_iou(t[:, 0, :, None], t[:, 1, :, None])[:, 0] for t in at_one]
     return Difference(float(statistic(np.ones(len(a)))), low, high, *_votes(each[1] - each[0]))
 
 

@@ -31,7 +31,11 @@ class Estimate:
 class Difference:
     """How much a second variant scores above a first one, in the unit of the scores, with its 95 % interval; and how
     many expressions (or images) got better, worse, and stayed the same. `low` and `high` are None where there is a
-    single image to resample."""
+    single image to resample.
+
+    The mean compares each variant at its own threshold. The counts compare both at one threshold, the first variant's:
+    so a change is one of the heat map, and equal heat maps are always the same.
+    """
 
     mean: float
     low: float | None
@@ -93,3 +97,8 @@ class VariantFigures:
     binding: Binding | None = None
     difference: Difference | None = None
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+def without_alpha(label: str, alpha: float | None) -> str:
+    """A variant's label without its alpha: what the points of one curve over alpha have in common."""
+    return label if alpha is None else label.replace(f" alpha={alpha:g}", "", 1)

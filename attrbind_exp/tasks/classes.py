@@ -15,7 +15,7 @@ from attrbind_exp.runs.rows import ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts, ClassScores
 from attrbind_exp.scoring.compare import class_difference
-from attrbind_exp.scoring.figures import SliceFigures, VariantFigures
+from attrbind_exp.scoring.figures import Difference, SliceFigures, VariantFigures
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Gallery, HeatOf, Panel, Picture, Segmented, SegmentedImage, Tally, spread_out
@@ -112,9 +112,13 @@ class ClassTask:
         found = [self._figures(v, variant) for v, variant in enumerate(self.settings.variants)]
         if not self._added:
             return found
-        tables = (self._scores.table(v, round(100 * (f.threshold or 0))) for v, f in enumerate(found))
-        base = next(tables)
-        differences = [None, *(class_difference(base, table) for table in tables)]  # one table at a time
+        rows = [round(100 * (f.threshold or 0)) for f in found]
+        base = self._scores.table(0, rows[0])
+        differences: list[Difference | None] = [None]
+        for v, row in enumerate(rows[1:], start=1):  # one variant's tables at a time
+            mine = self._scores.table(v, row)
+            at_one = mine if row == rows[0] else self._scores.table(v, rows[0])
+            differences.append(class_difference(base, mine, counted=at_one))
         return [replace(f, difference=difference) for f, difference in zip(found, differences, strict=True)]
 
     def _figures(self, number: int, variant: Variant) -> VariantFigures:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import isfinite
@@ -166,7 +166,7 @@ class ExpressionTask:
             return overlap
         images = [s.image_id for s in self._samples]
         each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(overlap)])  # (V, n)
-        differences = [None, *paired_differences(each[0], each[1:], images)]
+        differences = [None, *paired_differences(each[0], each[1:], images, counted=self._changes(overlap[0]))]
         bindings = self._binding.figures() if self._binding.samples else [None] * len(overlap)
         rows = metrics.slice_rows(self._labels)
         return [
@@ -179,6 +179,11 @@ class ExpressionTask:
             )
             for v, found in enumerate(overlap)
         ]
+
+    def _changes(self, first: VariantFigures) -> Iterator[np.ndarray]:
+        """The change in IoU (n,) from the first variant to every other, both at the first one's threshold."""
+        base = self._scores.iou(0, first.threshold)
+        return (self._scores.iou(v, first.threshold) - base for v in range(1, len(self.settings.variants)))
 
     def _slices(
         self, iou: np.ndarray, variant: int, rows: Mapping[str, Mapping[str, np.ndarray]]

@@ -1,1 +1,1 @@
-"""Hydra finds launchers in packages of this name only: launcher=local, gpus, ray_cluster, slurm."""
+"""Hydra finds launchers and sweepers in packages of this name only: launcher=local, gpus, ray_cluster, slurm."""

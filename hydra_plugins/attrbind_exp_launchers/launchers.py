@@ -129,8 +129,8 @@ def open_board(
     from attrbind_exp.runs.board import Board
     from attrbind_exp.runs.index import Launched
 
-    swept = [o for o in job_overrides[0] if any(o not in other for other in job_overrides)]
-    keys = {o.partition("=")[0] for o in swept}
+    swept = {o for job in job_overrides for o in job if any(o not in other for other in job_overrides)}
+    keys = {o.partition("=")[0] for o in swept if not o.startswith("hydra.")}
     runs = []
     for overrides, cfg in zip(job_overrides, configs, strict=True):
         folder = Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir).absolute()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from attrbind_exp.reporting.html import sections
-from attrbind_exp.reporting.html.comparison import Group, make_groups
+from attrbind_exp.reporting.html.comparison import Group, make_groups, one_threshold
 from attrbind_exp.reporting.html.expressions import Table, read_table
 from attrbind_exp.reporting.html.folder import FolderRuns, read_config, read_folder, without_merged_shards
-from attrbind_exp.reporting.paper_tables import PaperFigures, TableSpec, read_spec
+from attrbind_exp.reporting.paper_tables import PaperFigures, TableSpec, beside_paper, is_papers, read_spec
 
 Paper = Mapping[str, PaperFigures]  # by what is scored: expressions or images
 
@@ -19,7 +19,7 @@ Paper = Mapping[str, PaperFigures]  # by what is scored: expressions or images
 class Measured:
     """A folder's runs; the groups that stand side by side, with a table of expressions each; `results`: a row a column
     of the groups, None where nothing is finished; `spec`: the table of the paper that the runs' configuration asks for;
-    `published`: the paper's figures for what was scored."""
+    `published`: the paper's figures for what was scored, none where no run measures what the paper does."""
 
     folder: Path
     runs: FolderRuns
@@ -45,9 +45,10 @@ def collect(folder: Path, paper: Paper) -> Measured:
     folder = folder.resolve()
     runs = read_folder(folder)
     groups = make_groups(without_merged_shards(runs.finished), folder)
-    spec = _spec(groups, paper)
-    published = {**paper.get(groups[0].scored, {}), **spec.paper} if groups else {}
-    tables = [read_table(g) for g in groups]
+    shown = [run for group in groups for run in group.runs]
+    spec = beside_paper(shown, _spec(groups, paper))
+    published = {**paper.get(groups[0].scored, {}), **spec.paper} if any(is_papers(r.summary) for r in shown) else {}
+    tables = [read_table(g, one_threshold(g, groups)) for g in groups]
     results = sections.results(groups, tables, spec, folder) if groups else None
     return Measured(folder, runs, groups, tables, results, spec, published)
 

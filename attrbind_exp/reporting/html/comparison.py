@@ -5,18 +5,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attrbind_exp.reporting.html.folder import Config, dataset_config, read_config
-from attrbind_exp.reporting.paper_tables import Run
+from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
+from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.scoring.figures import VariantFigures
 
 
 @dataclass(frozen=True)
 class Column:
-    """One variant of one run under a label that no other column of its group has."""
+    """One variant of one run under a label that no other column of its group has; `settings`: its run's configuration
+    by flat key."""
 
     run: Run
     entry: VariantFigures
     label: str
+    settings: Config
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it measures the prompt without any edit."""
+        return self.entry.label.split(" ")[0] == BASELINE
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,42 @@ def make_groups(runs: Iterable[Run], root: Path) -> list[Group]:
     ]
 
 
+def reference(group: Group, column: Column) -> Column | None:
+    """What a column is compared to: its run's first variant; where a run has but one, the baseline of the run whose
+    configuration is most alike, or the group's first column where there is no baseline."""
+    own = column.run.summary.variants
+    if len(own) == 1:
+        baselines = [] if column.is_baseline else [c for c in group.columns if c.is_baseline]
+        found = min(baselines or group.columns[:1], key=lambda c: _distance(c, column))
+        return None if found is column else found
+    if column.entry is own[0]:
+        return None
+    # Where an earlier run measured it alike, it stands there.
+    shown = (c for c in group.columns if c.entry is own[0])
+    return next(shown, replace(column, entry=own[0], label=own[0].label))
+
+
+def _distance(one: Column, other: Column) -> int:
+    """In how many keys the runs of two columns differ."""
+    return len(config_diff({"one": one.settings, "other": other.settings}))
+
+
+def selection(runs: Sequence[Run]) -> str | None:
+    """The split that chooses thresholds for the others: the first that the dataset names, where one run has it."""
+    named = named_splits(runs[0])
+    return named[0] if len(named) > 1 and [r.split for r in runs].count(named[0]) == 1 else None
+
+
+def one_threshold(group: Group, groups: Sequence[Group]) -> float | None:
+    """The threshold at which the expressions of a group are compared, whatever the variant: the one that another split
+    chose for the group's first column, else the first column's own."""
+    runs = [run for g in groups for run in g.runs]
+    split, first = selection(runs), group.columns[0].entry
+    chooser = next((run for run in runs if run.split == split and run not in group.runs), None)
+    held = chosen_threshold(chooser, first.label)
+    return first.threshold if held is None else held
+
+
 def _data(run: Run) -> str:
     """What was scored, as text that is equal for equal data."""
     config = read_config(run.folder)
@@ -68,19 +112,21 @@ def _name(run: Run) -> str:
 
 
 def _columns(runs: Sequence[Run], root: Path) -> list[Column]:
+    """The variants of runs on the same data, runs of the baseline alone first. Labels that would stand twice also name
+    in what the configurations of those runs differ."""
     found: list[Column] = []
     for run in runs:
+        settings = flatten(read_config(run.folder))
         for entry in run.summary.variants:
             if not any(_measured(entry) == _measured(c.entry) for c in found):
-                found.append(Column(run, entry, entry.label))
-    labels = [c.label for c in found]
-    configs = {str(r.folder.relative_to(root)): flatten(read_config(r.folder)) for r in runs}
-    return [
-        replace(c, label=f"{c.label} · {_differing(configs, str(c.run.folder.relative_to(root)))}")
-        if labels.count(c.label) > 1
-        else c
-        for c in found
-    ]
+                found.append(Column(run, entry, entry.label, settings))
+    found.sort(key=lambda c: not (c.is_baseline and len(c.run.summary.variants) == 1))
+    columns = []
+    for c in found:
+        alike = {str(other.run.folder.relative_to(root)): other.settings for other in found if other.label == c.label}
+        said = _differing(alike, str(c.run.folder.relative_to(root)))
+        columns.append(replace(c, label=f"{c.label} · {said}") if len(alike) > 1 else c)
+    return columns
 
 
 def _measured(entry: VariantFigures) -> VariantFigures:

@@ -26,26 +26,34 @@ class About:
 
 @dataclass
 class Table:
-    """Expressions (or images) of a group: `iou` (n, columns) in percent, each column at its own threshold and mean over
-    noise seeds, NaN where a run lacks the expression; `curves` (columns, K) are mIoU in percent at all thresholds, None
-    for class-wise runs, whose pixels are pooled; `rows`: row numbers by sample."""
+    """Expressions (or images) of a group, means over noise seeds.
+
+    `iou` (n, columns): IoU in percent, each column at its own threshold, NaN where a run lacks the expression;
+    `iou_at_one`: the same, all columns at one `threshold`, so that equal heat maps have equal figures; `curves`
+    (columns, K): mIoU in percent at all thresholds, None for class-wise runs, whose pixels are pooled; `rows`: row
+    numbers by sample.
+    """
 
     about: list[About] = field(default_factory=list)
     iou: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    iou_at_one: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    threshold: float | None = None
     curves: np.ndarray | None = None
     rows: dict[str, int] = field(default_factory=dict)
 
     def change(self, first: int, second: int) -> np.ndarray:
-        """IoU under column `second` less that under `first`, (n,); NaN where one of them lacks."""
-        return self.iou[:, second] - self.iou[:, first]
+        """IoU under column `second` less that under `first`, both at the one threshold, (n,); NaN where one lacks."""
+        return self.iou_at_one[:, second] - self.iou_at_one[:, first]
 
 
-def read_table(group: Group) -> Table:
-    """All rows of a group's runs. Raises UserError for a line that is no row."""
-    table, describer = Table(), _Describer()
+def read_table(group: Group, threshold: float | None = None) -> Table:
+    """All rows of a group's runs; `threshold`: the one for all columns, None = the first column's. Raises UserError for
+    a line that is no row."""
+    one = group.columns[0].entry.threshold if threshold is None else threshold
+    table, describer = Table(threshold=one), _Describer()
     width = len(group.columns)
     none = array("d", [0.0] * width)
-    sums, counts = array("d"), array("d")  # (n, columns), row after row
+    sums, at_one, counts = array("d"), array("d"), array("d")  # (n, columns), row after row
     curves = np.zeros((width, len(metrics.THRESHOLDS)))
     for run in group.runs:
         columns = {
@@ -62,15 +70,17 @@ def read_table(group: Group) -> Table:
             if number == len(table.about):
                 table.about.append(describer.about(row))
                 sums.extend(none)
+                at_one.extend(none)
                 counts.extend(none)
-            column, threshold = place
-            sums[number * width + column] += _iou(row, threshold)
+            column, own = place
+            sums[number * width + column] += _iou(row, own)
+            at_one[number * width + column] += _iou(row, round(100 * (one or 0)))
             counts[number * width + column] += 1
             if isinstance(row, ExpressionRow):
                 curves[column] += metrics.iou(np.array(row.intersection), np.array(row.union))
     n = np.array(counts).reshape(-1, width)
     with np.errstate(invalid="ignore"):
-        table.iou = 100 * np.array(sums).reshape(-1, width) / n
+        table.iou, table.iou_at_one = (100 * np.array(x).reshape(-1, width) / n for x in (sums, at_one))
     if group.scored == "expressions" and len(n):
         table.curves = 100 * curves / np.maximum(n.sum(0), 1)[:, None]
     return table

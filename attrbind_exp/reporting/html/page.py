@@ -16,6 +16,7 @@ from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
 from attrbind_exp.reporting.html.pictures import Pictures, read_pictures
+from attrbind_exp.reporting.paper_tables import PAPER_LINE
 from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,6 +34,7 @@ class Page:
     groups: Sequence[Group]
     headlines: Sequence[sections.Headline]
     results: sections.Results | None
+    paper: str
     slices: Sequence[Sequence[sections.SliceRow]]
     pictures: Pictures
     data: script_data.PageData
@@ -58,6 +60,7 @@ def make_page(measured: Measured) -> str:
             groups=groups,
             headlines=[sections.headline(g, part) for g, part in zip(groups, parts, strict=True)],
             results=None if results is None else sections.shown_results(results, measured.spec),
+            paper="" if measured.published else PAPER_LINE,
             slices=[sections.slices(g) for g in groups],
             pictures=pictures,
             data=_data(measured, heads, pictures),

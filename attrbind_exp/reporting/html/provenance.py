@@ -175,8 +175,8 @@ def notes(of: FolderRuns, root: Path) -> list[str]:
     said = [r.summary.note for r in of.finished if r.summary.note]
     if any(r.summary.model_name == "bundled" for r in of.finished):
         said.append(
-            "The bundled model is a tiny one that knows only drawn shapes: compare the shape of a curve with the "
-            "paper's (Stable Diffusion on photographs), never its height; on photographs its figures mean nothing."
+            "The bundled model is a tiny one that knows only drawn shapes: on photographs its figures mean nothing, "
+            "and the height of its figures is not Stable Diffusion's."
         )
     if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(of.finished)):
         command = shell_command(["python", "-m", "attrbind_exp.merge", str(root)])

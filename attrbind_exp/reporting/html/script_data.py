@@ -10,8 +10,9 @@ from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import Table
 from attrbind_exp.reporting.html.pictures import Picture
 from attrbind_exp.reporting.panels import Colour
-from attrbind_exp.reporting.paper_tables import PaperFigures
+from attrbind_exp.reporting.paper_tables import PaperFigures, leading
 from attrbind_exp.scoring import metrics
+from attrbind_exp.scoring.figures import without_alpha
 
 Row = Mapping[Hashable, Any]  # of the results, as pandas gives it: text and numbers by column
 
@@ -60,20 +61,24 @@ class AlphaCurve(TypedDict):
 
 
 class ColumnData(TypedDict):
-    """A column of a group."""
+    """A column of a group; `method`: its label without the alpha, which the points of one curve have in common."""
 
     label: str
+    method: str
     alpha: float | None
     threshold: float | None
 
 
-ExpressionData = tuple[str, str, str, list[int], list[float | None]]  # text, target, sample, slices, IoU by column
+# Text, target, sample, slices, IoU by column at the group's one threshold.
+ExpressionData = tuple[str, str, str, list[int], list[float | None]]
 
 
 class GroupData(TypedDict):
-    """A group: its columns, threshold curves, and the rows that the page holds, of `total`."""
+    """A group: its columns, threshold curves, and the rows that the page holds, of `total`, whose IoU is that at one
+    `threshold`."""
 
     name: str
+    threshold: float | None
     scored: str
     head: int
     columns: list[ColumnData]
@@ -106,33 +111,29 @@ class PageData(TypedDict):
 
 
 def alpha_curve(groups: Sequence[Group], table: pd.DataFrame, published: PaperFigures) -> AlphaCurve | None:
-    """Figure 7: mIoU over alpha of each group and method, and the paper's, each with its baseline: the first variant,
-    where that has no alpha. None under two alphas."""
+    """Figure 7: mIoU over alpha of each group and method, and the paper's, each with its baseline, else the first
+    variant where that has no alpha. None under two alphas."""
     lines: list[Line] = []
     for number, group in enumerate(groups):
         rows = table[table["group"] == number].to_dict("records")
-        base = rows[0] if rows[0]["alpha"] is None else {}
+        bases = (row for column, row in zip(group.columns, rows, strict=True) if column.is_baseline)
+        base = next(bases, rows[0] if rows[0]["alpha"] is None else {})
         methods: dict[str, list[Point]] = {}
         for column, row in zip(group.columns, rows, strict=True):
             if row["alpha"] is not None:
-                methods.setdefault(column.entry.text_processor, []).append(_point(row))
+                methods.setdefault(without_alpha(column.label, row["alpha"]), []).append(_point(row))
         for method, points in methods.items():
             points.sort(key=lambda p: p["x"])
             name = group.name if len(methods) == 1 else f"{method}, {group.name}"
-            lines.append(Line(name=name, points=points, base=_height(base), base_name=base.get("variant")))
+            lines.append(Line(name=name, points=points, base=leading(base, "mIoU"), base_name=base.get("variant")))
     if max((len({p["x"] for p in line["points"]}) for line in lines), default=0) < 2:
         return None
     return AlphaCurve(ours=lines, paper=_paper_curve(published))
 
 
 def _point(row: Row) -> Point:
-    difference, low, high = (row.get(k) for k in ("difference", "low", "high"))
-    return Point(x=row["alpha"], y=_height(row), difference=difference, low=low, high=high)
-
-
-def _height(row: Row) -> float | None:
-    held = row.get("mIoU held out")
-    return row.get("mIoU oracle") if held is None else held
+    difference, low, high = (leading(row, k) for k in ("difference", "low", "high"))
+    return Point(x=row["alpha"], y=leading(row, "mIoU"), difference=difference, low=low, high=high)
 
 
 def _paper_curve(figures: PaperFigures) -> PaperLine | None:
@@ -156,9 +157,18 @@ def group_data(group: Group, table: Table, chosen: np.ndarray, number: int) -> G
         thresholds, curves = metrics.THRESHOLDS.astype(float).round(2).tolist(), table.curves.tolist()
     return GroupData(
         name=group.name,
+        threshold=table.threshold,
         scored=group.scored,
         head=number,
-        columns=[ColumnData(label=c.label, alpha=c.entry.alpha, threshold=c.entry.threshold) for c in group.columns],
+        columns=[
+            ColumnData(
+                label=c.label,
+                method=without_alpha(c.label, c.entry.alpha),
+                alpha=c.entry.alpha,
+                threshold=c.entry.threshold,
+            )
+            for c in group.columns
+        ],
         thresholds=thresholds,
         curves=[[None if v is None else round(float(v), 2) for v in curve] for curve in curves],
         slices=labels,
@@ -170,7 +180,7 @@ def group_data(group: Group, table: Table, chosen: np.ndarray, number: int) -> G
 def _expression_data(table: Table, i: int, place: Mapping[str, int]) -> ExpressionData:
     about = table.about[i]
     slices = [place[s] for s in about.slices]
-    return shorten(about.text), shorten(about.target), shorten(about.sample_id), slices, _numbers(table.iou[i])
+    return shorten(about.text), shorten(about.target), shorten(about.sample_id), slices, _numbers(table.iou_at_one[i])
 
 
 def picture_data(picture: Picture, table: Table) -> PictureData:
@@ -183,7 +193,7 @@ def picture_data(picture: Picture, table: Table) -> PictureData:
         panels=picture.panels,
         thresholds=picture.thresholds,
         classes=picture.classes,
-        iou=None if found is None else _numbers(table.iou[found]),
+        iou=None if found is None else _numbers(table.iou_at_one[found]),
     )
 
 

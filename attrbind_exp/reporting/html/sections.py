@@ -1,33 +1,41 @@
 """Headlines and tables of a report. Figures are those of summaries and of paper_tables; nothing is scored anew but
 differences between runs."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.html.comparison import Column, Group
+from attrbind_exp.reporting.html.comparison import Column, Group, reference, selection
 from attrbind_exp.reporting.html.expressions import Table
-from attrbind_exp.reporting.html.folder import named_splits
-from attrbind_exp.reporting.paper_tables import Run, TableSpec, difference_columns, paper_table, readable
+from attrbind_exp.reporting.paper_tables import (
+    KINDS,
+    Run,
+    TableSpec,
+    difference_columns,
+    leading,
+    paper_table,
+    readable,
+)
 from attrbind_exp.reporting.tables import bounded, figure, interval, own_metrics
 from attrbind_exp.scoring.compare import paired_difference
-from attrbind_exp.scoring.figures import Difference, SliceFigures
+from attrbind_exp.scoring.figures import SliceFigures
 
 SHADES = (0.5, 2, 5)  # differences in mIoU at which a cell of the slices is shaded more strongly
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """A row of the results: the number of its group (-1: quoted in the paper), its cells, and whether the interval of
-    its difference lies above, below or around zero: 1, -1, 0."""
+    """A row of the results: the number of its group (-1: quoted in the paper), its cells, and for each whether it is a
+    difference whose interval lies above or below zero: 1, -1, else 0."""
 
     group: int
     cells: Sequence[str]
-    tone: int
+    tones: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class Headline:
     difference: str = ""
     tone: int = 0
     against: str = ""
+    oracle: str = ""
     votes: str = ""
 
 
@@ -78,28 +87,21 @@ class SliceRow:
 
 
 def results(groups: Sequence[Group], tables: Sequence[Table], spec: TableSpec, folder: Path) -> pd.DataFrame:
-    """paper_tables.paper_table with one row a column of the groups, in their order, and where it has no difference for
-    want of held-out thresholds, the one to `reference`. What the sweep has written (results.csv) is taken where it
+    """paper_tables.paper_table with one row a column of the groups, in their order, and where it has no difference, the
+    one to `reference`. What the sweep has written (results.csv) is taken where it
     speaks of these runs."""
     columns = [(g, t, c) for g, t in zip(groups, tables, strict=True) for c in g.columns]
     table = _written([c for _, _, c in columns], folder / "results.csv")
     if table is None:
         runs, shown = _labelled(groups)
-        table = paper_table(runs, spec, _selection(runs))[shown].reset_index(drop=True)
-    lacking = table["mIoU held out"].isna() & table.get("difference", pd.Series(np.nan, table.index)).isna()
+        table = paper_table(runs, spec, selection(runs))[shown].reset_index(drop=True)
     for row, given in zip(table.index, columns, strict=True):
-        if lacking[row]:
-            for name, value in difference_columns(_difference(*given)).items():
+        if leading(table.loc[row], "difference") is None:
+            for name, value in _difference_columns(*given).items():
                 table.loc[row, name] = value
     table["precision"] = [c.entry.precision["0.5"] for _, _, c in columns]
     table["group"] = [i for i, g in enumerate(groups) for _ in g.columns]
     return table.replace({np.nan: None})
-
-
-def _selection(runs: Sequence[Run]) -> str | None:
-    """The split that chooses thresholds for the others: the first that the dataset names, where one run has it."""
-    named = named_splits(runs[0])
-    return named[0] if len(named) > 1 and [r.split for r in runs].count(named[0]) == 1 else None
 
 
 def _labelled(groups: Sequence[Group]) -> tuple[list[Run], list[bool]]:
@@ -123,34 +125,30 @@ def _written(columns: Sequence[Column], file: Path) -> pd.DataFrame | None:
     try:
         table = pd.read_csv(file, dtype={"split": str, "variant": str})
         theirs = list(zip(table["split"], table["variant"], table["n"], table["mIoU oracle"].round(6), strict=True))
+        if "difference" in table:
+            return None  # of an earlier version, which gave one difference of two kinds
     except (ValueError, KeyError):
         return None
     ours = [(c.run.split, c.label, c.entry.n, round(c.entry.mIoU or np.nan, 6)) for c in columns]
     return table if theirs == ours else None
 
 
-def reference(group: Group, column: Column) -> Column | None:
-    """What a column is compared to: its run's first variant, or the group's first column where a run has but one."""
-    own = column.run.summary.variants
-    if len(own) == 1:
-        return group.columns[0] if column is not group.columns[0] else None
-    if column.entry is own[0]:
-        return None
-    # Where an earlier run measured it alike, it stands there.
-    shown = (c for c in group.columns if c.entry is own[0])
-    return next(shown, Column(column.run, own[0], own[0].label))
-
-
-def _difference(group: Group, table: Table, column: Column) -> Difference | None:
-    """A column's difference to its reference: the summary's, and between runs a paired one over what both scored."""
-    found, first = column.entry.difference, reference(group, column)
-    if found is None and first in group.columns and group.scored == "expressions" and len(table.about):
-        a, b = (table.iou[:, group.columns.index(c)] for c in (first, column))
-        both = ~np.isnan(b - a)
-        if both.any():
-            images = [about.image_id for about, known in zip(table.about, both, strict=True) if known]
-            return paired_difference(a[both], b[both], images)
-    return found
+def _difference_columns(group: Group, table: Table, column: Column) -> dict[str, float | None]:
+    """A column's difference to its reference, as columns: the summary's, and between runs a paired one over what both
+    scored, each at its own threshold; its counts are at the one threshold of the table."""
+    first = reference(group, column)
+    if column.entry.difference is not None:
+        return difference_columns(None, column.entry.difference, None if first is None else first.entry.threshold)
+    if first is None or first not in group.columns or group.scored != "expressions" or not table.about:
+        return {}
+    places = [group.columns.index(c) for c in (first, column)]
+    a, b = table.iou[:, places].T
+    both = ~np.isnan(b - a)
+    if not both.any():
+        return {}
+    images = [about.image_id for about, known in zip(table.about, both, strict=True) if known]
+    found = paired_difference(a[both], b[both], images, counted=table.change(*places)[both])
+    return difference_columns(None, found, table.threshold)
 
 
 def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
@@ -160,10 +158,15 @@ def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
     shown["precision at 0.5"] = [figure(p) for p in table["precision"]] + [""] * others
     shown = shown.drop(columns="split")
     kept = [c for c in shown if shown[c].replace("-", "").any()]
-    tones = [_tone(r.get("low"), r.get("high")) for r in table.to_dict("records")]
-    numbers = [*table["group"], *[-1] * others]
-    rows = zip(numbers, shown[kept].to_numpy().tolist(), [*tones, *[0] * others], strict=True)
-    return Results(kept, [ResultRow(*row) for row in rows])
+    records, numbers = table.to_dict("records"), [*table["group"], *[-1] * others]
+    tones = [[_tone_of(r, name) for name in kept] for r in records] + [[0] * len(kept)] * others
+    return Results(kept, [ResultRow(*r) for r in zip(numbers, shown[kept].to_numpy().tolist(), tones, strict=True)])
+
+
+def _tone_of(row: Mapping[Hashable, Any], name: str) -> int:
+    """The tone of a row's cell in the column `name`: of its difference, 0 in any other column."""
+    kind = next((kind for kind in KINDS if name == f"difference {kind} [95 %]"), None)
+    return 0 if kind is None else _tone(row.get(f"low {kind}"), row.get(f"high {kind}"))
 
 
 def _tone(low: float | None, high: float | None) -> int:
@@ -171,12 +174,15 @@ def _tone(low: float | None, high: float | None) -> int:
 
 
 def head(group: Group, part: pd.DataFrame) -> int:
-    """The column that speaks for a group: the one that heads its run's summary, of several runs the highest."""
+    """The column that speaks for a group: the one that heads its run's summary, of several runs the highest that edits
+    anything."""
     if len(group.runs) == 1:
         summary = group.runs[0].summary
         wanted = summary.text_processor, summary.alpha
         return next((i for i, c in enumerate(group.columns) if (c.entry.text_processor, c.entry.alpha) == wanted), 0)
-    return int(np.argmax([-1.0 if value is None else value for value in part["mIoU oracle"]]))
+    heights = [leading(row, "mIoU") for row in part.to_dict("records")]
+    rivals = [i for i, c in enumerate(group.columns) if not c.is_baseline] or range(len(group.columns))
+    return max(rivals, key=lambda i: -1.0 if heights[i] is None else heights[i])
 
 
 def headline(group: Group, part: pd.DataFrame) -> Headline:
@@ -184,12 +190,12 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
     number = head(group, part)
     row, column = part.iloc[number], group.columns[number]
     held = row["mIoU held out"] is not None
-    kind = "held out" if held else "oracle"
-    value, at = row[f"mIoU {kind}"], row[f"threshold {kind}"]
+    value, at = leading(row, "mIoU"), leading(row, "threshold")
     how = "chosen on another split" if held else "the best on this very data"
     if not held and column.entry.mIoU is not None and not _is_best(column):
         how = "as given"
-    several = f", the highest of {len(group.columns)}" if len(group.runs) > 1 else ""
+    rivals = sum(not c.is_baseline for c in group.columns) or len(group.columns)
+    several = f", the highest of {rivals}" if len(group.runs) > 1 and rivals > 1 else ""
     said = Headline(
         data=group.name,
         variant=column.label + several,
@@ -198,17 +204,21 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
         paper=figure(row["paper"]) if row["paper"] is not None else "",
         n=f"{row['n']} {group.scored}",
     )
-    d, first = row.get("difference"), reference(group, column)
+    first = reference(group, column)
+    d, low, high = (leading(row, name) for name in ("difference", "low", "high"))
     if d is None or first is None:
         return said
-    tone = _tone(row["low"], row["high"])
-    verdict = "" if row["low"] is None else "; the interval " + ("spans zero" if tone == 0 else "leaves out zero")
+    tone = _tone(low, high)
+    verdict = "" if low is None else "; the interval " + ("spans zero" if tone == 0 else "leaves out zero")
+    both = row.get("difference held out") is not None and row.get("difference oracle") is not None
+    at_one = "" if row.get("counted at") is None else f", both at {row['counted at']:.2f}"
     return replace(
         said,
-        difference=interval(d, row["low"], row["high"]),
+        difference=interval(d, low, high),
         tone=tone,
         against=f"against {first.label}{verdict}",
-        votes=f"{row['better']:.0f} better, {row['worse']:.0f} worse, {row['same']:.0f} same",
+        oracle=interval(*(row[f"{x} oracle"] for x in ("difference", "low", "high"))) if both else "",
+        votes=f"{row['better']:.0f} better, {row['worse']:.0f} worse, {row['same']:.0f} same{at_one}",
     )
 
 

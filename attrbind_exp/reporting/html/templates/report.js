@@ -58,7 +58,7 @@ function thresholdChart() {
   const { columns, curves, thresholds, head, name } = DATA.groups[group];
   const weighted = columns.filter((c) => c.alpha !== null);
   const alphas = [...new Set(weighted.map((c) => c.alpha))].sort((a, b) => a - b);
-  const methods = [...new Set(weighted.map((c) => c.label.split(" alpha=")[0]))];
+  const methods = [...new Set(weighted.map((c) => c.method))];
   // Many alphas of one method: its name stands above the chart instead of in every line of the legend.
   const method = alphas.length > 2 && methods.length === 1 ? methods[0] : "";
   const others = columns.filter((c, i) => i > 0 && (alphas.length < 2 || c.alpha === null));
@@ -66,10 +66,10 @@ function thresholdChart() {
     const ramp = alphas.length > 1 && column.alpha !== null;
     const share = Math.round((100 * alphas.indexOf(column.alpha)) / (alphas.length - 1));
     const colour = ramp ? `color-mix(in oklab, var(--high) ${share}%, var(--low))` : i === 0 ? "var(--ink)" : `var(--s${others.indexOf(column) % 6})`;
-    const kind = ramp ? methods.indexOf(column.label.split(" alpha=")[0]) : i === 0 ? 0 : others.indexOf(column) + 1;
+    const kind = ramp ? methods.indexOf(column.method) : i === 0 ? 0 : others.indexOf(column) + 1;
     const dash = DASHES[kind % DASHES.length];
     const points = thresholds.map((x, k) => ({ x, y: curves[i][k], mark: column.threshold !== null && Math.abs(x - column.threshold) < 1e-9 }));
-    return { name: method && column.alpha !== null ? column.label.slice(method.length + 1) : column.label, colour, dash, width: i === head ? 2.8 : 1.6, points };
+    return { name: method && column.alpha !== null ? `alpha=${column.alpha}` : column.label, colour, dash, width: i === head ? 2.8 : 1.6, points };
   });
   document.querySelectorAll(".of-group").forEach((span) => { span.textContent = [DATA.groups.length > 1 ? name : "", method].filter(Boolean).join(", "); });
   lineChart(by("threshold-chart"), { lines, xLabel: "threshold", yLabel: "mIoU, %" });
@@ -182,8 +182,9 @@ function setPictures() {
 function setGroup(number) {
   group = number;
   rowsShown = STEP;
-  const { columns, head, slices } = DATA.groups[group];
-  const names = columns.map((c) => (c.threshold === null ? c.label : `${c.label} @${c.threshold.toFixed(2)}`));
+  const { columns, head, slices, threshold } = DATA.groups[group];
+  const names = columns.map((c) => c.label);
+  by("one-threshold").textContent = threshold === null ? "one threshold" : `the threshold ${threshold.toFixed(2)}`;
   options(by("first"), names, 0);
   options(by("second"), names, head || columns.length - 1);
   options(by("slice"), ["all", ...slices], 0);
