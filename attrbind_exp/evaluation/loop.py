@@ -11,6 +11,7 @@ from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.digests import digest_annotations
 from attrbind_exp.evaluation.batching import Images, segment_images
 from attrbind_exp.evaluation.finish import Scored
+from attrbind_exp.evaluation.heat import give_back_memory
 from attrbind_exp.evaluation.loading import map_ahead
 from attrbind_exp.evaluation.resume import resume_rows
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -68,5 +69,6 @@ def count_image(
     """Of an image its id, the maps to be kept, its rows, which say what data they were made of, and what of it could
     not be scored. Its heat maps are let go."""
     rows, failures = task.count(image)
+    give_back_memory(image)
     annotations = digest_annotations(images[image.image_id], dataset.scenes.get(image.image_id))
     return image.image_id, image.kept, with_digests(rows, annotations, image.digest), failures
