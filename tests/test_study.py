@@ -1,7 +1,9 @@
 """The binding study's page from runs made by hand."""
 
 import sys
+from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +84,20 @@ def test_rows_stand_at_the_thresholds_that_val_chose(tmp_path):
     assert table.loc["rivalry = rare_beside_usual", "peak on distractor, %"].startswith("100.0")
     gains = binding.gains(found).set_index(["group", "alpha"])
     assert gains.loc[("all", 0.5), "mean"] == pytest.approx(-8) and gains.loc[("all", 1.1), "mean"] == pytest.approx(8)
+
+
+def test_a_table_over_a_setting_has_one_column_a_method(tmp_path):
+    """Labels say the setting that is swept over; its values stand in the first column."""
+    found = []
+    for value in ("eos", "mean"):
+        run = write_run(tmp_path / value, "test", [f"text_processor.uncond={value}"])
+        variants = [replace(v, label=f"{v.label} uncond={value}") if v.alpha else v for v in run.summary.variants]
+        found.append(Run(run.folder, msgspec.structs.replace(run.summary, variants=variants)))
+    head, _, *lines = study.settings_table(found, "text_processor.uncond").splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == ["uncond", "n", *LABELS]
+    assert [[cell.strip() for cell in line.strip("|").split("|")][::3] for line in lines] == [
+        ["eos", "+1.0 [+0.5, +1.5]"], ["mean", "+1.0 [+0.5, +1.5]"]
+    ]  # fmt: skip
 
 
 def test_the_page_is_made_by_one_command(tmp_path, monkeypatch, capsys):

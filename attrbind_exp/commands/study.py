@@ -68,16 +68,18 @@ def swap_table(run: Run) -> str:
 
 def settings_table(runs: Sequence[Run], key: str) -> str:
     """A line a run of a sweep over `key`: mIoU of the baseline and what each other variant adds to it, with oracle
-    thresholds; where there are several noise seeds, their spread."""
+    thresholds; where there are several noise seeds, their spread. Labels are without the key, which has a column."""
+    name = key.rpartition(".")[2]
     lines = []
     for run in runs:
         value = next((o.partition("=")[2] for o in run.summary.overrides if o.startswith(key)), "default")
         first, *others = run.summary.variants
-        line = {key.rpartition(".")[2]: value, "n": str(first.n), first.label: figure(first.mIoU)}
+        line = {name: value, "n": str(first.n), first.label: figure(first.mIoU)}
         if first.mIoU_spread is not None:
             line["its spread over seeds"] = figure(first.mIoU_spread, 2)
         for v in others:
-            line[v.label] = "-" if v.difference is None else interval(*_ends(v.difference))
+            label = " ".join(part for part in v.label.split() if not part.startswith(f"{name}="))
+            line[label] = "-" if v.difference is None else interval(*_ends(v.difference))
         lines.append(line)
     return markdown(pd.DataFrame(lines))
 
