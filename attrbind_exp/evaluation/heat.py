@@ -18,9 +18,9 @@ from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Segmented, SegmentedImage
 from attrbind_exp.types import HeatMap
 
-# Bytes of an image's heat maps that are made before they are asked for: seven expressions under eleven variants on a
-# picture of 640 x 480 take 95 MB.
-AHEAD = 100_000_000
+# Bytes of an image's heat maps that are made before they are asked for: four expressions under eleven variants on a
+# picture of 640 x 480 take 54 MB.
+AHEAD = 60_000_000
 TOGETHER = 16  # heat maps that are resized at once
 
 Start = Callable[[range], Callable[[], Sequence[HeatMap]]]  # queue the maps of these numbers; the result waits for them
