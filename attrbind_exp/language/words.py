@@ -56,10 +56,24 @@ SIGNS = {
 
 # Names of several words that mean one thing, all of COCO's categories among them.
 NAMES = (
-    "baseball bat", "baseball glove", "cell phone", "dining table", "fire hydrant", "hair drier", "hair dryer",
-    "hot dog", "parking meter", "potted plant", "remote control", "sports ball", "stop sign", "teddy bear",
-    "tennis racket", "traffic light", "wine glass",
-)  # fmt: skip
+    "baseball bat",
+    "baseball glove",
+    "cell phone",
+    "dining table",
+    "fire hydrant",
+    "hair drier",
+    "hair dryer",
+    "hot dog",
+    "parking meter",
+    "potted plant",
+    "remote control",
+    "sports ball",
+    "stop sign",
+    "teddy bear",
+    "tennis racket",
+    "traffic light",
+    "wine glass",
+)
 
 # Words before which no "the" can stand at the start of an expression.
 OPENING_WORDS = _set("""
