@@ -29,7 +29,8 @@ def difference_line(summaries: Sequence[Summary]) -> str:
 
 def _told(summary: Summary) -> Iterable[dict[Key, str]]:
     """What a run says of itself, part by part."""
-    yield from ({(name,): value for name, value in told(part).items()} for part in summary.provenance)
+    for part in summary.provenance:
+        yield {(name,): value for name, value in told(part).items()}
     if summary.identity is not None:
         among = {"data": (summary.dataset, str(summary.split)), "weights": (summary.model,)}
         known = {name: value for name, value in told(summary.identity).items() if value != "none"}
