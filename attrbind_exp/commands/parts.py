@@ -62,7 +62,7 @@ def check_goes_on(before: Part, now: Part, dataset: Dataset, folder: Path) -> No
 def check_finished(summary: Summary, settings: Settings, folder: Path) -> None:
     """Raise UserError where a finished run was made by other weights than those that lie at model.path now."""
     if summary.identity is not None:
-        now = replace(summary.identity, weights=model_digest(settings), version=__version__)
+        now = replace(summary.identity, weights=model_digest(settings))
         check_same(summary.identity, now, f"the run in '{folder}' was finished with another model")
 
 

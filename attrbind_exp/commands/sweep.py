@@ -121,7 +121,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
     plots.paper_figure(table, title, data, model, folder / "results.png")
-    print(f"\n{shown}" + (f"\n\n{clean(differ, 5000)}" if differ else ""))
+    print(f"\n{shown}" + (f"\n\n{differ}" if differ else ""))
 
 
 def merge_shards(folder: Path, composed: object = None) -> None:

@@ -65,7 +65,8 @@ def dtype_name(dtype: torch.dtype) -> str:
 @lru_cache(maxsize=1)
 def git_state(root: Path) -> tuple[str | None, bool | None]:
     """The commit of the checkout at `root`, and whether files that git knows were changed in it. Both are None where
-    there is no git, no checkout whose root this is, or no answer in time."""
+    there is no git, no checkout whose root this is, or no answer in time. Asked once a process, whose code stays that
+    of its start."""
     if not (root / ".git").exists():  # installed: a repository further up is somebody else's
         return None, None
     # Variables such as GIT_DIR would name another repository, and no lock may be taken only to look.

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from attrbind_exp.runs.provenance import told
+from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 
 Key = tuple[str, ...]  # a name, and what else must be the same for two values under it to be compared
@@ -24,7 +25,7 @@ def difference_line(summaries: Sequence[Summary]) -> str:
         said.append(f"{who} in: {'; '.join(dict.fromkeys(differing))}.")
     if told_of and len(told_of) < len(summaries):
         said.append(f"{len(summaries) - len(told_of)} of {len(summaries)} runs do not say what they were made with.")
-    return " ".join(said)
+    return clean(" ".join(said), 5000)
 
 
 def _told(summary: Summary) -> Iterable[dict[Key, str]]:
