@@ -40,7 +40,17 @@ SENTENCES = 1  # of each object
 HANGS_AFTER = 120.0  # seconds
 TIMED = ("seconds", "overrides")  # of a summary: what may differ
 # What no two runs have alike: times, process ids.
-UNLIKE = ("run.log", "seconds.txt", "begun.txt", "progress.json", ".lock", "report.html", "sweep.json", "summary.json")
+UNLIKE = (
+    "run.log",
+    "seconds.txt",
+    "begun.txt",
+    "provenance.jsonl",
+    "progress.json",
+    ".lock",
+    "report.html",
+    "sweep.json",
+    "summary.json",
+)
 
 
 def load_libraries() -> None:

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
 from attrbind_exp.reporting.html.collect import collect
-from attrbind_exp.reporting.html.comparison import config_diff, make_groups
+from attrbind_exp.reporting.html.comparison import make_groups
 from attrbind_exp.reporting.html.expressions import choose, read_table
 from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.reporting.html.page import PICTURES, ROWS
@@ -28,6 +28,7 @@ from attrbind_exp.reporting.panels import KEY
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
 from attrbind_exp.reporting.tables import ablation
 from attrbind_exp.reporting.write import make_report, published, write_report
+from attrbind_exp.runs.configuration import config_diff
 from attrbind_exp.runs.index import Launched, Merged
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.scoring.figures import Difference, Estimate, SliceFigures

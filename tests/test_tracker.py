@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 import wandb
 
 from attrbind_exp.tracking import dashboard
@@ -79,6 +80,8 @@ def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folde
     assert [told(r)["run_group"] for r in (*evals, report)] == ["sweep/alphas"] * 4
     assert {told(r)["job_type"] for r in evals} == {"eval"} and told(report)["job_type"] == "report"
     assert sorted(told(r)["config"]["update"]["alpha"] for r in evals) == [0.5, 0.9, 1.0]
+    made = told(evals[0])["config"]["update"]
+    assert made["provenance"]["torch"] == torch.__version__ and made["identity"]["dtype"] == "fp32"
     assert told(evals[0])["tags"] == ["tiny test", "bundled", "test"]
     (file,) = (f for f in run_files(sweep) if f.parent.parent.parent == sweep)
     tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in file.parent.glob("files/media/table/*.json")}

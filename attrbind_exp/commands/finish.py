@@ -8,6 +8,7 @@ from attrbind_exp import __version__
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
+from attrbind_exp.runs.provenance import Part, in_short, summed
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
@@ -32,8 +33,12 @@ def finish(scored: Scored, headline: int, origin: Origin, store: RunStore) -> Su
     return summary
 
 
-def describe_origin(settings: Settings, dataset: Dataset, captioner: str, overrides: Sequence[str]) -> Origin:
-    """What a summary says of how its run was made; `captioner`: its option, `overrides`: what was typed."""
+def describe_origin(
+    settings: Settings, dataset: Dataset, captioner: str, overrides: Sequence[str], parts: Sequence[Part] = ()
+) -> Origin:
+    """What a summary says of how its run was made; `captioner`: its option, `overrides`: what was typed, `parts`: all
+    parts of the run."""
+    identity, provenance = summed(parts)
     return Origin(
         dataset=dataset.name,
         split=settings.split,
@@ -44,6 +49,8 @@ def describe_origin(settings: Settings, dataset: Dataset, captioner: str, overri
         overrides=list(overrides),
         config_hash=settings.key,
         version=__version__,
+        identity=identity,
+        provenance=provenance,
     )
 
 
@@ -58,6 +65,8 @@ def show(summary: Summary, folder: Path, lines: Sequence[str] = ()) -> None:
         f"{summary.n_unscored} without ground truth, {summary.n_bound} prompts with a modifier to bind; fallbacks "
         f"{dict(summary.n_fallback) or 'none'}; {summary.seconds:.1f} s, {rate:.0f} {summary.scored[:-1]}-variants/s"
     )
+    if made := in_short(summary.identity, summary.provenance):
+        print(clean(made, 1000))
     if summary.note:
         print(f"NOTE: {clean(summary.note, 1000)}")
     for said in lines:

@@ -10,6 +10,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
+from attrbind_exp.commands.parts import merged_parts
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -40,10 +41,12 @@ def merge_rows(shards: Mapping[str, Path], target: Path, trusted: Collection[str
         settings = config.read_settings(cfg)
         dataset = settings.load_dataset()
         task = choose_task(dataset, settings.run)
+    parts = merged_parts(shards, settings.key)
     summaries = [read_summary(shard) for shard in shards.values()]
     failures = [failure for shard in shards.values() for failure in read_failures(shard)]
-    with RunStore(target, settings.key) as store:
+    with RunStore(target, settings.key, settings.yaml) as store:
         store.keep(0)
+        store.write_parts(parts)
         store.write_text("config.yaml", settings.yaml)
         images = by_image(dataset)
         found = in_order(list(images), list(shards.values()))
@@ -53,7 +56,7 @@ def merge_rows(shards: Mapping[str, Path], target: Path, trusted: Collection[str
             task.add_rows(rows)
         store.add_failures(failures)
         overrides = [o for o in summaries[0].overrides if not o.startswith("shard=")]
-        origin = describe_origin(settings, dataset, summaries[0].captioner, overrides)
+        origin = describe_origin(settings, dataset, summaries[0].captioner, overrides, parts)
         return finish(Scored(task, failures, sum(s.seconds for s in summaries)), settings.run.headline, origin, store)
 
 

@@ -20,6 +20,7 @@ from attrbind_exp.commands import command_line
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
+from attrbind_exp.commands.parts import rescored_parts
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -111,8 +112,10 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
     failures = read_failures(source)
     # Before there is a run in the folder: after a kill at any moment the same command goes on.
     write_text(picture_folder(target) / ORIGIN, origin_of(source, target) + "\n")
-    with RunStore(target, settings.key) as store:
+    parts = rescored_parts(source, settings, dataset)
+    with RunStore(target, settings.key, settings.yaml) as store:
         store.keep(0)
+        store.write_parts(parts)
         store.write_text("config.yaml", settings.yaml)
         found = (rows for _, rows in read_images(source))
         for rows in check_images(found, images, scored, failures, source):
@@ -122,7 +125,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
             store.add_rows(made)
             task.add_rows(made)
         store.add_failures(failures)
-        origin = describe_origin(settings, dataset, before.captioner, before.overrides)
+        origin = describe_origin(settings, dataset, before.captioner, before.overrides, parts)
         seconds = time.perf_counter() - started
         return finish(Scored(task, failures, seconds), settings.run.headline, origin, store)
 

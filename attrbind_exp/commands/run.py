@@ -1,7 +1,7 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.commands.parts import begin_part, check_finished, tracked_parts
 from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
+from attrbind_exp.runs.provenance import Part
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
@@ -45,6 +47,8 @@ def main(cfg: DictConfig) -> float | None:
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     summary = finished(folder, settings.key)
+    if summary is not None:
+        check_finished(summary, settings, folder)
     left = PARTS if summary is None else missing(folder, (settings.run.gallery, settings.run.changed))
     said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]
     if summary is None or set(left) - {"page"}:
@@ -81,14 +85,19 @@ def run(
     check_not_empty(dataset)
     captioner = settings.make_captioner()
     segmenter, upload, told = None, None, False
-    with RunStore(folder, settings.key) as store:
+    with RunStore(folder, settings.key, settings.yaml) as store:
         if "pictures" in left:
             segmenter = load_segmenter(settings)
-        tracker = start_tracker(cfg, settings, dataset, folder) if "tracker" in left else None
+        parts: Sequence[Part] = ()
+        if before is None:
+            assert segmenter is not None  # a fresh run lacks its pictures
+            parts = begin_part(settings, dataset, segmenter, store)
+        made = tracked_parts(parts if before is None else before)
+        tracker = start_tracker(cfg, settings, dataset, folder, made) if "tracker" in left else None
         try:
             if before is None:
-                assert segmenter is not None  # a fresh run lacks its pictures
-                task, summary = evaluate(settings, dataset, segmenter, captioner, store)
+                assert segmenter is not None
+                task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts)
             else:
                 task, summary = read_task(settings, dataset, folder), before
             if segmenter is not None:
@@ -122,16 +131,21 @@ def with_batch_size(settings: Settings, segmenter: "Segmenter") -> RunSettings:
 
 
 def evaluate(
-    settings: Settings, dataset: Dataset, segmenter: "Segmenter", captioner: "Captioner | None", store: RunStore
+    settings: Settings,
+    dataset: Dataset,
+    segmenter: "Segmenter",
+    captioner: "Captioner | None",
+    store: RunStore,
+    parts: Sequence[Part],
 ) -> tuple["Task", Summary]:
-    """Score the dataset; leave tables and summary."""
+    """Score the dataset; leave tables and summary, which names the run's `parts`."""
     from attrbind_exp.evaluation.loop import score
 
     store.write_text("config.yaml", settings.yaml)
     scored = score(dataset, segmenter, with_batch_size(settings, segmenter), store, captioner)
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
-    origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed)
+    origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)
     write_ending(store.folder, Ending())  # before the summary: from then on the run is finished
     return scored.task, finish(scored, settings.run.headline, origin, store)
 
@@ -194,11 +208,13 @@ def check_not_empty(dataset: Dataset) -> None:
         raise UserError(f"no expressions in {dataset.name}; choose another dataset.split or a larger dataset.fraction")
 
 
-def start_tracker(cfg: DictConfig, settings: Settings, dataset: Dataset, folder: Path) -> "Tracker":
-    """The tracker of a run, told where the run belongs."""
+def start_tracker(
+    cfg: DictConfig, settings: Settings, dataset: Dataset, folder: Path, made: Mapping[str, object]
+) -> "Tracker":
+    """The tracker of a run, told where the run belongs and what it was `made` of and with."""
     return settings.make_tracker(
         folder=folder,
-        run_config=tracked_config(cfg, settings.run),
+        run_config={**tracked_config(cfg, settings.run), **made},
         group=sweep_group(),
         tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
+from attrbind_exp.reporting.made_with import difference_line
 from attrbind_exp.reporting.paper_tables import Run, read_runs
 from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
 from attrbind_exp.runs.store import write_text
@@ -98,6 +99,7 @@ def page(outputs: Path, of: str, file: Path) -> str:
     draw(rows, test, file)
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
     ours = test.summary.variants[-1].text_processor
+    layers, uncond = (read_runs(outputs / name / of) for name in ("binding_layers", "binding_uncond"))
     parts = [
         head(file),
         "## Does mis-binding occur, and where?",
@@ -112,19 +114,22 @@ def page(outputs: Path, of: str, file: Path) -> str:
         swap_table(test),
         "mIoU less the baseline's over alpha (band: 95 %):",
         f"![alpha](images/{file.stem}_alpha.png)",
+        difference_line([val.summary, test.summary]),
         "## Which layers?",
         PARTLY,
-        settings_table(read_runs(outputs / "binding_layers" / of), "attention_layers"),
+        settings_table(layers, "attention_layers"),
+        difference_line([run.summary for run in layers]),
         "## Which U, and how much is noise?",
         "The same; three noise seeds, U taken at the target's own positions, at the end, or as the mean over all.",
-        settings_table(read_runs(outputs / "binding_uncond" / of), "text_processor.uncond"),
+        settings_table(uncond, "text_processor.uncond"),
+        difference_line([run.summary for run in uncond]),
         "## Pictures",
         f"Most improved by {ours} (alpha 0.9), baseline beside it:",
         f"![improved](images/{file.stem}_improved.png)",
         "Most harmed:",
         f"![harmed](images/{file.stem}_harmed.png)",
     ]
-    return "\n\n".join(p.strip() for p in parts) + "\n"
+    return "\n\n".join(p.strip() for p in parts if p) + "\n"
 
 
 def draw(rows: pd.DataFrame, test: Run, file: Path) -> None:

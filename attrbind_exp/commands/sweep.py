@@ -99,6 +99,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import plots
+    from attrbind_exp.reporting.made_with import difference_line
     from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, readable
     from attrbind_exp.reporting.sentences import sentences
     from attrbind_exp.reporting.tables import markdown
@@ -113,12 +114,14 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     facts = f"Model {model}; data {', '.join(r.summary.dataset for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
     notes += [] if beside.paper else [PAPER_LINE]
-    page = [f"## {title}", f"    {command(typed)}", shown, " ".join(sentences(table)), "  \n".join([facts, *notes])]
+    differ = difference_line([r.summary for r in runs])
+    said = "  \n".join(filter(None, [facts, differ, *notes]))
+    page = [f"## {title}", f"    {command(typed)}", shown, " ".join(sentences(table)), said]
     write_text(folder / "results.md", "\n\n".join(filter(None, page)) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
     plots.paper_figure(table, title, data, model, folder / "results.png")
-    print(f"\n{shown}")
+    print(f"\n{shown}" + (f"\n\n{differ}" if differ else ""))
 
 
 def merge_shards(folder: Path, composed: object = None) -> None:

@@ -8,7 +8,7 @@ from filelock import Timeout
 from attrbind_exp.runs.store import lock_folder
 
 # What a run or a sweep that has scored nothing leaves behind: these files, and those of the second row while empty.
-BEGUN = ("config_hash", "begun.txt", ".lock", "multirun.yaml")
+BEGUN = ("config_hash", "begun.txt", "provenance.jsonl", ".lock", "multirun.yaml")
 UNFILLED = ("expressions.jsonl", "failures.jsonl", "seconds.txt", "command.log")
 
 _missing: list[Path] = []  # folders that were not there when this command began, the innermost first

@@ -7,18 +7,15 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
-
-CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "report")
+from attrbind_exp.runs.configuration import counted
 
 
 def config_hash(cfg: DictConfig) -> str:
     """Twelve hex digits over everything that can change a figure: not the tracker, batch size, device or pictures.
     Files that people edit by hand count by their contents."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    kept = {k: v for k, v in plain.items() if k not in CHANGE_NO_FIGURE}
-    kept["model"] = {k: v for k, v in kept["model"].items() if k not in ("device", "batch_size")}
     contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in edited_files(cfg)]
-    text = json.dumps([__version__, kept, contents], sort_keys=True)
+    text = json.dumps([__version__, counted(plain), contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

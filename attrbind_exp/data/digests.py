@@ -1,7 +1,7 @@
 """Digests of data, kept in rows: a run that goes on finds out whether pictures or annotations were edited meanwhile."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -28,17 +28,33 @@ def digest_file(path: Path) -> str | None:
 def digest_annotations(samples: Sequence[Sample], scene: Scene | None = None) -> str:
     """Sixteen hex digits of all that is said of one image: its expressions, masks (PNG files by their content), other
     objects, slices, and the regions of its scene."""
+    said, masks = _said(samples)
+    found = hashlib.sha256(_write((said, sorted(masks.items()), scene)))
+    for _, segmentation in masks.values():
+        for file in _list_files(segmentation):
+            found.update((digest_file(Path(file)) or "missing").encode())
+    return found.hexdigest()[:16]
+
+
+def digest_dataset(images: Mapping[str, Sequence[Sample]], scenes: Mapping[str, Scene]) -> str:
+    """Twelve hex digits of the same of all images, in whatever order. A mask in a PNG file counts by its name: reading
+    all of them would keep a run waiting, and every row has a digest of what it was counted with."""
+    found = hashlib.sha256()
+    for image in sorted(images):
+        said, masks = _said(images[image])
+        found.update(_write((image, said, sorted(masks.items()), scenes.get(image))))
+    return found.hexdigest()[:12]
+
+
+def _said(samples: Sequence[Sample]) -> tuple[list[tuple], dict[str, tuple[str | None, Any]]]:
+    """What is said of an image's expressions, and category and mask of every object by its id."""
     said = [(s.sample_id, s.text, s.category, s.object_id, s.size, sorted(s.slices.items())) for s in samples]
     # Every object once: expressions share them.
     masks = {s.object_id or s.sample_id: (s.category, s.segmentation) for s in samples}
     for sample in samples:
         for other in sample.others or ():
             masks.setdefault(other.object_id, (other.category, other.segmentation))
-    found = hashlib.sha256(_write((said, sorted(masks.items()), scene)))
-    for _, segmentation in masks.values():
-        for file in _list_files(segmentation):
-            found.update((digest_file(Path(file)) or "missing").encode())
-    return found.hexdigest()[:16]
+    return said, masks
 
 
 def _write(data: Any) -> bytes:

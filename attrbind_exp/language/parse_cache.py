@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from attrbind_exp.cache import Cache, digest
-from attrbind_exp.language import parse, sentence, target, words
-from attrbind_exp.language.parse import PACKAGES, parse_expressions
+from attrbind_exp.language import SPACY_MODELS, parse, sentence, target, words
+from attrbind_exp.language.parse import parse_expressions
 from attrbind_exp.types import ChunkRule, Override, Parse
 
 
@@ -46,7 +46,7 @@ def _from_json(row: dict[str, Any]) -> Parse:
 def parser_identity() -> str:
     """Tells one parser from another: spaCy, its model, our own rules, and what a parse consists of."""
     versions = []
-    for package in ("spacy", *PACKAGES):
+    for package in ("spacy", *SPACY_MODELS):
         try:
             versions.append((package, version(package.replace("_", "-"))))
         except PackageNotFoundError:

@@ -17,7 +17,15 @@ from attrbind_exp.scoring import metrics
 from attrbind_exp.tracking.tracker import NoTracker, Tracker
 
 GALLERIES = ("gallery", "improved", "harmed")
-NOT_KEPT = ("label", "difference", "variants", "headline", "format")  # of a summary, by the tracker
+NOT_KEPT = (
+    "label",
+    "difference",
+    "variants",
+    "headline",
+    "format",
+    "identity",
+    "provenance",
+)  # of a summary, by the tracker
 ABOUT = ("sample", "image", "expression", "target", "chunk", "fallbacks", "slices")
 
 

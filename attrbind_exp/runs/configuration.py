@@ -1,14 +1,22 @@
 """config.yaml of a run's folder as text: checked, since a folder may come from anybody, before it is made into more."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import yaml
 
 from attrbind_exp.types import UserError
 
 NAME = "config.yaml"
+MEND = "get the folder again, or run again"
+CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "report")
+MODEL_CHANGES_NO_FIGURE = ("device", "batch_size")
 MOST_DEEP = 50  # what a run writes has eight levels at most
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+
+
+Configuration: TypeAlias = Mapping[str, object]
 
 
 def read_configuration(folder: Path) -> str:
@@ -34,4 +42,45 @@ def read_configuration(folder: Path) -> str:
     return text
 
 
-MEND = "get the folder again, or run again"
+def differing(before: str, now: str) -> list[str]:
+    """Keys that can change a figure and have another value in each of two configurations, texts of config.yaml:
+    "seed 0 / 1". None where a text is no configuration."""
+    try:
+        given = [yaml.load(text, LOADER) for text in (before, now)]
+    except (yaml.YAMLError, ValueError):
+        return []
+    if not all(isinstance(one, dict) for one in given):
+        return []
+    rows = config_diff({str(n): flatten(counted(one)) for n, one in enumerate(given)})
+    return [f"{key} {_shown(list(row.values()))}".strip() for key, row in rows.items()]
+
+
+def _shown(values: Sequence[object]) -> str:
+    """Two values side by side; of lists, which a line has no room for, nothing."""
+    return "" if any(isinstance(value, list) for value in values) else " / ".join(str(v)[:80] for v in values)
+
+
+def counted(configuration: Configuration) -> dict[str, Any]:
+    """The part of a configuration that can change a figure."""
+    kept: dict[str, Any] = {k: v for k, v in configuration.items() if k not in CHANGE_NO_FIGURE}
+    if isinstance(model := kept.get("model"), Mapping):
+        kept["model"] = {k: v for k, v in model.items() if k not in MODEL_CHANGES_NO_FIGURE}
+    return kept
+
+
+def flatten(tree: Configuration, prefix: str = "") -> dict[str, object]:
+    """{"alpha": {"value": 0.9}} -> {"alpha.value": 0.9}; lists stay whole."""
+    flat: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def config_diff(configs: Mapping[str, Configuration]) -> dict[str, dict[str, object]]:
+    """{key: {name: value}} of the flat keys whose values are not the same everywhere; "-" where a key is lacking."""
+    keys = sorted({key for config in configs.values() for key in config})
+    table = {key: {name: config.get(key, "-") for name, config in configs.items()} for key in keys}
+    return {key: row for key, row in table.items() if len({repr(v) for v in row.values()}) > 1}

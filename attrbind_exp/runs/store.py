@@ -14,7 +14,9 @@ from typing import BinaryIO
 import msgspec
 from filelock import FileLock, Timeout
 
-from attrbind_exp.runs import rows, summary
+from attrbind_exp import __version__
+from attrbind_exp.runs import configuration, provenance, rows, summary
+from attrbind_exp.runs.provenance import Part
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
@@ -23,6 +25,7 @@ from attrbind_exp.types import Failure, UserError
 FAILURES = "failures.jsonl"
 SECONDS = "seconds.txt"
 BEGUN = "begun.txt"
+MOST_KEYS = 5  # named of those in which two configurations differ
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # what file systems without locks answer
 
 
@@ -114,21 +117,22 @@ def _decode_failures(lines: Iterable[bytes], file: Path) -> list[Failure]:
 
 
 class RunStore:
-    """Files of one run: config_hash, config.yaml, begun.txt, expressions.jsonl, failures.jsonl, seconds.txt,
-    summary.json, run.log, gallery/.
+    """Files of one run: config_hash, config.yaml, begun.txt, provenance.jsonl, expressions.jsonl, failures.jsonl,
+    seconds.txt, summary.json, run.log, gallery/.
 
     Rows reach the disk as they come; the summary appears whole or not at all. A folder in which a run of the same `key`
     (the hash of all that can change a figure) was cut short is resumed: `read_rows` gives what is there, `keep` says
-    how much of it holds; `begun` is when the run was started first, in seconds since 1970. Raises UserError where the
-    folder cannot be written, holds a run of another key, or is in use by another process.
+    how much of it holds; `begun` is when the run was started first, in seconds since 1970. `yaml`: the configuration
+    under that key. Raises UserError where the folder cannot be written, holds a run of another key (then it says in
+    what the configurations differ), or is in use by another process.
     """
 
-    def __init__(self, folder: str | os.PathLike, key: str):
+    def __init__(self, folder: str | os.PathLike, key: str, yaml: str = ""):
         self.folder = Path(folder).absolute()
         try:
             (self.folder / "gallery").mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.folder)
-            self._claim(key)
+            self._claim(key, yaml)
             self.begun = self._read_begun()
             self._rows = open(self.folder / rows.NAME, "a+b")  # noqa: SIM115
             self._failures = open(self.folder / FAILURES, "a+b")  # noqa: SIM115
@@ -142,14 +146,37 @@ class RunStore:
         except OSError as error:
             raise UserError(f"cannot write to the run folder '{self.folder}': {error.strerror}") from error
 
-    def _claim(self, key: str) -> None:
+    def _claim(self, key: str, yaml: str) -> None:
         file = self.folder / "config_hash"
         if file.is_file() and file.read_text(encoding="utf-8").strip() != key:
             raise UserError(
-                f"the run folder '{self.folder}' holds a run of another configuration (its config.yaml has hash "
-                f"{file.read_text(encoding='utf-8').strip()}, this one {key}); give another hydra.run.dir, or remove it"
+                f"the run folder '{self.folder}' holds a run of another configuration: {self._differing(yaml)}; put "
+                "that back, give another hydra.run.dir, or remove the folder"
             )
         write_text(file, key + "\n")
+
+    def _differing(self, yaml: str) -> str:
+        """In what the configuration in the folder differs from `yaml`, or what else its key counts."""
+        try:
+            found = configuration.differing(configuration.read_configuration(self.folder), yaml)
+            parts = provenance.read_parts(self.folder)
+        except UserError:
+            found, parts = [], []
+        if parts and parts[-1].identity.version != __version__:
+            found.insert(0, f"version {parts[-1].identity.version} / {__version__}")
+        if not found:
+            return "files that it names (overrides, captions, labels, a table) or this package were changed"
+        more = f" and {len(found) - MOST_KEYS} more" if len(found) > MOST_KEYS else ""
+        return clean(", ".join(found[:MOST_KEYS]) + more, 1000) + " (there / here)"
+
+    def has_rows(self) -> bool:
+        """Whether an earlier start of this run has left rows."""
+        return (self.folder / rows.NAME).stat().st_size > 0
+
+    def write_parts(self, parts: Iterable[Part]) -> None:
+        """Write down what all parts of the run were made with."""
+        with self._saying_what_to_mend():
+            self.write_text(provenance.NAME, provenance.encode_parts(parts))
 
     def _read_begun(self) -> float:
         """When the run was started first, in seconds since 1970; 0 where that cannot be known any more."""

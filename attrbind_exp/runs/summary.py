@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from attrbind_exp.runs.provenance import Identity, Provenance
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.types import UserError
 
@@ -19,7 +20,8 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     `text_processor`, `alpha`, `mIoU` and `threshold` are those of the variant that heads it, `variants[headline]`.
     `scored`: "expressions" or "images"; n = n_scored + n_unscored (no ground truth) + n_failed; `failures` and
     `fallbacks` count by reason and rule; `n_bound`: prompts with a modifier to bind; `seconds` of scoring; `overrides`:
-    what was typed; `version`: of this package; `format`: of this file.
+    what was typed; `version`: of this package; `format`: of this file; `identity`, `provenance`: what all parts of the
+    run were made of, and each way in which they were made, as far as known.
     """
 
     text_processor: str
@@ -47,6 +49,8 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     format: int = FORMAT
     variants: Sequence[VariantFigures]
+    identity: Identity | None = None
+    provenance: Sequence[Provenance] = ()
 
     @property
     def head(self) -> VariantFigures:

@@ -8,6 +8,7 @@ from pathlib import Path
 from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
+from attrbind_exp.runs.configuration import config_diff, flatten
 from attrbind_exp.scoring.figures import VariantFigures
 
 
@@ -138,21 +139,3 @@ def _differing(of: Mapping[str, Config], name: str) -> str:
     """What tells `name` from the others: "seed=1, limit=60"; its own name where nothing does."""
     differing = config_diff(of)
     return ", ".join(f"{key}={values[name]}" for key, values in differing.items()) or name
-
-
-def flatten(tree: Config, prefix: str = "") -> dict[str, object]:
-    """{"alpha": {"value": 0.9}} -> {"alpha.value": 0.9}; lists stay whole."""
-    flat: dict[str, object] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def config_diff(configs: Mapping[str, Config]) -> dict[str, dict[str, object]]:
-    """{key: {name: value}} of the flat keys whose values are not the same everywhere; "-" where a key is lacking."""
-    keys = sorted({key for config in configs.values() for key in config})
-    table = {key: {name: config.get(key, "-") for name, config in configs.items()} for key in keys}
-    return {key: row for key, row in table.items() if len({repr(v) for v in row.values()}) > 1}

@@ -16,6 +16,7 @@ from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
 from attrbind_exp.reporting.html.pictures import Pictures, read_pictures
+from attrbind_exp.reporting.made_with import difference_line
 from attrbind_exp.reporting.paper_tables import PAPER_LINE
 from attrbind_exp.runs.shown import clean
 
@@ -42,6 +43,8 @@ class Page:
     others: Sequence[provenance.Link]
     commands: provenance.Commands
     settings: provenance.Settings
+    made_with: provenance.MadeWith
+    differ: str
     failures: Sequence[provenance.Failed]
     not_drawn: provenance.LeftOut
     notes: Sequence[str]
@@ -68,6 +71,8 @@ def make_page(measured: Measured) -> str:
             others=[provenance.link(folder, measured.folder) for folder in of.others],
             commands=provenance.commands(of, measured.folder),
             settings=provenance.settings(of, measured.folder),
+            made_with=provenance.made_with_table(of, measured.folder),
+            differ=difference_line([run.summary for group in groups for run in group.runs]),
             failures=provenance.failures(of, measured.folder),
             not_drawn=provenance.left_out(of, measured.folder),
             notes=provenance.notes(of, measured.folder),

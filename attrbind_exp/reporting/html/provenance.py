@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
-from attrbind_exp.reporting.html.comparison import config_diff, flatten
 from attrbind_exp.reporting.html.folder import FolderRuns, Unfinished, read_config, without_merged_shards
+from attrbind_exp.reporting.made_with import made_with
+from attrbind_exp.runs.configuration import config_diff, flatten
 from attrbind_exp.runs.ending import read_not_drawn
 from attrbind_exp.runs.index import read_sweep
 from attrbind_exp.runs.progress import read_progress
@@ -16,6 +17,7 @@ from attrbind_exp.runs.shown import shell_command
 from attrbind_exp.types import Failure
 
 FAILURES = 20  # listed of each run
+NAMED = 5  # runs in a note
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ class Settings:
     names: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
     files: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """Names of the runs, and (name, value in each run) of what they were made of and with; one value where all runs
+    have the same."""
+
+    names: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -138,6 +149,14 @@ def _value(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
+def made_with_table(of: FolderRuns, root: Path) -> MadeWith:
+    """What the finished runs were made of and with, as far as they say."""
+    told = {name(run.folder, root): made_with(run.summary) for run in of.finished}
+    keys = dict.fromkeys(key for run in told.values() for key in run)
+    rows = [(key, [run.get(key, "-") for run in told.values()]) for key in keys]
+    return MadeWith(list(told), [(key, values[:1] if len(set(values)) == 1 else values) for key, values in rows])
+
+
 def failures(of: FolderRuns, root: Path) -> list[Failed]:
     """The runs in which samples failed."""
     return [
@@ -177,6 +196,13 @@ def notes(of: FolderRuns, root: Path) -> list[str]:
         said.append(
             "The bundled model is a tiny one that knows only drawn shapes: on photographs its figures mean nothing, "
             "and the height of its figures is not Stable Diffusion's."
+        )
+    changed = [name(r.folder, root) for r in of.finished if any(part.changed for part in r.summary.provenance)]
+    if changed:
+        more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+        said.append(
+            f"Made on a changed working tree, so that its commit alone does not make it again: "
+            f"{', '.join(changed[:NAMED])}{more}."
         )
     if any(read_config(r.folder).get("shard") is not None for r in without_merged_shards(of.finished)):
         command = shell_command(["python", "-m", "attrbind_exp.merge", str(root)])

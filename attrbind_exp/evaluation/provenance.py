@@ -1,0 +1,117 @@
+"""What this very process scores with: finding it out. Each answer may be unknown (None), none fails or takes long."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from attrbind_exp import __version__
+from attrbind_exp.data.digests import digest_file
+from attrbind_exp.language import SPACY_MODELS
+from attrbind_exp.paths import PACKAGE, own_folder
+from attrbind_exp.runs.provenance import Identity, Part, Provenance
+
+ROOMS = ("data", "scoring", "language", "backbones", "edits", "heatmaps", "tasks", "evaluation")  # can change a figure
+GIT_SECONDS = 1.0  # that git may take; 5 ms are usual, and a file server may be slow
+DRIVER = Path("/sys/module/nvidia/version")
+DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+
+
+def this_part(
+    configuration: str, data: str | None, weights: str | None, dtype: str | None, device: torch.device
+) -> Part:
+    """The part of a run that begins here and now; the arguments are Identity's fields, and what passes are made on."""
+    identity = Identity(configuration=configuration, data=data, weights=weights, dtype=dtype, version=__version__)
+    return Part(started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", identity=identity, provenance=surroundings(device))
+
+
+def surroundings(device: torch.device) -> Provenance:
+    """What a run on `device` is made with."""
+    commit, changed = git_state(PACKAGE.parent)
+    models = [(name, installed(name)) for name in SPACY_MODELS]
+    on_gpu = device.type == "cuda"
+    return Provenance(
+        commit=commit,
+        changed=changed,
+        source=source_digest(),
+        python=platform.python_version(),
+        torch=str(torch.__version__),
+        diffusers=installed("diffusers"),
+        transformers=installed("transformers"),
+        numpy=installed("numpy"),
+        spacy=installed("spacy"),
+        spacy_model=next((f"{name} {found}" for name, found in models if found), None),
+        device=device.type,
+        gpu=torch.cuda.get_device_name(device) if on_gpu else None,
+        driver=driver_version() if on_gpu else None,
+        cuda=torch.version.cuda if on_gpu else None,
+        cpu=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+    )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """fp32, fp16, bf16, as model.dtype names them; torch's own name of any other."""
+    return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+
+
+@lru_cache(maxsize=1)
+def git_state(root: Path) -> tuple[str | None, bool | None]:
+    """The commit of the checkout at `root`, and whether files that git knows were changed in it. Both are None where
+    there is no git, no checkout whose root this is, or no answer in time. Asked once a process, whose code stays that
+    of its start."""
+    if not (root / ".git").exists():  # installed: a repository further up is somebody else's
+        return None, None
+    # Variables such as GIT_DIR would name another repository, and no lock may be taken only to look.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")} | {"GIT_OPTIONAL_LOCKS": "0"}
+    asked = ["git", "-c", "core.fsmonitor=false", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        answer = subprocess.run(
+            asked, cwd=root, env=variables, stdin=subprocess.DEVNULL, capture_output=True, timeout=GIT_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None, None
+    lines = answer.stdout.decode("utf-8", "replace").splitlines() if answer.returncode == 0 else []
+    commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ") and "(" not in line), None)
+    return (None, None) if commit is None else (commit, any(not line.startswith("#") for line in lines))
+
+
+@lru_cache(maxsize=1)
+def source_digest() -> str:
+    """Twelve hex digits over the source of the rooms that can change a figure, and over Python files in the user's own
+    folder. A comment counts, too: so this is told, and refuses nothing."""
+    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))] + [PACKAGE / "types.py"]
+    total = hashlib.sha256()
+    for file in files:
+        total.update(f"{file.relative_to(PACKAGE).as_posix()} {digest_file(file)}\n".encode())
+    for file in _own_files():
+        total.update(f"{file.name} {digest_file(file)}\n".encode())
+    return total.hexdigest()[:12]
+
+
+def _own_files() -> Sequence[Path]:
+    own = own_folder()
+    return [] if own is None else [f for depth in ("*.py", "*/*.py") for f in sorted(own.glob(depth)) if f.is_file()]
+
+
+def installed(package: str) -> str | None:
+    """The version of a package, None where it is not installed."""
+    try:
+        return version(package.replace("_", "-"))
+    except PackageNotFoundError:
+        return None
+
+
+def driver_version() -> str | None:
+    """The version of the NVIDIA driver, as Linux tells it."""
+    try:
+        return DRIVER.read_text(encoding="ascii").strip() or None
+    except (OSError, ValueError):
+        return None
