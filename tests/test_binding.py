@@ -13,7 +13,7 @@ from attrbind_exp.evaluation.loop import score
 from attrbind_exp.reporting.tables import bounded
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.binding import PLACES, BindingScores, Sighting, locate, swaps
-from attrbind_exp.scoring.compare import estimate
+from attrbind_exp.scoring.compare import PERCENT, estimate
 from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.tasks import objects
 from attrbind_exp.tasks.objects import object_masks
@@ -167,7 +167,7 @@ def test_seeds_are_averaged_and_the_hottest_distractor_counts():
 def test_intervals_are_clustered_by_image():
     values = np.tile([0.0, 100.0], 50)
     apart = estimate(values, [str(i) for i in range(100)])
-    together = estimate(np.repeat([0.0, 100.0], 50), ["x"] * 50 + ["y"] * 50)
+    together = estimate(np.repeat([0.0, 100.0], 50), ["x"] * 50 + ["y"] * 50, PERCENT)
     assert apart.mean == together.mean == 50
     assert (apart.high - apart.low) < 25 < (together.high - together.low)
     assert bounded(together) == "50.0 [0.0, 100.0]" and bounded(estimate([], [])) == "-"

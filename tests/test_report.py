@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from attrbind_exp.reporting.html.sections import results
 from attrbind_exp.reporting.maps import Around, Swatch
 from attrbind_exp.reporting.panels import KEY
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
-from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.reporting.tables import ablation, ablation_page
 from attrbind_exp.reporting.write import make_report, published, write_report
 from attrbind_exp.runs.configuration import config_diff
 from attrbind_exp.runs.index import Launched, Merged
@@ -144,8 +145,8 @@ def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
     write_run(tmp_path / "b", {two: [20, 20, 30, 36]}, config={"alpha": {"value": 0.5}}, **data)
     page = page_of(tmp_path)
     said = words(page)
-    # Two images gain 5 and lose 2 points: the interval of their mean spans all between.
-    assert "+1.5 [-2.0, +5.0] 1 / 1 / 2 @0.30" in said and "attribute_binding alpha=0.5, the highest of 2" in said
+    # Two images gain 5 and lose 2 points: t with one degree of freedom.
+    assert "+1.5 [-61.4, +64.4] 1 / 1 / 2 @0.30" in said and "attribute_binding alpha=0.5, the highest of 2" in said
     assert (
         "Keys in which the runs differ. key a b alpha.value 0.1 0.5 " in said
         and "seed" not in said.split("config.yaml")[0]
@@ -173,7 +174,8 @@ def test_the_runs_of_a_sweep_are_compared_to_the_baseline_that_it_made(tmp_path)
     assert table["difference oracle"].tolist() == [None, -5.0, 2.5]
     assert table.iloc[2][["better", "worse", "same"]].tolist() == [1, 1, 2]
     said = words(page_of(tmp_path))
-    assert "attribute_binding alpha=0.5, the highest of 2 +2.5 [-2.0, +7.0] against baseline" in said
+    assert "attribute_binding alpha=0.5, the highest of 2 +2.5 [-78.4, +83.4] against baseline" in said
+    assert "correction over the 2 comparisons of this table." in said
     assert "22.4" not in said and "section 6" in said  # drawn data are not the paper's
     (line,) = data_of(page_of(tmp_path))["alpha"]["ours"]
     assert (line["base"], [p["difference"] for p in line["points"]]) == (25.0, [-5.0, 2.5])
@@ -366,6 +368,24 @@ def test_metrics_of_the_user_stand_below_the_slices_and_in_the_table(tmp_path):
     table = ablation(read_summary(folder))
     assert table["mIoU in %"].tolist()[-2:] == ["boundary F, %", "difference to baseline"]
     assert table.iloc[-2].tolist() == ["boundary F, %", "3", "41.0 [30.0, 52.0]", "-"]
+
+
+def test_the_ablation_table_marks_what_survives_holm(tmp_path):
+    """0.02 <= 0.05 / 2; 0.06 > 0.05. A summary of an earlier version has no p, and its table no mark."""
+    kinds = [{"kind": "even"}, {"kind": "odd"}]
+    variants = [entry(BASE, [10, 20], kinds)]
+    for alpha, p in ((0.5, 0.06), (0.9, 0.02)):
+        found = entry(("ours", alpha), [20, 20], kinds, [10, 20])
+        variants.append(replace(found, difference=replace(found.difference, p=p)))
+    write_files(tmp_path, make_summary(variants))
+    page = ablation_page(read_summary(tmp_path))
+    assert ablation(read_summary(tmp_path)).iloc[-1].tolist()[3:] == ["+5.0 [+0.0, +10.0]", "+5.0 [+0.0, +10.0] *"]
+    assert page.endswith("|\n\n*: survives Holm's correction over the 2 comparisons of this table")
+    told = json.loads((tmp_path / "summary.json").read_text())
+    for variant in told["variants"][1:]:
+        del variant["difference"]["p"]
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    assert "*" not in ablation_page(read_summary(tmp_path))
 
 
 @pytest.mark.parametrize("command", ["report", "results", "study"])

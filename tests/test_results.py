@@ -21,6 +21,7 @@ from attrbind_exp.reporting.paper_tables import (
     read_runs,
     read_spec,
     readable,
+    table_page,
 )
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.index import Launched, Merged
@@ -66,8 +67,10 @@ def test_thresholds_are_chosen_on_val_and_applied_to_test(runs):
     assert (ours["threshold held out"], ours["mIoU held out"]) == (0.6, pytest.approx(47.5))
     assert ours["difference held out"] == pytest.approx(7.5)
     assert (ours["better"], ours["worse"], ours["same"], ours["counted at"]) == (2, 1, 1, 0.4)
-    # Two images, one gains 20 points and one loses 5: the interval spans both.
-    assert (ours["low held out"], ours["high held out"]) == (pytest.approx(-5), pytest.approx(20))
+    # Two images, one gains 20 points and one loses 5: 12.5 root 2, times t's quantile with one degree of freedom.
+    half = 12.706205 * 12.5 * np.sqrt(2)
+    assert (ours["low held out"], ours["high held out"]) == pytest.approx((7.5 - half, 7.5 + half))
+    assert ours["p held out"] == pytest.approx(1 - 2 / np.pi * np.arctan(7.5 / 12.5 / np.sqrt(2)))
     assert (base["paper"], base["paper threshold"], base["n"]) == (22.4, 0.5, 4)
     assert pd.isna(table.loc["val", "baseline"]["mIoU held out"])
 
@@ -76,7 +79,7 @@ def test_the_readable_table_shows_the_paper_and_its_rivals(runs):
     shown = readable(paper_table(runs, SPEC, "val"), SPEC).set_index(["split", "variant"])
     assert shown.loc["test", "ours alpha=0.9"].to_dict() == {
         "n": "4", "paper": "23.0 @0.50", "at 0.50": "57.5", "held out": "47.5 @0.60", "oracle": "57.5 @0.50", "oIoU": "50.0",
-        "difference held out [95 %]": "+7.5 [-5.0, +20.0]", "better / worse / same": "2 / 1 / 1 @0.40",
+        "difference held out [95 %]": "+7.5 [-217.1, +232.1]", "better / worse / same": "2 / 1 / 1 @0.40",
     }  # fmt: skip
     assert shown.loc["", "ReCo"]["paper"] == "15.7" and shown.loc["", "ReCo"]["oracle"] == ""
 
@@ -133,6 +136,41 @@ def test_the_papers_figures_stand_beside_its_data_and_stable_diffusion_alone(tmp
     assert (22.4 in table["paper"].tolist()) == ("paper" in text) == ("ReCo" in text["variant"].tolist()) == shown
     write_results(tmp_path, SPEC, ["testA"], [])
     assert ("section 6" in (tmp_path / "results.md").read_text()) != shown
+
+
+def compared(variant, split, **ps):
+    """A row of a table, with p of each kind of threshold."""
+    found = dict.fromkeys(("n", "paper", "paper threshold", "spread", "oIoU", "mIoU at 0.50"), 0)
+    for kind, p in ps.items():
+        kind = kind.replace("_", " ")
+        found |= {f"difference {kind}": 2.0, f"low {kind}": 1.0, f"high {kind}": 3.0, f"p {kind}": p}
+    kinds = {f"{name} {kind}": 1.0 for name in ("mIoU", "threshold") for kind in ("held out", "oracle")}
+    return {"variant": variant, "split": split, **kinds, **found}
+
+
+def test_marks_stand_where_holm_says_over_all_rows_each_once():
+    """Four comparisons; of the held-out rows p of oracle thresholds counts nowhere. 0.01 <= 0.05 / 4, 0.015 <= 0.05 / 3,
+    0.03 > 0.05 / 2. By themselves the two of test would both survive."""
+    table = pd.DataFrame(
+        [
+            compared("baseline", "val"), compared("a", "val", oracle=0.01), compared("b", "val", oracle=0.2),
+            compared("baseline", "test"), compared("a", "test", held_out=0.03, oracle=0.001),
+            compared("b", "test", held_out=0.015, oracle=0.9),
+        ]
+    )  # fmt: skip
+    shown = readable(table, TableSpec())
+    assert shown["difference held out [95 %]"].tolist() == ["", "", "", "", "+2.0 [+1.0, +3.0]", "+2.0 [+1.0, +3.0] *"]
+    oracle = ["", "+2.0 [+1.0, +3.0] *", *["+2.0 [+1.0, +3.0]"] * 3]
+    assert [cell for cell in shown["difference oracle [95 %]"] if cell] == oracle[1:]
+    assert table_page(table, TableSpec()).endswith(
+        "\n\n*: survives Holm's correction over the 4 comparisons of this table"
+    )
+    said = sentences(table)
+    assert ["1 of 2 survive Holm's correction over the table's 4 comparisons" in s for s in said] == [True, True]
+    earlier = sentences(table.assign(**{"p oracle": None}))  # val comes from a summary without p
+    assert "Holm" not in earlier[0] and "2 of 2 survive Holm's correction over the table's 2" in earlier[1]
+    one = table[table.variant != "b"].iloc[2:]
+    assert "*" not in table_page(one, TableSpec()) and "Holm" not in sentences(one)[0]  # nothing to correct for
 
 
 def test_the_sentence_of_a_table_says_its_figures():

@@ -6,6 +6,7 @@ import pytest
 from attrbind_exp.edits import Variant
 from attrbind_exp.scoring.compare import estimates, paired_difference, paired_differences
 from attrbind_exp.scoring.expressions import ExpressionScores
+from attrbind_exp.scoring.intervals import FEW
 from attrbind_exp.scoring.metrics import THRESHOLDS, count_overlap, iou, slice_rows
 
 
@@ -128,11 +129,13 @@ def test_figures_that_share_their_resamples_are_those_that_each_draws_for_itself
 
 
 def test_an_interval_is_that_of_its_resamples_drawn_one_by_one():
-    """Against a bootstrap written to be read, on images of different sizes."""
-    values, images = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), np.array(list("aabbbc"))
-    groups = [values[images == name] for name in "abc"]
-    picks = np.random.default_rng(0).integers(0, 3, (2000, 3))
+    """Against a bootstrap written to be read, on images of different sizes; as many as percentiles are made for."""
+    sizes = np.resize([2, 3, 1], FEW)
+    images = np.repeat(np.arange(FEW), sizes)
+    values = np.random.default_rng(3).exponential(size=len(images))
+    groups = np.split(values, np.cumsum(sizes)[:-1])
+    picks = np.random.default_rng(0).integers(0, FEW, (2000, FEW))
     means = [np.concatenate([groups[i] for i in pick]).mean() for pick in picks]
     (found,) = estimates(values[None], images)
-    assert found.mean == 10.5
+    assert found.mean == values.mean()
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]))

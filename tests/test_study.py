@@ -30,7 +30,7 @@ def write_run(folder, split, overrides=(), rows=(), **more):
     curves = [{k: 40.0 - abs(i + 1 - j) for j, k in enumerate(KEYS)} for i in range(len(LABELS))]
     told = {
         "binding": Binding(places, places, figures, figures),
-        "difference": Difference(1.0, 0.5, 1.5, 1, 0, 0),
+        "difference": Difference(1.0, 0.5, 1.5, 1, 0, 0, 0.01),
         **more,
     }
     variants = [variant_figures(name_of(label), curve, 4, **told) for label, curve in zip(LABELS, curves, strict=True)]
@@ -93,11 +93,23 @@ def test_a_table_over_a_setting_has_one_column_a_method(tmp_path):
         run = write_run(tmp_path / value, "test", [f"text_processor.uncond={value}"])
         variants = [replace(v, label=f"{v.label} uncond={value}") if v.alpha else v for v in run.summary.variants]
         found.append(Run(run.folder, msgspec.structs.replace(run.summary, variants=variants)))
-    head, _, *lines = study.settings_table(found, "text_processor.uncond").splitlines()
+    table, note = study.settings_table(found, "text_processor.uncond").split("\n\n")
+    head, _, *lines = table.splitlines()
     assert [cell.strip() for cell in head.strip("|").split("|")] == ["uncond", "n", *LABELS]
     assert [[cell.strip() for cell in line.strip("|").split("|")][::3] for line in lines] == [
         ["eos", "+1.0 [+0.5, +1.5]"], ["mean", "+1.0 [+0.5, +1.5]"]
     ]  # fmt: skip
+    assert note.endswith("over the 6 comparisons of this table")  # 0.01 > 0.05 / 6: none survives
+
+
+def test_gains_are_marked_over_the_whole_table(tmp_path):
+    """0.3 in every second expression of two images: their means are equal, so nothing is left to chance. The baseline
+    is no comparison, "target first" has no expression, "rare beside usual" a single image: 3 times 3 comparisons."""
+    val, test = runs(tmp_path)
+    table, note = study.gain_table(binding.read_expressions(test, val)).split("\n\n")
+    lines = {cells[0]: cells[1:] for line in table.splitlines() if (cells := [c.strip() for c in line[1:].split("|")])}
+    assert lines[LABELS[0]][:3] == ["+0.0 [+0.0, +0.0]", "+0.0 [+0.0, +0.0]", "-"]
+    assert lines[LABELS[1]][0] == "+16.0 [+16.0, +16.0] *" and "9 comparisons" in note
 
 
 def test_the_page_is_made_by_one_command(tmp_path, monkeypatch, capsys):

@@ -23,12 +23,11 @@ def finish(scored: Scored, headline: int, origin: Origin, store: RunStore) -> Su
     a model, which not every run has; they come after it, then the page: it reads the folder, and the caller can let go
     of data and rows first.
     """
-    from attrbind_exp.reporting.tables import ablation, markdown  # loads pandas, which --help does without
+    from attrbind_exp.reporting.tables import ablation, ablation_page  # loads pandas, which --help does without
 
     summary = summarize(scored, headline, origin)
-    table = ablation(summary)
-    store.write_text("ablation.csv", table.to_csv(index=False))
-    store.write_text("ablation.md", markdown(table) + "\n")
+    store.write_text("ablation.csv", ablation(summary).to_csv(index=False))
+    store.write_text("ablation.md", ablation_page(summary) + "\n")
     store.write_summary(summary)
     return summary
 
@@ -56,9 +55,9 @@ def describe_origin(
 
 def show(summary: Summary, folder: Path, lines: Sequence[str] = ()) -> None:
     """Print the table, the counts and further `lines`; the last line is the run folder."""
-    from attrbind_exp.reporting.tables import ablation, markdown
+    from attrbind_exp.reporting.tables import ablation_page
 
-    print(markdown(ablation(summary)))
+    print(ablation_page(summary))
     rate = summary.n_scored * len(summary.variants) / max(summary.seconds, 1e-9)
     print(
         f"\n{summary.n_scored} {summary.scored} scored, {summary.n_failed} failed {dict(summary.failures) or ''}, "

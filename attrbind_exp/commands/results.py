@@ -16,9 +16,10 @@ figures beside them. The sentence below a table is made of its figures.
 
 at 0.50: mIoU in percent at that threshold. held out: at the threshold that was best on val. oracle: at the best
 threshold of the grid 0.30, 0.35 .. 0.75 on the same data, as the paper reports it. difference: to the first row of the
-same split, each variant at its own threshold, with a 95 % interval from a paired bootstrap over images. better, worse,
-same: expressions (images in Table 1), both variants at the one threshold after @, the first variant's; equal heat maps
-are the same. oIoU: pooled over expressions. Spread: standard deviation over noise seeds.
+same split, each variant at its own threshold, with a 95 % interval over images; * marks those that survive Holm's
+correction over all differences of their table, held-out ones where there are such. better, worse, same: expressions
+(images in Table 1), both variants at the one threshold after @, the first variant's; equal heat maps are the same.
+oIoU: pooled over expressions. Spread: standard deviation over noise seeds.
 """
 
 HEAT_MAPS = "## Figures 2 to 6 and 8: heat maps"

@@ -5,6 +5,7 @@ What stands in FILE above its first section is written by hand and stays; everyt
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,17 +14,17 @@ from PIL import Image
 from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.made_with import difference_line
 from attrbind_exp.reporting.paper_tables import Run, read_runs
-from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
+from attrbind_exp.reporting.tables import bounded, figure, mark_line, markdown, marked
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.scoring.compare import estimate
-from attrbind_exp.scoring.figures import Difference, Estimate
+from attrbind_exp.scoring.compare import paired_difference
+from attrbind_exp.scoring.figures import Difference
 from attrbind_exp.types import UserError
 
 HEAD = """# Does editing the text embedding mend mis-binding?
 
-Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, from a bootstrap over
-scenes. There is no correction for the number of comparisons: single rows whose interval just leaves out zero are leads,
-not results.
+Thresholds are the best of 0.30, 0.35 .. 0.75 on val, each variant's own. Intervals are 95 %, over scenes. They are not
+corrected for the number of comparisons: of many, some leave out zero by chance. Differences with a * are significant
+after Holm's correction over all comparisons of their table; the others are leads, not results.
 """
 
 PARTLY = (
@@ -42,14 +43,42 @@ def main_runs(folder: Path) -> tuple[Run, Run]:
     return runs["val"], runs["test"]
 
 
+def gain_table(rows: pd.DataFrame) -> str:
+    """A line a variant, a column a group of expressions; each cell the mean of `gain` with its interval, marked where
+    it survives Holm's correction over the table. The first variant is what the others are compared with."""
+    found = {label: _gains(rows[rows.label == label]) for label in rows.label.unique()}
+    first = next(iter(found))
+    found[first] = {name: d and replace(d, p=None) for name, d in found[first].items()}
+    flat = [d for groups in found.values() for d in groups.values()]
+    cells = iter(marked(flat))
+    shown = {label: {name: next(cells) or "-" for name in groups} for label, groups in found.items()}
+    return _noted(_by_group_table(rows, shown), flat)
+
+
+def _gains(rows: pd.DataFrame) -> dict[str, Difference | None]:
+    """The mean gain of one variant in every group, None where a group has no expression."""
+    groups = by_group(rows).items()
+    return {k: paired_difference(0 * p.gain, p.gain, p.image_id.tolist()) if len(p) else None for k, p in groups}
+
+
 def effect_table(rows: pd.DataFrame, show: Callable[[pd.DataFrame], str]) -> str:
     """A line a variant, a column a group of expressions; `show` makes a cell of the group's rows of one variant."""
-    lines = []
+    shown = {}
     for label in rows.label.unique():
-        cells = {name: show(part) if len(part) else "-" for name, part in by_group(rows[rows.label == label]).items()}
-        lines.append({"": label, **cells})
+        groups = by_group(rows[rows.label == label]).items()
+        shown[label] = {name: show(part) if len(part) else "-" for name, part in groups}
+    return _by_group_table(rows, shown)
+
+
+def _by_group_table(rows: pd.DataFrame, shown: dict[str, dict[str, str]]) -> str:
     n = by_group(rows[rows.label == rows.label.iloc[0]])
+    lines = [{"": label, **cells} for label, cells in shown.items()]
     return markdown(pd.DataFrame(lines).rename(columns={k: f"{k} ({len(v)})" for k, v in n.items()}))
+
+
+def _noted(table: str, differences: Sequence[Difference | None]) -> str:
+    """A table, and under it what its marks say."""
+    return "\n\n".join(filter(None, [table, mark_line([None if d is None else d.p for d in differences])]))
 
 
 def swap_table(run: Run) -> str:
@@ -71,7 +100,8 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
     """A line a run of a sweep over `key`: mIoU of the baseline and what each other variant adds to it, with oracle
     thresholds; where there are several noise seeds, their spread. Labels are without the key, which has a column."""
     name = key.rpartition(".")[2]
-    lines = []
+    lines, differences = [], [v.difference for run in runs for v in run.summary.variants[1:]]
+    cells = iter(marked(differences))
     for run in runs:
         value = next((o.partition("=")[2] for o in run.summary.overrides if o.startswith(key)), "default")
         first, *others = run.summary.variants
@@ -80,9 +110,9 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
             line["its spread over seeds"] = figure(first.mIoU_spread, 2)
         for v in others:
             label = " ".join(part for part in v.label.split() if not part.startswith(f"{name}="))
-            line[label] = "-" if v.difference is None else interval(*_ends(v.difference))
+            line[label] = next(cells) or "-"
         lines.append(line)
-    return markdown(pd.DataFrame(lines))
+    return _noted(markdown(pd.DataFrame(lines)), differences)
 
 
 def head(file: Path) -> str:
@@ -107,7 +137,7 @@ def page(outputs: Path, of: str, file: Path) -> str:
         markdown(slice_table(base)),
         "## What do the edits do?",
         "mIoU less the baseline's on the same expressions:",
-        effect_table(rows, difference),
+        gain_table(rows),
         "Peak on the distractor, % of the expressions that have one:",
         effect_table(rows[rows.rival], lambda part: figure(100 * part.peak_distractor.mean())),
         'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',
@@ -145,17 +175,6 @@ def draw(rows: pd.DataFrame, test: Run, file: Path) -> None:
         sheet = Image.open(test.folder / f"{name}.png").convert("RGB")
         small = sheet.quantize(256, method=Image.Quantize.MAXCOVERAGE)
         small.save(images / f"{file.stem}_{name}.png", optimize=True)
-
-
-def difference(part: pd.DataFrame) -> str:
-    """Mean of `gain` with its interval."""
-    return interval(*_ends(estimate(part.gain.to_numpy(), part.image_id.tolist())))
-
-
-def _ends(found: Estimate | Difference) -> tuple[float, float | None, float | None]:
-    """Mean, low and high of a figure that is there."""
-    assert found.mean is not None
-    return found.mean, found.low, found.high
 
 
 def main() -> None:

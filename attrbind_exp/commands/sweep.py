@@ -100,16 +100,15 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.made_with import difference_line
-    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, readable
+    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, table_page
     from attrbind_exp.reporting.sentences import sentences
-    from attrbind_exp.reporting.tables import markdown
     from attrbind_exp.runs.store import write_text
 
     runs = read_runs(folder, splits)
     table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
     model, title = runs[0].summary.model_name, spec.title or folder.name
     beside = beside_paper(runs, spec)
-    shown = markdown(readable(table, beside))
+    shown = table_page(table, beside)
     failed = sum(r.summary.n_failed for r in runs)
     facts = f"Model {model}; data {', '.join(r.summary.dataset for r in runs)}; {failed} failed."
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})

@@ -8,7 +8,7 @@ from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.reporting.tables import bounded, figure
 from attrbind_exp.runs.rows import ExpressionRow
 from attrbind_exp.scoring.binding import PLACES
-from attrbind_exp.scoring.compare import estimate
+from attrbind_exp.scoring.compare import PERCENT, estimate
 from attrbind_exp.types import UserError
 
 # Columns of the page: name, slice and value.
@@ -85,12 +85,12 @@ def slice_table(rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "": name,
                 "n": str(len(part)),
-                "mIoU": bounded(estimate(part.iou.to_numpy(), images)),
+                "mIoU": bounded(estimate(part.iou.to_numpy(), images, PERCENT)),
                 "peak on target, %": figure(100 * part.peak_target.mean()),
                 "on another shape, %": figure(100 * part.peak_other.mean()),
                 "with distractor": str(len(rivals)),
                 "peak on distractor, %": bounded(
-                    estimate(100 * rivals.peak_distractor.to_numpy(), rivals.image_id.tolist())
+                    estimate(100 * rivals.peak_distractor.to_numpy(), rivals.image_id.tolist(), PERCENT)
                 ),
             }
         )

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.tables import figure, interval
+from attrbind_exp.reporting.tables import figure, interval, mark_line, markdown, marks
 from attrbind_exp.runs import rows as run_rows
 from attrbind_exp.runs import summary as run_summary
 from attrbind_exp.runs.index import sweep_runs
@@ -199,30 +199,43 @@ def difference_columns(
         return {}
     found: dict[str, float | None] = {}
     for kind, d in zip(KINDS, (held, oracle), strict=True):
-        figures = (None, None, None) if d is None else (d.mean, d.low, d.high)
-        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high")), figures, strict=True)
+        figures = (None,) * 4 if d is None else (d.mean, d.low, d.high, d.p)
+        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high", "p")), figures, strict=True)
     return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
 
 
 def leading(row: Mapping[Hashable, Any], name: str) -> Any:
-    """A figure of a row of the table, held out where it has that, else oracle: mIoU, threshold, difference, low, high.
-    None where there is neither."""
+    """A figure of a row of the table, held out where it has that, else oracle: mIoU, threshold, difference, low, high,
+    p. None where there is neither."""
     found = [row.get(f"{name} {kind}") for kind in KINDS]
     return next((value for value in found if value is not None and not pd.isna(value)), None)
 
 
+def comparisons(table: pd.DataFrame) -> list[float | None]:
+    """p of the comparison in each row, None where it has none. A row is ONE comparison, which may be told in two ways:
+    held out, and oracle, which chose its thresholds on the very data. The held-out one counts where there is one."""
+    return [leading(row, "p") for row in table.to_dict("records")]
+
+
 def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
-    """The table for the eye, as text: thresholds after @, intervals beside differences; held-out figures before oracle
-    ones. What no row has, the paper's figures among it, has no column."""
+    """The table for the eye, as text: thresholds after @, intervals beside differences, marked where they survive
+    Holm's correction over all `comparisons`; held-out figures before oracle ones. What no row has, the paper's figures
+    among it, has no column."""
     records = table.replace({np.nan: None}).to_dict("records")
-    rows = [_readable_row(r) for r in records]
+    rows = [_readable_row(r, mark) for r, mark in zip(records, marks(comparisons(table)), strict=True)]
     rows += [{"variant": name, "paper": figure(value)} for name, value in spec.others.items()]
     shown = pd.DataFrame(rows).fillna("")
     return shown[[name for name in shown if shown[name].any()]]
 
 
-def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
+def table_page(table: pd.DataFrame, spec: TableSpec) -> str:
+    """The same as Markdown, and under it what its marks say."""
+    return "\n\n".join(filter(None, [markdown(readable(table, spec)), mark_line(comparisons(table))]))
+
+
+def _readable_row(r: Mapping[Hashable, Any], mark: str) -> dict[str, str]:
     differences = {kind: r.get(f"difference {kind}") for kind in KINDS}
+    marked = next((kind for kind, d in differences.items() if d is not None), None)
     counts = [r.get(name) for name in ("better", "worse", "same")]
     return {
         "variant": r["variant"],
@@ -234,7 +247,9 @@ def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
         "oIoU": figure(r["oIoU"]),
         "spread over seeds": "" if r["spread"] is None else figure(r["spread"], 2),
         **{
-            f"difference {kind} [95 %]": "" if d is None else interval(d, r.get(f"low {kind}"), r.get(f"high {kind}"))
+            f"difference {kind} [95 %]": ""
+            if d is None
+            else interval(d, r.get(f"low {kind}"), r.get(f"high {kind}")) + (mark if kind == marked else "")
             for kind, d in differences.items()
         },
         VOTES: "" if None in counts else _counts(counts, r.get("counted at")),

@@ -6,37 +6,53 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.paper_tables import leading
+from attrbind_exp.reporting.paper_tables import comparisons, leading
 from attrbind_exp.reporting.tables import interval
+from attrbind_exp.scoring.holm import survive
 
 Row = Mapping[Hashable, Any]  # of paper_tables.paper_table
 
 
 def sentences(table: pd.DataFrame) -> list[str]:
     """One sentence a split on how its other variants compare with its first: how many intervals lie above zero, below
-    it and across it, and the highest and the lowest difference. None for a split without differences."""
+    it and across it, how many survive Holm's correction over the whole table, the highest and the lowest difference.
+    None for a split without differences."""
+    ps = comparisons(table)
+    n = sum(p is not None for p in ps)
     said = []
-    for split, part in table.replace({np.nan: None}).groupby("split", sort=False):
+    for split, part in table.replace({np.nan: None}).assign(kept=survive(ps)).groupby("split", sort=False):
         rows = part.to_dict("records")
         compared = [row for row in rows if leading(row, "difference") is not None]
         if compared:
-            said.append(_sentence(str(split), str(rows[0]["variant"]), compared))
+            said.append(_sentence(str(split), str(rows[0]["variant"]), compared, n))
     return said
 
 
-def _sentence(split: str, first: str, rows: Sequence[Row]) -> str:
+def _sentence(split: str, first: str, rows: Sequence[Row], n: int) -> str:
     kind = "held-out" if rows[0].get("difference held out") is not None else "oracle"
     start = f"On {split}, at {kind} thresholds,"
     ends = [max(rows, key=_mean), min(rows, key=_mean)]
     if len(rows) == 1:
-        return f"{start} {_named(rows[0])} against {first}."
+        return f"{start} {_named(rows[0])} against {first}{_survivors(rows, n)}."
     signs = [_sign(row) for row in rows]
     counts = [sum(sign == s for sign in signs) for s in (1, -1, 0)]
     return (
         f"{start} of {len(rows)} variants the difference to {first} has an interval above zero for {counts[0]}, "
-        f"below it for {counts[1]}, across it for {counts[2]}; "
+        f"below it for {counts[1]}, across it for {counts[2]}{_survivors(rows, n)}; "
         f"the highest is {_named(ends[0])}, the lowest {_named(ends[1])}."
     )
+
+
+def _survivors(rows: Sequence[Row], n: int) -> str:
+    """How many of the rows survive Holm's correction over the n comparisons of the table; "" where n is below 2, and
+    for rows of a summary of an earlier version, which has no p."""
+    known = [row for row in rows if leading(row, "p") is not None]
+    if n < 2 or not known:
+        return ""
+    kept = sum(bool(row["kept"]) for row in known)
+    one = "which survives" if kept else "which does not survive"
+    which = f"{kept} of {len(known)} survive" if len(rows) > 1 else one
+    return f", {which} Holm's correction over the table's {n} comparisons"
 
 
 def _mean(row: Row) -> float:

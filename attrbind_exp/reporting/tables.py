@@ -7,6 +7,7 @@ import pandas as pd
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.scoring.figures import Binding, Difference, Estimate, VariantFigures
+from attrbind_exp.scoring.holm import survive
 
 # The binding figures of the ablation table: name, where it stands, decimal places.
 BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
@@ -20,8 +21,8 @@ BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
 
 def ablation(summary: Summary) -> pd.DataFrame:
     """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures and
-    the user's own metrics where there are any, and the difference to the first variant with its 95 % interval. Cells
-    are text, "-" where there is no figure."""
+    the user's own metrics where there are any, and the difference to the first variant with its 95 % interval, marked
+    where it survives Holm's correction over the table. Cells are text, "-" where there is no figure."""
     variants = summary.variants
     labels = [v.label for v in variants]
     rows: list[list[str]] = [["all", str(summary.n_scored), *(figure(v.mIoU) for v in variants)]]
@@ -38,8 +39,14 @@ def ablation(summary: Summary) -> pd.DataFrame:
         rows += [_bounded_row(name, [read(b) for b in bindings], digits) for name, read, digits in BINDING]
     rows += [_bounded_row(name, found) for name, found in own_metrics(variants).items()]
     if any(v.difference for v in variants):
-        rows.append([f"difference to {labels[0]}", "", *(_difference(v.difference) for v in variants)])
+        rows.append([f"difference to {labels[0]}", "", *marked([v.difference for v in variants])])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
+
+
+def ablation_page(summary: Summary) -> str:
+    """The same as Markdown, and under it what its marks say."""
+    line = mark_line([v.difference.p for v in summary.variants if v.difference])
+    return "\n\n".join(filter(None, [markdown(ablation(summary)), line]))
 
 
 def own_metrics(variants: Sequence[VariantFigures]) -> dict[str, list[Estimate | None]]:
@@ -62,8 +69,24 @@ def bounded(estimate: Estimate | None, digits: int = 1) -> str:
     return figure(mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def _difference(found: Difference | None) -> str:
-    return "" if found is None else interval(found.mean, found.low, found.high)
+def marked(differences: Sequence[Difference | None]) -> list[str]:
+    """All differences of one table as cells, marked; "" where there is none."""
+    signs = marks([None if d is None else d.p for d in differences])
+    return [
+        "" if d is None else interval(d.mean, d.low, d.high) + sign for d, sign in zip(differences, signs, strict=True)
+    ]
+
+
+def marks(ps: Sequence[float | None]) -> list[str]:
+    """ " *" for those of a table's comparisons that survive Holm's correction over all of them, by their p; else "". A
+    single comparison has nothing to survive."""
+    return [" *" if kept and mark_line(ps) else "" for kept in survive(ps)]
+
+
+def mark_line(ps: Sequence[float | None]) -> str:
+    """The line under a table that says what its marks are; "" where there are fewer than two comparisons."""
+    n = sum(p is not None for p in ps)
+    return "" if n < 2 else f"*: survives Holm's correction over the {n} comparisons of this table"
 
 
 def interval(mean: float, low: float | None, high: float | None) -> str:

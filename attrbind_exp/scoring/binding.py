@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from attrbind_exp.scoring.compare import estimates
+from attrbind_exp.scoring.compare import PERCENT, estimates
 from attrbind_exp.scoring.figures import Binding, Estimate
 from attrbind_exp.types import Sample
 
@@ -91,7 +91,7 @@ class BindingScores:
         return np.stack([(peaks == place).mean(-1) for place in range(len(PLACES))])
 
     def figures(self) -> list[Binding]:
-        """The binding figures of every variant, means over seeds, each with its 95 % interval resampled by image."""
+        """The binding figures of every variant, means over seeds, each with its 95 % interval over images."""
         images = np.array([s.image_id for s in self.samples])
         everywhere, rivals = np.arange(len(images)), np.flatnonzero(np.array(self._has_distractor))
         known = np.array(self._with_ratio)
@@ -99,13 +99,13 @@ class BindingScores:
         follows, pair_images = self._follows()
         peak, peak_rivals = (self._peak(rows, images[rows]) for rows in (everywhere, rivals))
         heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
-        swap = estimates(follows, pair_images)
+        swap = estimates(follows, pair_images, PERCENT)
         return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
 
     def _peak(self, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
         """By place for every variant: the share in percent of some of the expressions whose peak lies there."""
         variants = range(self._shape[0])
-        found = estimates((100 * share[rows] for v in variants for share in self.peak_shares(v)), images)
+        found = estimates((100 * share[rows] for v in variants for share in self.peak_shares(v)), images, PERCENT)
         width = len(PLACES)
         return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 

@@ -18,8 +18,8 @@ class Named(Protocol):
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` expressions with its 95 % interval, resampled by image. `mean` is None where n is 0; `low` and
-    `high` are None where there is a single image to resample."""
+    """A mean over `n` expressions with its 95 % interval over images. `mean` is None where n is 0; `low` and `high` are
+    None where there is a single image."""
 
     mean: float | None
     low: float | None
@@ -30,8 +30,9 @@ class Estimate:
 @dataclass(frozen=True)
 class Difference:
     """How much a second variant scores above a first one, in the unit of the scores, with its 95 % interval; and how
-    many expressions (or images) got better, worse, and stayed the same. `low` and `high` are None where there is a
-    single image to resample.
+    many expressions (or images) got better, worse, and stayed the same. `p`: how probable a mean this far from zero is
+    where there is no difference, two-sided. `low`, `high` and `p` are None where there is a single image; `p` also in
+    summaries of earlier versions.
 
     The mean compares each variant at its own threshold. The counts compare both at one threshold, the first variant's:
     so a change is one of the heat map, and equal heat maps are always the same.
@@ -43,6 +44,7 @@ class Difference:
     better: int
     worse: int
     same: int
+    p: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from attrbind_exp.reporting.paper_tables import (
     KINDS,
     Run,
     TableSpec,
+    comparisons,
     difference_columns,
     leading,
     paper_table,
     readable,
 )
-from attrbind_exp.reporting.tables import bounded, figure, interval, own_metrics
+from attrbind_exp.reporting.tables import bounded, figure, interval, mark_line, own_metrics
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import SliceFigures
 
@@ -40,10 +41,12 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Results:
-    """The results for the eye: the names of the columns that are not empty, and the rows."""
+    """The results for the eye: the names of the columns that are not empty, the rows, and what the marks say, "" where
+    there are none."""
 
     names: Sequence[str]
     rows: Sequence[ResultRow]
+    marks: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
     kept = [c for c in shown if shown[c].replace("-", "").any()]
     records, numbers = table.to_dict("records"), [*table["group"], *[-1] * others]
     tones = [[_tone_of(r, name) for name in kept] for r in records] + [[0] * len(kept)] * others
-    return Results(kept, [ResultRow(*r) for r in zip(numbers, shown[kept].to_numpy().tolist(), tones, strict=True)])
+    rows = [ResultRow(*r) for r in zip(numbers, shown[kept].to_numpy().tolist(), tones, strict=True)]
+    return Results(kept, rows, mark_line(comparisons(table)))
 
 
 def _tone_of(row: Mapping[Hashable, Any], name: str) -> int:
