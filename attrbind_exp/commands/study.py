@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
+from attrbind_exp.edits.variant import is_floor
+from attrbind_exp.reporting.binding_study import between, by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.paper_tables import Run, read_runs
 from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
 from attrbind_exp.runs.store import write_text
@@ -52,11 +53,12 @@ def effect_table(rows: pd.DataFrame, show: Callable[[pd.DataFrame], str]) -> str
 
 
 def swap_table(run: Run) -> str:
-    """Swap consistency and heat ratio of every variant whose binding figures are known."""
+    """How swapped words move the heat, and the heat ratio, of every variant whose binding figures are known."""
     lines = [
         {
             "": v.label,
-            f"swapped word moves the heat, % of {v.binding.swap.n} pairs": bounded(v.binding.swap),
+            f"swapped word moves the heat the right way, % of {v.binding.moved.n} pairs": bounded(v.binding.moved),
+            "moves it by (log ratio)": bounded(v.binding.shift, 2),
             "heat on target / on distractor": bounded(v.binding.heat_ratio, 2),
             "peak on distractor, %": bounded(v.binding.peak_rivals["distractor"]),
         }
@@ -97,7 +99,7 @@ def page(outputs: Path, of: str, file: Path) -> str:
     base = rows[rows.label == test.summary.variants[0].label]
     draw(rows, test, file)
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
-    ours = test.summary.variants[-1].text_processor
+    ours = [v for v in test.summary.variants if not is_floor(v.label)][-1].text_processor
     parts = [
         head(file),
         "## Does mis-binding occur, and where?",
@@ -106,6 +108,8 @@ def page(outputs: Path, of: str, file: Path) -> str:
         "## What do the edits do?",
         "mIoU less the baseline's on the same expressions:",
         effect_table(rows, difference),
+        "Between floors and the ceiling of the map's grid, and what each last edit adds:",
+        markdown(between(val, test)),
         "Peak on the distractor, % of the expressions that have one:",
         effect_table(rows[rows.rival], lambda part: figure(100 * part.peak_distractor.mean())),
         'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',

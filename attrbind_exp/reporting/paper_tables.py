@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.tables import figure, interval
+from attrbind_exp.reporting.tables import figure, interval, way_from
 from attrbind_exp.runs import rows as run_rows
 from attrbind_exp.runs import summary as run_summary
 from attrbind_exp.runs.index import sweep_runs
@@ -127,7 +127,7 @@ def beside_paper(runs: Sequence[Run], spec: TableSpec) -> TableSpec:
 def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> pd.DataFrame:
     """One row a variant and split: the paper's figure where the run measures the same, ours at 0.50, held out and
     oracle, n, and the differences to the run's first variant; better, worse and same are counted at one threshold for
-    both, the first variant's.
+    both, the first variant's; and `added`, what its last edit adds to the variant `beyond` which it goes.
 
     `selection` is the split that chooses thresholds for the others, None where there is none. Figures are numbers in
     percent, None where there is none.
@@ -162,6 +162,10 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
                 found = _held_out(scores, first, entry, held), entry.difference
                 counted_at = first.threshold if found[0] is None else chosen_threshold(held, first.label)
                 row |= difference_columns(*found, counted_at)
+            shorter = None if entry.beyond is None else run.summary.variant(entry.beyond.than)
+            if entry.beyond is not None and shorter is not None:
+                row |= {"beyond": shorter.label}
+                row |= _ends("added", _held_out(scores, shorter, entry, held), entry.beyond.difference)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -178,7 +182,7 @@ def chosen_threshold(chooser: Run | None, label: str) -> float | None:
 def _held_out(
     scores: pd.DataFrame | None, first: VariantFigures, entry: VariantFigures, chooser: Run | None
 ) -> Difference | None:
-    """The difference to the first variant, each at its held-out threshold; None where one of them has none."""
+    """The difference of a variant to another, each at its held-out threshold; None where one of them has none."""
     at = [chosen_threshold(chooser, e.label) for e in (first, entry)]
     if scores is None or scores.empty or None in at:
         return None
@@ -197,11 +201,18 @@ def difference_columns(
     counts = held or oracle
     if counts is None:
         return {}
+    found = _ends("difference", held, oracle)
+    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+
+
+def _ends(name: str, held: Difference | None, oracle: Difference | None) -> dict[str, float | None]:
+    """A difference of both kinds with its interval, as columns."""
+    bounds = ("low", "high") if name == "difference" else (f"{name} low", f"{name} high")
     found: dict[str, float | None] = {}
     for kind, d in zip(KINDS, (held, oracle), strict=True):
         figures = (None, None, None) if d is None else (d.mean, d.low, d.high)
-        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high")), figures, strict=True)
-    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+        found |= zip((f"{column} {kind}" for column in (name, *bounds)), figures, strict=True)
+    return found
 
 
 def leading(row: Mapping[Hashable, Any], name: str) -> Any:
@@ -216,6 +227,8 @@ def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
     ones. What no row has, the paper's figures among it, has no column."""
     records = table.replace({np.nan: None}).to_dict("records")
     rows = [_readable_row(r) for r in records]
+    way = share_column(records)
+    rows = [{**row, way: figure(r["share"]) if r.get("share") is not None else ""} for row, r in zip(rows, records)]
     rows += [{"variant": name, "paper": figure(value)} for name, value in spec.others.items()]
     shown = pd.DataFrame(rows).fillna("")
     return shown[[name for name in shown if shown[name].any()]]
@@ -228,7 +241,7 @@ def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
         "variant": r["variant"],
         "split": r["split"],
         "n": str(r["n"]),
-        "paper": _at(r["paper"], r["paper threshold"]),
+        "paper": _at(r.get("paper"), r.get("paper threshold")),
         "at 0.50": figure(r["mIoU at 0.50"]),
         **{kind: _at(r[f"mIoU {kind}"], r[f"threshold {kind}"]) for kind in KINDS},
         "oIoU": figure(r["oIoU"]),
@@ -238,7 +251,20 @@ def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
             for kind, d in differences.items()
         },
         VOTES: "" if None in counts else _counts(counts, r.get("counted at")),
+        "last edit adds [95 %]": _added(r),
     }
+
+
+def _added(r: Mapping[Hashable, Any]) -> str:
+    """Such as "+0.2 [-0.1, +0.6] beyond noun_chunk"."""
+    mean, low, high = (leading(r, name) for name in ("added", "added low", "added high"))
+    return "" if mean is None else f"{interval(mean, low, high)} beyond {r['beyond']}"
+
+
+def share_column(records: Sequence[Mapping[Hashable, Any]]) -> str:
+    """What the shares of a table are called: after their floor where all have the same."""
+    names = {r["share from"] for r in records if r.get("share from") is not None}
+    return way_from(names.pop() if len(names) == 1 else "the highest floor")
 
 
 def _counts(counts: Sequence[float | None], threshold: float | None) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.scoring.figures import Binding, Difference, Estimate, VariantFigures
+from attrbind_exp.scoring.references import highest, share
 
 # The binding figures of the ablation table: name, where it stands, decimal places.
 BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
@@ -14,17 +16,19 @@ BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
     ("peak on target, with distractor", lambda b: b.peak_rivals["target"], 1),
     ("peak on distractor", lambda b: b.peak_rivals["distractor"], 1),
     ("heat target / distractor", lambda b: b.heat_ratio, 2),
-    ("swapped word moves the heat", lambda b: b.swap, 1),
+    ("swapped word moves the heat the right way, %", lambda b: b.moved, 1),
+    ("swapped word moves the heat by (log ratio)", lambda b: b.shift, 2),
 )
 
 
 def ablation(summary: Summary) -> pd.DataFrame:
-    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures and
-    the user's own metrics where there are any, and the difference to the first variant with its 95 % interval. Cells
-    are text, "-" where there is no figure."""
+    """One column a variant: mIoU overall, between which floors and ceiling it stands, and per slice with its n, then
+    threshold, oIoU, precision, binding figures and the user's own metrics where there are any, the difference to the
+    first variant with its 95 % interval, and what the last edit adds. Cells are text, "-" where there is no figure."""
     variants = summary.variants
     labels = [v.label for v in variants]
     rows: list[list[str]] = [["all", str(summary.n_scored), *(figure(v.mIoU) for v in variants)]]
+    rows += _between(summary)
     for name in variants[0].slices:
         values = {value: found.n for v in variants for value, found in v.slices[name].items()}
         for value, n in values.items():
@@ -39,7 +43,36 @@ def ablation(summary: Summary) -> pd.DataFrame:
     rows += [_bounded_row(name, found) for name, found in own_metrics(variants).items()]
     if any(v.difference for v in variants):
         rows.append([f"difference to {labels[0]}", "", *(_difference(v.difference) for v in variants)])
+    for than in dict.fromkeys(v.beyond.than for v in variants if v.beyond):
+        added = [v.beyond.difference if v.beyond and v.beyond.than == than else None for v in variants]
+        rows.append([f"beyond {than}", "", *map(_difference, added)])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
+
+
+def _between(summary: Summary) -> list[list[str]]:
+    """A row each floor and the ceiling, the same for all variants, and how far each of these has come between them."""
+    count = len(summary.variants)
+    rows = [[r.name, str(r.n), *[figure(r.mIoU)] * count] for r in summary.references]
+    if (found := shares(summary)) is not None:
+        rows.append([way_from(found[0]), "", *(figure(s) for s in found[1])])
+    return rows
+
+
+def shares(summary: Summary) -> tuple[str, list[float | None]] | None:
+    """The name of a run's highest floor, and how far every variant is on the way from there to the ceiling, in percent;
+    None where there is no floor or no ceiling."""
+    floors = {v.label: v.mIoU for v in summary.variants if is_floor(v.label)}
+    floors |= {r.name: r.mIoU for r in summary.references if r.is_floor}
+    ceiling = next((r.mIoU for r in summary.references if not r.is_floor), None)
+    floor = highest(floors)
+    if floor is None or ceiling is None:
+        return None
+    return floor[0], [share(v.mIoU, floor[1], ceiling) for v in summary.variants]
+
+
+def way_from(floor: str) -> str:
+    """What shares are called after their floor: "share of the way from all objects to the ceiling, in %"."""
+    return f"share of the way from {floor.removeprefix('floor: ')} to the ceiling, in %"
 
 
 def own_metrics(variants: Sequence[VariantFigures]) -> dict[str, list[Estimate | None]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from attrbind_exp.scoring.figures import VariantFigures
+from attrbind_exp.scoring.figures import Reference, VariantFigures
 from attrbind_exp.types import UserError
 
 NAME = "summary.json"
@@ -19,7 +19,8 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     `text_processor`, `alpha`, `mIoU` and `threshold` are those of the variant that heads it, `variants[headline]`.
     `scored`: "expressions" or "images"; n = n_scored + n_unscored (no ground truth) + n_failed; `failures` and
     `fallbacks` count by reason and rule; `n_bound`: prompts with a modifier to bind; `seconds` of scoring; `overrides`:
-    what was typed; `version`: of this package; `format`: of this file.
+    what was typed; `version`: of this package; `format`: of this file; `references`: the floors and the ceiling between
+    which the figures of expressions stand.
     """
 
     text_processor: str
@@ -47,6 +48,7 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     format: int = FORMAT
     variants: Sequence[VariantFigures]
+    references: Sequence[Reference] = ()
 
     @property
     def head(self) -> VariantFigures:
