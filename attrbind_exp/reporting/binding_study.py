@@ -103,7 +103,7 @@ def between(val: Run, test: Run) -> pd.DataFrame:
     what the last edit adds."""
     table = with_references(paper_table([val, test], TableSpec(), val.split), [val, test], val.split)
     shown = readable(table[table["split"] == test.split], TableSpec()).rename(columns={KINDS[0]: "mIoU @ threshold"})
-    wanted = ("mIoU @ threshold", "share", "last edit adds")
+    wanted = ("mIoU @ threshold", "% of the way", "last edit adds")
     return shown[["variant", *(name for name in shown if name.startswith(wanted))]].rename(columns={"variant": ""})
 
 

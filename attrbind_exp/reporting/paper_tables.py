@@ -226,15 +226,14 @@ def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
     """The table for the eye, as text: thresholds after @, intervals beside differences; held-out figures before oracle
     ones. What no row has, the paper's figures among it, has no column."""
     records = table.replace({np.nan: None}).to_dict("records")
-    rows = [_readable_row(r) for r in records]
     way = share_column(records)
-    rows = [{**row, way: figure(r["share"]) if r.get("share") is not None else ""} for row, r in zip(rows, records)]
+    rows = [_readable_row(r, way) for r in records]
     rows += [{"variant": name, "paper": figure(value)} for name, value in spec.others.items()]
     shown = pd.DataFrame(rows).fillna("")
     return shown[[name for name in shown if shown[name].any()]]
 
 
-def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
+def _readable_row(r: Mapping[Hashable, Any], way: str) -> dict[str, str]:
     differences = {kind: r.get(f"difference {kind}") for kind in KINDS}
     counts = [r.get(name) for name in ("better", "worse", "same")]
     return {
@@ -244,6 +243,7 @@ def _readable_row(r: Mapping[Hashable, Any]) -> dict[str, str]:
         "paper": _at(r.get("paper"), r.get("paper threshold")),
         "at 0.50": figure(r["mIoU at 0.50"]),
         **{kind: _at(r[f"mIoU {kind}"], r[f"threshold {kind}"]) for kind in KINDS},
+        way: "" if r.get("share") is None else figure(r["share"]),
         "oIoU": figure(r["oIoU"]),
         "spread over seeds": "" if r["spread"] is None else figure(r["spread"], 2),
         **{

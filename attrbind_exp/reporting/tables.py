@@ -71,8 +71,8 @@ def shares(summary: Summary) -> tuple[str, list[float | None]] | None:
 
 
 def way_from(floor: str) -> str:
-    """What shares are called after their floor: "share of the way from all objects to the ceiling, in %"."""
-    return f"share of the way from {floor.removeprefix('floor: ')} to the ceiling, in %"
+    """What shares are called after their floor: "% of the way from all objects to the ceiling"."""
+    return f"% of the way from {floor.removeprefix('floor: ')} to the ceiling"
 
 
 def own_metrics(variants: Sequence[VariantFigures]) -> dict[str, list[Estimate | None]]:
