@@ -1,6 +1,7 @@
 """Floors, the ceiling and the way between them, against answers made by hand."""
 
 from dataclasses import replace
+from html import unescape
 
 import msgspec
 import numpy as np
@@ -16,12 +17,15 @@ from attrbind_exp.edits.chain import apply_chain
 from attrbind_exp.edits.variant import find_shorter, is_floor
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.reporting.gallery import shown_variants
+from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs, readable
 from attrbind_exp.reporting.references import with_references, without_floors
 from attrbind_exp.reporting.sentences import sentences
-from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.reporting.tables import BINDING, ablation
+from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.scoring import references
-from attrbind_exp.scoring.figures import Beyond, Difference, Reference
+from attrbind_exp.scoring.binding import PLACES
+from attrbind_exp.scoring.figures import Beyond, Binding, Difference, Estimate, Reference
 from attrbind_exp.scoring.metrics import GRID, count_overlap, iou, key
 from attrbind_exp.scoring.references import CEILING, CENTRE, OBJECTS, ReferenceScores, highest, share
 from attrbind_exp.tasks.expressions import ExpressionTask
@@ -30,6 +34,7 @@ from attrbind_exp.tasks.settings import RunSettings
 from tests.conftest import states_of
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 from tests.test_command import composed
+from tests.test_report import page_of, words
 from tests.test_tasks import RIGHT, half, image, sample, segmented
 
 LEFT = half("left") > 0
@@ -270,3 +275,37 @@ def test_tables_of_the_paper_show_floors_and_ceiling_at_the_thresholds_of_val(ru
     assert shown.loc[("test", "attribute_binding alpha=0.9"), "last edit adds [95 %]"].endswith("beyond noun_chunk")
     # A floor is no variant that is compared.
     assert sentences(table) == sentences(without_floors(bare)) and "of 2 variants" in sentences(table)[0]
+
+
+def test_the_page_says_what_the_terminal_says(tmp_path):
+    """Binding figures by the same names and digits; floors, ceiling and the way in the results; no floor as a rival."""
+    place = {p: Estimate(12.34, 10.0, 20.0, 4) for p in PLACES}
+    told = Binding(
+        place, place, Estimate(1.234, 1.0, 1.5, 4), Estimate(83.56, 70.0, 90.0, 2), Estimate(0.456, 0.1, 0.9, 2)
+    )
+    more = {name: {"binding": told} for name in ("baseline", "attribute_binding", "text_blind")}
+    found = [reference(OBJECTS, 36.0), reference(CEILING, 86.0)]
+    curves = {BASE: lambda t: 46.0, OURS: lambda t: 56.0, BLIND: lambda t: 21.0}
+    write_run(tmp_path / "run", "test", curves, found, **more)
+    page = unescape(words(page_of(tmp_path / "run")))
+    shown = ablation(read_summary(tmp_path / "run")).set_index("mIoU in %")
+    for name, _, _ in BINDING:
+        assert " ".join([name, *shown.loc[name]]) in page, name
+    assert "0.46 [0.10, 0.90]" in page
+    assert f"{OBJECTS} 4 36.0 36.0" in page and f"{CEILING} 4 86.0 86.0 @0.30" in page
+    assert "attribute_binding alpha=0.9 4 56.0 56.0 @0.30 40.0" in page and "text_blind 4 21.0 21.0 @0.30 -30.0" in page
+
+
+def test_a_page_of_several_runs_counts_no_floor_as_a_rival(tmp_path):
+    """The run of the baseline stands first, floor and all; the floor is as good as any, yet heads nothing."""
+    found = [reference(OBJECTS, 36.0), reference(CEILING, 86.0)]
+    write_run(tmp_path / "a", "test", {OURS: lambda t: 50.0, NCR: lambda t: 48.0}, found)
+    write_run(tmp_path / "b", "test", {BASE: lambda t: 46.0, BLIND: lambda t: 60.0}, found)
+    measured = collect(tmp_path, {})
+    (group,) = measured.groups
+    assert [c.label for c in group.columns] == ["baseline", "text_blind", "attribute_binding alpha=0.9", "noun_chunk"]
+    said = words(page_of(tmp_path))
+    assert "attribute_binding alpha=0.9, the highest of 2" in said
+    # The highest floor of the data, whichever run measured it.
+    assert measured.between["share"].tolist()[:4] == pytest.approx([100 * (v - 60) / 26 for v in (46, 60, 50, 48)])
+    assert set(measured.between["share from"][:4]) == {"text_blind"}
