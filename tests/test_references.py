@@ -284,7 +284,7 @@ def test_the_page_says_what_the_terminal_says(tmp_path):
         place, place, Estimate(1.234, 1.0, 1.5, 4), Estimate(83.56, 70.0, 90.0, 2), Estimate(0.456, 0.1, 0.9, 2)
     )
     more = {name: {"binding": told} for name in ("baseline", "attribute_binding", "text_blind")}
-    found = [reference(OBJECTS, 36.0), reference(CEILING, 86.0)]
+    found = [reference(OBJECTS, 36.0), reference(CEILING, lambda t: 86.0)]
     curves = {BASE: lambda t: 46.0, OURS: lambda t: 56.0, BLIND: lambda t: 21.0}
     write_run(tmp_path / "run", "test", curves, found, **more)
     page = unescape(words(page_of(tmp_path / "run")))
