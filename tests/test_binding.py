@@ -118,8 +118,27 @@ def test_binding_figures_by_hand():
     assert [found.peak[p].mean for p in PLACES] == [60, 20, 0, 20]
     assert found.peak_rivals["target"].mean == 75 and found.peak_rivals["distractor"].n == 4
     assert found.heat_ratio.mean == pytest.approx((4 * 4 * 4 * 0.25) ** 0.25) and found.heat_ratio.n == 4
-    assert found.swap.mean == 50 and found.swap.n == 2
-    assert found.swap.low == 0 and found.swap.high == 100  # two images
+    # In the first image the heat on a / on b goes from 4 to 1/4, in the second it stays at 4, which is no move.
+    assert found.moved.mean == 50 and found.moved.n == 2
+    assert found.moved.low == 0 and found.moved.high == 100  # two images
+    assert found.shift.mean == pytest.approx(np.log(16) / 2) and found.shift.n == 2
+    # Each image lies log(16) / 2 from the mean; t of 1 degree of freedom is 12.706.
+    half = 12.7062 * np.sqrt(2) * np.log(16) / 2
+    assert (found.shift.low, found.shift.high) == pytest.approx((np.log(16) / 2 - half, np.log(16) / 2 + half), rel=1e-4)
+
+
+def test_heat_moves_the_right_way_though_one_object_stays_the_hotter():
+    """Of a pair in two seeds: both expressions heat a more, "white" (a's) yet more of it; the other way round in the
+    second."""
+    samples = [sample("the white star", "a", {"b": "star"}), sample("the black star", "b", {"a": "star"})]
+    white = [Sighting("target", {"a": 0.8, "b": 0.2}), Sighting("target", {"a": 0.6, "b": 0.3})]
+    black = [Sighting("distractor", {"a": 0.4, "b": 0.2}), Sighting("distractor", {"a": 0.8, "b": 0.2})]
+    found = figures(samples, [white, black])
+    assert found.moved == Estimate(50, None, None, 1)
+    assert found.shift.mean == pytest.approx((np.log(4 / 2) + np.log(2 / 4)) / 2, abs=1e-12)
+    nothing = [Sighting("background", {"a": 0.0, "b": 0.5})]  # no heat counts as FLOOR
+    found = figures(samples, [white[:1], nothing])
+    assert found.shift.mean == pytest.approx(np.log(4) - np.log(0.01 / 0.5)) and found.moved.mean == 100
 
 
 def test_an_object_whose_mask_cannot_be_used_counts_as_not_annotated():
@@ -140,7 +159,7 @@ def test_an_object_whose_mask_cannot_be_used_counts_as_not_annotated():
     assert found.peak["target"].n == 4 and found.peak["target"].mean == 75
     assert found.peak_rivals["target"].n == 3 and found.peak_rivals["background"].mean == pytest.approx(100 / 3)
     assert found.heat_ratio.n == 3 and found.heat_ratio.mean == pytest.approx((4 * 4 * 0.25) ** (1 / 3))
-    assert found.swap == Estimate(100, None, None, 1)  # of the first image alone
+    assert found.moved == Estimate(100, None, None, 1)  # of the first image alone
 
 
 def test_variants_are_kept_apart():
@@ -150,7 +169,8 @@ def test_variants_are_kept_apart():
     scores.add(samples[0], [[own], [other]])
     scores.add(samples[1], [[other], [own]])
     first, second = scores.figures()
-    assert (first.swap.mean, second.swap.mean) == (100, 0)
+    assert (first.moved.mean, second.moved.mean) == (100, 0)
+    assert (first.shift.mean, second.shift.mean) == pytest.approx((np.log(8), -np.log(8)))
     assert (first.heat_ratio.mean, second.heat_ratio.mean) == pytest.approx((8**0.5, 8**-0.5))
     assert [scores.peak_shares(v)[PLACES.index("target")].tolist() for v in (0, 1)] == [[1, 0], [0, 1]]
 
@@ -161,7 +181,7 @@ def test_seeds_are_averaged_and_the_hottest_distractor_counts():
     found = figures([one], [seeds])
     assert found.peak["target"].mean == 50
     assert found.heat_ratio.mean == pytest.approx(1.0) and found.heat_ratio.low is None
-    assert found.swap == Estimate(None, None, None, 0)
+    assert found.moved == found.shift == Estimate(None, None, None, 0)
 
 
 def test_intervals_are_clustered_by_image():
@@ -187,6 +207,6 @@ def test_a_run_says_where_the_heat_lies(segmenter, tmp_path):
     told = found.binding
     assert sum(told.peak[p].mean for p in PLACES) == pytest.approx(100)
     hits = [r["peak"] == "target" for r in rows[::2]]
-    assert told.peak["target"].mean == pytest.approx(100 * np.mean(hits)) and told.swap.n > 0
+    assert told.peak["target"].mean == pytest.approx(100 * np.mean(hits)) and told.moved.n > 0
     (by_pair,) = ([e.peak["target"] * e.n for e in found.slices["pair"].values()],)
     assert sum(by_pair) == pytest.approx(100 * sum(hits))  # slices say it, too

@@ -66,7 +66,8 @@ def test_the_figures_in_the_model_card(summary):
         "peak on target": binding.peak["target"].mean,
         "peak on distractor, where there is one": binding.peak_rivals["distractor"].mean,
         "peak on distractor, rare target beside its usual colour": rival.peak["distractor"],
-        "swapped word moves the heat": binding.swap.mean,
+        "swapped word moves the heat the right way, %": binding.moved.mean,
+        "swapped word moves the heat by (log ratio)": binding.shift.mean,
     }.items():
         assert value == pytest.approx(shown[name], abs=2 * TOLERANCE), name
 

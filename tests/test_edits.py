@@ -205,7 +205,7 @@ def test_a_label_is_made_of_the_edits_alone(edits, label):
 
 def test_the_same_edits_have_the_same_label_whatever_option_makes_them():
     def labels(*overrides):
-        return [v.label for v in config.variants(composed(*overrides))[0]]
+        return [v.label for v in config.variants(composed("text_blind=false", *overrides))[0]]
 
     ablation = labels("text_processor=ablation")
     assert ablation == [

@@ -23,6 +23,7 @@ from attrbind_exp.reporting.paper_tables import (
     readable,
     table_page,
 )
+from attrbind_exp.reporting.references import NAMES
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.index import Launched, Merged
 from attrbind_exp.scoring.figures import Difference
@@ -251,14 +252,17 @@ def test_a_sweep_file_makes_its_table_and_figure(tmp_path):
     folder = tmp_path / "outputs" / "table2_refcoco" / "shapes_bundled"
     assert out.strip().splitlines()[-1] == str(folder.relative_to(tmp_path))
     table = pd.read_csv(folder / "results.csv")
-    assert table.split.tolist() == ["val", "val", "test", "test"] and table.n.tolist() == [6] * 4
-    assert table["mIoU held out"].notna().tolist() == [False, False, True, True] and table.spread.notna().all()
+    names = ["baseline", "attribute_binding alpha=0.9", "text_blind", *NAMES]
+    assert table.variant.tolist() == names * 2 and table.n.tolist() == [6] * 12
+    assert table.split.tolist() == ["val"] * 6 + ["test"] * 6
+    assert table["mIoU held out"].notna().tolist() == [False] * 6 + [True] * 6
+    assert table.spread.notna().tolist() == ([True] * 3 + [False] * 3) * 2
     text = (folder / "results.md").read_text()
     assert "python -m attrbind_exp.run sweep=table2_refcoco dataset=shapes" in text and "22.4" not in text
     assert "section 6" in text and "On test, at held-out thresholds, attribute_binding alpha=0.9" in text
     assert Image.open(folder / "results.png").width > 300
     (run,) = folder.glob("*split=test*")
-    assert len((run / "expressions.jsonl").read_text().splitlines()) == 6 * 2 * 2
+    assert len((run / "expressions.jsonl").read_text().splitlines()) == 6 * 3 * 2
     assert (run / "harmed.png").is_file() or (run / "improved.png").is_file()
 
 

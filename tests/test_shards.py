@@ -66,7 +66,7 @@ def test_shards_of_several_runs_are_merged_apart_and_stand_in_the_tables(tmp_pat
     merged = sorted((tmp_path / "parts").glob("merged*"))
     assert [json.loads((f / "summary.json").read_text())["split"] for f in merged] == ["test", "val"]
     lines = (tmp_path / "parts" / "results.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 5  # two splits of five variants, none of them a shard's
+    assert len(lines) == 1 + 2 * (5 + 4)  # two splits of five variants, three floors and a ceiling, none a shard's
 
 
 def test_a_rescored_shard_is_no_shard_of_the_sweep(tmp_path):

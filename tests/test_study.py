@@ -29,7 +29,7 @@ def write_run(folder, split, overrides=(), rows=(), **more):
     places = dict.fromkeys(("target", "distractor", "other", "background"), figures)
     curves = [{k: 40.0 - abs(i + 1 - j) for j, k in enumerate(KEYS)} for i in range(len(LABELS))]
     told = {
-        "binding": Binding(places, places, figures, figures),
+        "binding": Binding(places, places, figures, figures, figures),
         "difference": Difference(1.0, 0.5, 1.5, 1, 0, 0, 0.01),
         **more,
     }

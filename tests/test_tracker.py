@@ -12,6 +12,7 @@ import pytest
 import torch
 import wandb
 
+from attrbind_exp.reporting.references import NAMES
 from attrbind_exp.tracking import dashboard
 from attrbind_exp.tracking.dashboard import GALLERIES, TABLES, make_workspace
 from attrbind_exp.tracking.wandb_tracker import WandbTracker
@@ -50,7 +51,7 @@ def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
     assert len(list(media.glob("images/*.png"))) == 2
     tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in media.glob("table/*.table.json")}
     assert len(tables["expressions"]["data"]) == 5 and "the white star" in tables["expressions"]["data"][0]
-    assert len(tables["threshold"]["data"]) == 5 * 101
+    assert len(tables["threshold"]["data"]) == 6 * 101
 
 
 def test_unknown_tracker_mode_is_named(tmp_path):
@@ -90,8 +91,9 @@ def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folde
     # The baseline of all runs is one row; the alphas of two runs are compared with it. The data are not the paper's.
     assert [r["variant"] for r in rows if r["variant"] == "baseline"] == ["baseline"]
     assert all(row["paper"] is None for row in rows)
-    ours = {name: row for name, row in by_name.items() if name != "baseline"}
-    assert len(ours) == 4 and all(
+    assert list(by_name)[-3:] == list(NAMES) and "text_blind" in by_name
+    ours = {name: row for name, row in by_name.items() if name not in ("baseline", *NAMES)}
+    assert len(ours) == 5 and all(
         row["low oracle"] <= row["difference oracle"] <= row["high oracle"] for row in ours.values()
     )
     lines = {row[1] for row in tables["alpha"]["data"]}

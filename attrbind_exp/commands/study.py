@@ -11,13 +11,14 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
-from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
+from attrbind_exp.edits.variant import is_floor
+from attrbind_exp.reporting.binding_study import between, by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.made_with import difference_line
 from attrbind_exp.reporting.paper_tables import Run, read_runs
 from attrbind_exp.reporting.tables import bounded, figure, mark_line, markdown, marked
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.scoring.compare import paired_difference
-from attrbind_exp.scoring.figures import Difference
+from attrbind_exp.scoring.figures import Difference, VariantFigures
 from attrbind_exp.types import UserError
 
 HEAD = """# Does editing the text embedding mend mis-binding?
@@ -45,10 +46,12 @@ def main_runs(folder: Path) -> tuple[Run, Run]:
 
 def gain_table(rows: pd.DataFrame) -> str:
     """A line a variant, a column a group of expressions; each cell the mean of `gain` with its interval, marked where
-    it survives Holm's correction over the table. The first variant is what the others are compared with."""
+    it survives Holm's correction over the table. The first variant is what the others are compared with, and a floor is
+    compared with nothing."""
     found = {label: _gains(rows[rows.label == label]) for label in rows.label.unique()}
     first = next(iter(found))
-    found[first] = {name: d and replace(d, p=None) for name, d in found[first].items()}
+    for label in [first, *filter(is_floor, found)]:
+        found[label] = {name: d and replace(d, p=None) for name, d in found[label].items()}
     flat = [d for groups in found.values() for d in groups.values()]
     cells = iter(marked(flat))
     shown = {label: {name: next(cells) or "-" for name in groups} for label, groups in found.items()}
@@ -82,11 +85,12 @@ def _noted(table: str, differences: Sequence[Difference | None]) -> str:
 
 
 def swap_table(run: Run) -> str:
-    """Swap consistency and heat ratio of every variant whose binding figures are known."""
+    """How swapped words move the heat, and the heat ratio, of every variant whose binding figures are known."""
     lines = [
         {
             "": v.label,
-            f"swapped word moves the heat, % of {v.binding.swap.n} pairs": bounded(v.binding.swap),
+            f"swapped word moves the heat the right way, % of {v.binding.moved.n} pairs": bounded(v.binding.moved),
+            "moves it by (log ratio)": bounded(v.binding.shift, 2),
             "heat on target / on distractor": bounded(v.binding.heat_ratio, 2),
             "peak on distractor, %": bounded(v.binding.peak_rivals["distractor"]),
         }
@@ -100,7 +104,8 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
     """A line a run of a sweep over `key`: mIoU of the baseline and what each other variant adds to it, with oracle
     thresholds; where there are several noise seeds, their spread. Labels are without the key, which has a column."""
     name = key.rpartition(".")[2]
-    lines, differences = [], [v.difference for run in runs for v in run.summary.variants[1:]]
+    lines: list[dict[str, str]] = []
+    differences = [_rival(v) for run in runs for v in run.summary.variants[1:]]
     cells = iter(marked(differences))
     for run in runs:
         value = next((o.partition("=")[2] for o in run.summary.overrides if o.startswith(key)), "default")
@@ -113,6 +118,12 @@ def settings_table(runs: Sequence[Run], key: str) -> str:
             line[label] = next(cells) or "-"
         lines.append(line)
     return _noted(markdown(pd.DataFrame(lines)), differences)
+
+
+def _rival(variant: VariantFigures) -> Difference | None:
+    """A variant's difference; that of a floor without its p, since it is compared with nothing."""
+    found = variant.difference
+    return replace(found, p=None) if found and is_floor(variant.label) else found
 
 
 def head(file: Path) -> str:
@@ -128,7 +139,7 @@ def page(outputs: Path, of: str, file: Path) -> str:
     base = rows[rows.label == test.summary.variants[0].label]
     draw(rows, test, file)
     thresholds = ", ".join(f"{k} {v:.2f}" for k, v in base.groupby("label").threshold.first().items())
-    ours = test.summary.variants[-1].text_processor
+    ours = [v for v in test.summary.variants if not is_floor(v.label)][-1].text_processor
     layers, uncond = (read_runs(outputs / name / of) for name in ("binding_layers", "binding_uncond"))
     parts = [
         head(file),
@@ -138,6 +149,8 @@ def page(outputs: Path, of: str, file: Path) -> str:
         "## What do the edits do?",
         "mIoU less the baseline's on the same expressions:",
         gain_table(rows),
+        "Between floors and the ceiling of the map's grid, and what each last edit adds:",
+        markdown(between(val, test)),
         "Peak on the distractor, % of the expressions that have one:",
         effect_table(rows[rows.rival], lambda part: figure(100 * part.peak_distractor.mean())),
         'Both objects of a shape named in turn, on the same picture and noise ("the white star", "the black star"):',

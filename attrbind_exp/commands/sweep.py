@@ -101,11 +101,13 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.made_with import difference_line
     from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, table_page
+    from attrbind_exp.reporting.references import with_references, without_floors
     from attrbind_exp.reporting.sentences import sentences
     from attrbind_exp.runs.store import write_text
 
     runs = read_runs(folder, splits)
-    table = paper_table(runs, spec, splits[0] if len(splits) > 1 else None)
+    selection = splits[0] if len(splits) > 1 else None
+    table = with_references(paper_table(runs, spec, selection), runs, selection)
     model, title = runs[0].summary.model_name, spec.title or folder.name
     beside = beside_paper(runs, spec)
     shown = table_page(table, beside)
@@ -119,7 +121,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     write_text(folder / "results.md", "\n\n".join(filter(None, page)) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
-    plots.paper_figure(table, title, data, model, folder / "results.png")
+    plots.paper_figure(without_floors(table), title, data, model, folder / "results.png")
     print(f"\n{shown}" + (f"\n\n{differ}" if differ else ""))
 
 

@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
     "model.latents": ("mode", "sample"),
     "keep_maps": (True, False),
+    "text_blind": (True, False),
 }
 LEAST: dict[str, int] = {
     "batch_size": 1,

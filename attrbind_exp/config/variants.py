@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from attrbind_exp.edits import Variant
-from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.edits import TextBlind, Variant
+from attrbind_exp.edits.variant import BASELINE, TEXT_BLIND, is_floor
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
 
@@ -20,12 +21,14 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     """The variants of a run and the number of the one that heads its summary.
 
     There is one for every method of text_processor.methods, every alpha of it, every heat-map method and every choice
-    of layers that the run compares. The headline is the method text_processor.report (the last where that is null) at
-    alpha.report, read in the first way. Raises UserError where two variants would carry the same name or label.
+    of layers that the run compares; behind them the text-blind floor. The headline is the method text_processor.report
+    (the last where that is null) at alpha.report, read in the first way. Raises UserError where two variants would
+    carry the same name or label.
     """
     methods = compared_methods(cfg)
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
     choices: list[str | None] = [*grid_of(cfg)] or [None]
+    head = cfg.text_processor.get("report") or methods[-1]["name"]
     found = [
         Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers)
         for method in methods
@@ -34,7 +37,7 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         for layers in choices
     ]
     check_different(found)
-    head = cfg.text_processor.get("report") or found[-1].method
+    found += text_blind(cfg, found)
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
     if not candidates:
@@ -63,6 +66,14 @@ def compared_methods(cfg: DictConfig) -> list[MethodNode]:
 def has_baseline(cfg: DictConfig) -> bool:
     """Whether a run measures the prompt without any edit."""
     return any(not method.get("edits") for method in compared_methods(cfg))
+
+
+def text_blind(cfg: DictConfig, found: Sequence[Variant]) -> list[Variant]:
+    """The text-blind floor of a run, once for every way of reading: where the key text_blind asks for it (a run's does)
+    and the baseline is measured, so that a sweep measures it once; none where the run compares it already."""
+    wanted = cfg.get("text_blind", False) and not any(is_floor(v.label) for v in found)
+    plain = [v for v in found if not v.edits] if wanted else []
+    return [replace(v, method=TEXT_BLIND, edits=(TextBlind(),)) for v in plain]
 
 
 def check_different(variants: Sequence[Variant]) -> None:

@@ -51,8 +51,8 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
 
 
 def changing(prompt: Prompt, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """The edits that can change something for a prompt: none where there is nothing to bind."""
-    return tuple(edit for edit in edits if edit.changes(prompt)) if prompt.bind else ()
+    """The edits that can change something for a prompt: where there is nothing to bind, those without a gate alone."""
+    return tuple(edit for edit in edits if (prompt.bind or not edit.gated) and edit.changes(prompt))
 
 
 def apply_chain(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Embedding:
@@ -60,11 +60,13 @@ def apply_chain(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, Enc
     plain = encoded[prompt.text]
     keys = plain.states
     values: Tensor | None = None  # None: the same as the keys
+    pooled = plain.pooled
     for edit in chain:
+        pooled = edit.pool(pooled, encoded)
         if edit.where != "both" and values is None:
             values = keys
         if values is not None and edit.where in ("both", "values"):
             values = edit.apply(values, encoded, prompt)
         if edit.where in ("both", "keys"):
             keys = edit.apply(keys, encoded, prompt)
-    return Embedding(keys, values, plain.pooled)
+    return Embedding(keys, values, pooled)

@@ -7,7 +7,7 @@ q: positions of the target noun, among them.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrbind_exp.types import Prompt
 
@@ -25,9 +25,10 @@ class Edit(ABC):
     their fields are.
 
     `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
-    takes from there) or "both".
+    takes from there) or "both". `gated`: whether a prompt with nothing to bind keeps its plain embedding.
     """
 
+    gated: ClassVar[bool] = True
     where: Where = "both"
 
     def texts(self, prompt: Prompt) -> Sequence[str]:
@@ -46,3 +47,7 @@ class Edit(ABC):
         `E` (L, D) may have been edited before. `encoded` has the prompt, "", and what `texts` named; each knows the
         positions of its characters (`encoded[text].tokens.at(start, end)`).
         """
+
+    def pool(self, pooled: "Tensor | None", encoded: "Mapping[str, EncodedText]") -> "Tensor | None":
+        """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it."""
+        return pooled

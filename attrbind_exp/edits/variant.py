@@ -9,6 +9,7 @@ from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.noun_chunk import NounChunk
 
 BASELINE = "baseline"  # the label of no edits at all
+TEXT_BLIND = "text_blind"  # that of edits.TextBlind
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,18 @@ class Variant:
     def _reading(self) -> list[str]:
         read = {"heatmap": self.heatmap, "layers": self.layers}
         return [f"{key}={value}" for key, value in read.items() if value]
+
+
+def is_floor(label: str) -> bool:
+    """Whether a label is that of the text-blind floor, however it is read: shown beside variants, but no rival."""
+    return label.split(" ")[0] == TEXT_BLIND
+
+
+def find_shorter(variants: Sequence[Variant]) -> list[int | None]:
+    """For each variant of two edits or more the number of the one without its last edit, read in the same way: what its
+    own gain must be told apart from. None where there is none."""
+    numbers = {(v.edits, v.heatmap, v.layers): number for number, v in enumerate(variants)}
+    return [numbers.get((v.edits[:-1], v.heatmap, v.layers)) if len(v.edits) > 1 else None for v in variants]
 
 
 def edits_label(edits: Sequence[Edit]) -> str:

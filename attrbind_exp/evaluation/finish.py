@@ -57,5 +57,6 @@ def summarize(scored: Scored, headline: int, origin: Origin) -> Summary:
         n_bound=tally.n_bound,
         seconds=round(scored.seconds, 3),
         variants=variants,
+        references=scored.task.references(),
         **vars(origin),
     )

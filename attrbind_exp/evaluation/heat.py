@@ -94,12 +94,13 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
         size = 4 * item.loaded.image.height * item.loaded.image.width
         heats = HeatMaps(_starter(item, distinct, segmenter), len(distinct), left // size)
         left -= size * min(len(distinct), left // size)
-        started.append((item.loaded, heats, index))
+        h, w = item.rows[0].maps[settings.seeds[0]].shape[-2:]
+        started.append((item.loaded, heats, index, (h, w)))
 
     def finish() -> SegmentedImage:
         items = [
-            Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, heats.wait(), index)
-            for loaded, heats, index in started
+            Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, heats.wait(), index, grid)
+            for loaded, heats, index, grid in started
         ]
         digest = image.items[0].loaded.digest if image.items else ""
         return SegmentedImage(image.image_id, items, image.failures, digest, keep() if keep else None)

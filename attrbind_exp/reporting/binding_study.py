@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
+from attrbind_exp.reporting.paper_tables import KINDS, Run, TableSpec, chosen_threshold, paper_table, readable
+from attrbind_exp.reporting.references import with_references
 from attrbind_exp.reporting.tables import bounded, figure
 from attrbind_exp.runs.rows import ExpressionRow
 from attrbind_exp.scoring.binding import PLACES
@@ -95,6 +96,15 @@ def slice_table(rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def between(val: Run, test: Run) -> pd.DataFrame:
+    """Of test the variants with floors and ceiling, each at its threshold on val: mIoU, share of the way between them,
+    what the last edit adds."""
+    table = with_references(paper_table([val, test], TableSpec(), val.split), [val, test], val.split)
+    shown = readable(table[table["split"] == test.split], TableSpec()).rename(columns={KINDS[0]: "mIoU @ threshold"})
+    wanted = ("mIoU @ threshold", "% of the way", "last edit adds")
+    return shown[["variant", *(name for name in shown if name.startswith(wanted))]].rename(columns={"variant": ""})
 
 
 def gains(rows: pd.DataFrame) -> pd.DataFrame:

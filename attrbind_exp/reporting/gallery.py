@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from attrbind_exp.edits import Variant
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
@@ -151,9 +152,9 @@ def remove_pictures(folder: Path) -> None:
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:
-    """The baseline first, then all variants where they are few, else the one that heads the summary."""
-    many = len(settings.variants) > MANY
-    ours = [settings.variants[settings.headline]] if many else settings.variants
+    """The baseline first, then all variants where they are few, else the one that heads the summary; no floor."""
+    variants = [v for v in settings.variants if not is_floor(v.label)]
+    ours = [settings.variants[settings.headline]] if len(variants) > MANY else variants
     if any(v.heatmap and not v.edits for v in ours):  # several ways of reading the plain prompt are compared
         return list(ours)
     return [BASELINE, *(v for v in ours if v != BASELINE)]

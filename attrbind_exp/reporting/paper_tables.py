@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.tables import figure, interval, mark_line, markdown, marks
+from attrbind_exp.edits.variant import is_floor
+from attrbind_exp.reporting.tables import figure, interval, mark_line, markdown, marks, way_from
 from attrbind_exp.runs import rows as run_rows
 from attrbind_exp.runs import summary as run_summary
 from attrbind_exp.runs.index import sweep_runs
@@ -127,7 +128,7 @@ def beside_paper(runs: Sequence[Run], spec: TableSpec) -> TableSpec:
 def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> pd.DataFrame:
     """One row a variant and split: the paper's figure where the run measures the same, ours at 0.50, held out and
     oracle, n, and the differences to the run's first variant; better, worse and same are counted at one threshold for
-    both, the first variant's.
+    both, the first variant's; and `added`, what its last edit adds to the variant `beyond` which it goes.
 
     `selection` is the split that chooses thresholds for the others, None where there is none. Figures are numbers in
     percent, None where there is none.
@@ -162,6 +163,10 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
                 found = _held_out(scores, first, entry, held), entry.difference
                 counted_at = first.threshold if found[0] is None else chosen_threshold(held, first.label)
                 row |= difference_columns(*found, counted_at)
+            shorter = None if entry.beyond is None else run.summary.variant(entry.beyond.than)
+            if entry.beyond is not None and shorter is not None:
+                row |= {"beyond": shorter.label}
+                row |= _ends("added", _held_out(scores, shorter, entry, held), entry.beyond.difference)
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -178,7 +183,7 @@ def chosen_threshold(chooser: Run | None, label: str) -> float | None:
 def _held_out(
     scores: pd.DataFrame | None, first: VariantFigures, entry: VariantFigures, chooser: Run | None
 ) -> Difference | None:
-    """The difference to the first variant, each at its held-out threshold; None where one of them has none."""
+    """The difference of a variant to another, each at its held-out threshold; None where one of them has none."""
     at = [chosen_threshold(chooser, e.label) for e in (first, entry)]
     if scores is None or scores.empty or None in at:
         return None
@@ -197,11 +202,18 @@ def difference_columns(
     counts = held or oracle
     if counts is None:
         return {}
+    found = _ends("difference", held, oracle)
+    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+
+
+def _ends(name: str, held: Difference | None, oracle: Difference | None) -> dict[str, float | None]:
+    """A difference of both kinds with its interval, as columns."""
+    bounds = ("low", "high", "p") if name == "difference" else (f"{name} low", f"{name} high", f"{name} p")
     found: dict[str, float | None] = {}
     for kind, d in zip(KINDS, (held, oracle), strict=True):
         figures = (None,) * 4 if d is None else (d.mean, d.low, d.high, d.p)
-        found |= zip((f"{name} {kind}" for name in ("difference", "low", "high", "p")), figures, strict=True)
-    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+        found |= zip((f"{column} {kind}" for column in (name, *bounds)), figures, strict=True)
+    return found
 
 
 def leading(row: Mapping[Hashable, Any], name: str) -> Any:
@@ -213,8 +225,9 @@ def leading(row: Mapping[Hashable, Any], name: str) -> Any:
 
 def comparisons(table: pd.DataFrame) -> list[float | None]:
     """p of the comparison in each row, None where it has none. A row is ONE comparison, which may be told in two ways:
-    held out, and oracle, which chose its thresholds on the very data. The held-out one counts where there is one."""
-    return [leading(row, "p") for row in table.to_dict("records")]
+    held out, and oracle, which chose its thresholds on the very data. The held-out one counts where there is one. A
+    floor is compared with nothing."""
+    return [None if is_floor(str(row["variant"])) else leading(row, "p") for row in table.to_dict("records")]
 
 
 def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
@@ -222,7 +235,8 @@ def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
     Holm's correction over all `comparisons`; held-out figures before oracle ones. What no row has, the paper's figures
     among it, has no column."""
     records = table.replace({np.nan: None}).to_dict("records")
-    rows = [_readable_row(r, mark) for r, mark in zip(records, marks(comparisons(table)), strict=True)]
+    way = share_column(records)
+    rows = [_readable_row(r, way, mark) for r, mark in zip(records, marks(comparisons(table)), strict=True)]
     rows += [{"variant": name, "paper": figure(value)} for name, value in spec.others.items()]
     shown = pd.DataFrame(rows).fillna("")
     return shown[[name for name in shown if shown[name].any()]]
@@ -233,7 +247,7 @@ def table_page(table: pd.DataFrame, spec: TableSpec) -> str:
     return "\n\n".join(filter(None, [markdown(readable(table, spec)), mark_line(comparisons(table))]))
 
 
-def _readable_row(r: Mapping[Hashable, Any], mark: str) -> dict[str, str]:
+def _readable_row(r: Mapping[Hashable, Any], way: str, mark: str) -> dict[str, str]:
     differences = {kind: r.get(f"difference {kind}") for kind in KINDS}
     marked = next((kind for kind, d in differences.items() if d is not None), None)
     counts = [r.get(name) for name in ("better", "worse", "same")]
@@ -241,9 +255,10 @@ def _readable_row(r: Mapping[Hashable, Any], mark: str) -> dict[str, str]:
         "variant": r["variant"],
         "split": r["split"],
         "n": str(r["n"]),
-        "paper": _at(r["paper"], r["paper threshold"]),
+        "paper": _at(r.get("paper"), r.get("paper threshold")),
         "at 0.50": figure(r["mIoU at 0.50"]),
         **{kind: _at(r[f"mIoU {kind}"], r[f"threshold {kind}"]) for kind in KINDS},
+        way: "" if r.get("share") is None else figure(r["share"]),
         "oIoU": figure(r["oIoU"]),
         "spread over seeds": "" if r["spread"] is None else figure(r["spread"], 2),
         **{
@@ -253,7 +268,20 @@ def _readable_row(r: Mapping[Hashable, Any], mark: str) -> dict[str, str]:
             for kind, d in differences.items()
         },
         VOTES: "" if None in counts else _counts(counts, r.get("counted at")),
+        "last edit adds [95 %]": _added(r),
     }
+
+
+def _added(r: Mapping[Hashable, Any]) -> str:
+    """Such as "+0.2 [-0.1, +0.6] beyond noun_chunk"."""
+    mean, low, high = (leading(r, name) for name in ("added", "added low", "added high"))
+    return "" if mean is None else f"{interval(mean, low, high)} beyond {r['beyond']}"
+
+
+def share_column(records: Sequence[Mapping[Hashable, Any]]) -> str:
+    """What the shares of a table are called: after their floor where all have the same."""
+    names = {r["share from"] for r in records if r.get("share from") is not None}
+    return way_from(names.pop() if len(names) == 1 else "the highest floor")
 
 
 def _counts(counts: Sequence[float | None], threshold: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.reporting.paper_tables import comparisons, leading
 from attrbind_exp.reporting.tables import interval
 from attrbind_exp.scoring.holm import survive
@@ -15,14 +16,15 @@ Row = Mapping[Hashable, Any]  # of paper_tables.paper_table
 
 def sentences(table: pd.DataFrame) -> list[str]:
     """One sentence a split on how its other variants compare with its first: how many intervals lie above zero, below
-    it and across it, how many survive Holm's correction over the whole table, the highest and the lowest difference.
-    None for a split without differences."""
+    it and across it, how many survive Holm's correction over the whole table, the highest and the lowest difference. A
+    floor is none of them. None for a split without differences."""
     ps = comparisons(table)
     n = sum(p is not None for p in ps)
     said = []
     for split, part in table.replace({np.nan: None}).assign(kept=survive(ps)).groupby("split", sort=False):
         rows = part.to_dict("records")
-        compared = [row for row in rows if leading(row, "difference") is not None]
+        variants = [row for row in rows if not is_floor(str(row["variant"]))]
+        compared = [row for row in variants if leading(row, "difference") is not None]
         if compared:
             said.append(_sentence(str(split), str(rows[0]["variant"]), compared, n))
     return said

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.scoring.figures import Binding, Difference, Estimate, VariantFigures
 from attrbind_exp.scoring.holm import survive
+from attrbind_exp.scoring.references import highest, share
 
 # The binding figures of the ablation table: name, where it stands, decimal places.
 BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
@@ -15,17 +17,20 @@ BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
     ("peak on target, with distractor", lambda b: b.peak_rivals["target"], 1),
     ("peak on distractor", lambda b: b.peak_rivals["distractor"], 1),
     ("heat target / distractor", lambda b: b.heat_ratio, 2),
-    ("swapped word moves the heat", lambda b: b.swap, 1),
+    ("swapped word moves the heat the right way, %", lambda b: b.moved, 1),
+    ("swapped word moves the heat by (log ratio)", lambda b: b.shift, 2),
 )
 
 
 def ablation(summary: Summary) -> pd.DataFrame:
-    """One column a variant: mIoU overall and per slice with its n, then threshold, oIoU, precision, binding figures and
-    the user's own metrics where there are any, and the difference to the first variant with its 95 % interval, marked
-    where it survives Holm's correction over the table. Cells are text, "-" where there is no figure."""
+    """One column a variant: mIoU overall, between which floors and ceiling it stands, and per slice with its n, then
+    threshold, oIoU, precision, binding figures and the user's own metrics where there are any, the difference to the
+    first variant with its 95 % interval, marked where it survives Holm's correction over the table, and what the last
+    edit adds. Cells are text, "-" where there is no figure."""
     variants = summary.variants
     labels = [v.label for v in variants]
     rows: list[list[str]] = [["all", str(summary.n_scored), *(figure(v.mIoU) for v in variants)]]
+    rows += _between(summary)
     for name in variants[0].slices:
         values = {value: found.n for v in variants for value, found in v.slices[name].items()}
         for value, n in values.items():
@@ -39,14 +44,42 @@ def ablation(summary: Summary) -> pd.DataFrame:
         rows += [_bounded_row(name, [read(b) for b in bindings], digits) for name, read, digits in BINDING]
     rows += [_bounded_row(name, found) for name, found in own_metrics(variants).items()]
     if any(v.difference for v in variants):
-        rows.append([f"difference to {labels[0]}", "", *marked([v.difference for v in variants])])
+        rows.append([f"difference to {labels[0]}", "", *marked([v.difference for v in variants], _compared(variants))])
+    for than in dict.fromkeys(v.beyond.than for v in variants if v.beyond):
+        added = [v.beyond.difference if v.beyond and v.beyond.than == than else None for v in variants]
+        rows.append([f"beyond {than}", "", *("" if d is None else interval(d.mean, d.low, d.high) for d in added)])
     return pd.DataFrame(rows, columns=["mIoU in %", "n", *labels])
 
 
 def ablation_page(summary: Summary) -> str:
     """The same as Markdown, and under it what its marks say."""
-    line = mark_line([v.difference.p for v in summary.variants if v.difference])
-    return "\n\n".join(filter(None, [markdown(ablation(summary)), line]))
+    return "\n\n".join(filter(None, [markdown(ablation(summary)), mark_line(_compared(summary.variants))]))
+
+
+def _between(summary: Summary) -> list[list[str]]:
+    """A row each floor and the ceiling, the same for all variants, and how far each of these has come between them."""
+    count = len(summary.variants)
+    rows = [[r.name, str(r.n), *[figure(r.mIoU)] * count] for r in summary.references]
+    if (found := shares(summary)) is not None:
+        rows.append([way_from(found[0]), "", *(figure(s) for s in found[1])])
+    return rows
+
+
+def shares(summary: Summary) -> tuple[str, list[float | None]] | None:
+    """The name of a run's highest floor, and how far every variant is on the way from there to the ceiling, in percent;
+    None where there is no floor or no ceiling."""
+    floors = {v.label: v.mIoU for v in summary.variants if is_floor(v.label)}
+    floors |= {r.name: r.mIoU for r in summary.references if r.is_floor}
+    ceiling = next((r.mIoU for r in summary.references if not r.is_floor), None)
+    floor = highest(floors)
+    if floor is None or ceiling is None:
+        return None
+    return floor[0], [share(v.mIoU, floor[1], ceiling) for v in summary.variants]
+
+
+def way_from(floor: str) -> str:
+    """What shares are called after their floor: "% of the way from all objects to the ceiling"."""
+    return f"% of the way from {floor.removeprefix('floor: ')} to the ceiling"
 
 
 def own_metrics(variants: Sequence[VariantFigures]) -> dict[str, list[Estimate | None]]:
@@ -69,9 +102,15 @@ def bounded(estimate: Estimate | None, digits: int = 1) -> str:
     return figure(mean, digits) + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
-def marked(differences: Sequence[Difference | None]) -> list[str]:
-    """All differences of one table as cells, marked; "" where there is none."""
-    signs = marks([None if d is None else d.p for d in differences])
+def _compared(variants: Sequence[VariantFigures]) -> list[float | None]:
+    """p of every variant's comparison to the first, None where it has none: a floor is compared with nothing."""
+    return [None if v.difference is None or is_floor(v.label) else v.difference.p for v in variants]
+
+
+def marked(differences: Sequence[Difference | None], ps: Sequence[float | None] | None = None) -> list[str]:
+    """All differences of one table as cells, marked; "" where there is none. `ps`: those of the comparisons that count,
+    None = all."""
+    signs = marks([None if d is None else d.p for d in differences] if ps is None else ps)
     return [
         "" if d is None else interval(d.mean, d.low, d.high) + sign for d, sign in zip(differences, signs, strict=True)
     ]

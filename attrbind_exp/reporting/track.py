@@ -17,15 +17,8 @@ from attrbind_exp.scoring import metrics
 from attrbind_exp.tracking.tracker import NoTracker, Tracker
 
 GALLERIES = ("gallery", "improved", "harmed")
-NOT_KEPT = (
-    "label",
-    "difference",
-    "variants",
-    "headline",
-    "format",
-    "identity",
-    "provenance",
-)  # of a summary, by the tracker
+# Of a summary, by the tracker.
+NOT_KEPT = ("label", "difference", "beyond", "variants", "references", "headline", "format", "identity", "provenance")
 ABOUT = ("sample", "image", "expression", "target", "chunk", "fallbacks", "slices")
 
 
@@ -36,7 +29,8 @@ def track_run(
     tracker: Tracker,
     galleries: Mapping[str, Mapping[str, Path]],
 ) -> None:
-    """Log a run: its figures, the threshold curves, one row a variant, one row an expression, its pictures.
+    """Log a run: its figures, the threshold curves, one row a variant and floor, one row an expression, its
+    pictures.
 
     `curves`: mIoU in percent at every threshold (K,) by variant label; `folder`: the run's, whose rows are read one by
     one; `galleries`: pictures by gallery and caption.
@@ -51,6 +45,7 @@ def track_run(
         [v.label, v.mIoU, v.threshold, v.oIoU, *(v.metrics[name].mean if name in v.metrics else None for name in own)]
         for v in summary.variants
     ]
+    rows += [[r.name, r.mIoU, r.threshold, None, *[None] * len(own)] for r in summary.references]
     tracker.table("variants", ["variant", "mIoU", "threshold", "oIoU", *own], rows)
     if summary.scored == "expressions":
         track_expressions(Run(folder, summary), tracker)
@@ -82,8 +77,8 @@ def track_sweep(measured: Measured, tracker: Tracker) -> None:
     table, groups, folder = measured.results, measured.groups, measured.folder
     if table is None:
         return
-    columns = [c for c in table.columns if c != "group"]
-    tracker.table("results", columns, table[columns].astype(object).values.tolist())
+    shown = measured.between.drop(columns="group")
+    tracker.table("results", list(shown), shown.astype(object).values.tolist())
     tracker.summary(headlines(measured))
     track_alpha(tracker, script_data.alpha_curve(groups, table, measured.published))
     for group in groups:

@@ -26,12 +26,14 @@ class PromptColumns(msgspec.Struct, kw_only=True, frozen=True):
     fallbacks: Sequence[str]
 
 
-class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.2"):
+class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True, tag_field="row", tag="expression.3"):
     """One expression under one variant and noise seed.
 
     `intersection`, `union`: pixels at the 101 thresholds of scoring.metrics.THRESHOLDS; `iou_at`: IoU by threshold of
     the paper's grid ("0.30"); all three None without a ground truth. `peak` and `heat_on` (mean heat by object id):
-    where the image's other objects are known. `metrics`: by name, what the user's own metrics measured.
+    where the image's other objects are known. `metrics`: by name, what the user's own metrics measured. `references`:
+    IoU of floors and ceiling at the thresholds of `iou_at`, or one number (scoring/references.py); on the first row of
+    an expression alone.
     `annotation_digest`, `picture_digest`: of the data that it was made of (data/digests.py).
     """
 
@@ -55,6 +57,7 @@ class ExpressionRow(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=Tru
     peak: str | None = None
     heat_on: Mapping[str, float] | None = None
     metrics: Mapping[str, float] = {}
+    references: Mapping[str, Sequence[float]] = {}
     annotation_digest: str = ""
     picture_digest: str = ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from attrbind_exp.runs.provenance import Identity, Provenance
-from attrbind_exp.scoring.figures import VariantFigures
+from attrbind_exp.scoring.figures import Reference, VariantFigures
 from attrbind_exp.types import UserError
 
 NAME = "summary.json"
@@ -20,8 +20,9 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     `text_processor`, `alpha`, `mIoU` and `threshold` are those of the variant that heads it, `variants[headline]`.
     `scored`: "expressions" or "images"; n = n_scored + n_unscored (no ground truth) + n_failed; `failures` and
     `fallbacks` count by reason and rule; `n_bound`: prompts with a modifier to bind; `seconds` of scoring; `overrides`:
-    what was typed; `version`: of this package; `format`: of this file; `identity`, `provenance`: what all parts of the
-    run were made of, and each way in which they were made, as far as known.
+    what was typed; `version`: of this package; `format`: of this file; `references`: the floors and the ceiling between
+    which the figures of expressions stand; `identity`, `provenance`: what all parts of the run were made of, and each
+    way in which they were made, as far as known.
     """
 
     text_processor: str
@@ -49,6 +50,7 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     format: int = FORMAT
     variants: Sequence[VariantFigures]
+    references: Sequence[Reference] = ()
     identity: Identity | None = None
     provenance: Sequence[Provenance] = ()
 

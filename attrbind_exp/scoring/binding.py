@@ -96,11 +96,13 @@ class BindingScores:
         everywhere, rivals = np.arange(len(images)), np.flatnonzero(np.array(self._has_distractor))
         known = np.array(self._with_ratio)
         ratios = np.array(np.asarray(self._log_ratios).reshape(-1, self._shape[0]).T, order="C")  # (V, known)
-        follows, pair_images = self._follows()
+        shifts, pair_images = self._shifts()
+        moved = 100 * (shifts > 0).mean(-1)
         peak, peak_rivals = (self._peak(rows, images[rows]) for rows in (everywhere, rivals))
         heat_ratio = [_exp(e) for e in estimates(ratios, images[known])]
-        swap = estimates(follows, pair_images, PERCENT)
-        return [Binding(*figures) for figures in zip(peak, peak_rivals, heat_ratio, swap, strict=True)]
+        shares, ratios_moved = estimates(moved, pair_images, PERCENT), estimates(shifts.mean(-1), pair_images)
+        found = zip(peak, peak_rivals, heat_ratio, shares, ratios_moved, strict=True)
+        return [Binding(*figures) for figures in found]
 
     def _peak(self, rows: np.ndarray, images: np.ndarray) -> list[dict[str, Estimate]]:
         """By place for every variant: the share in percent of some of the expressions whose peak lies there."""
@@ -109,18 +111,20 @@ class BindingScores:
         width = len(PLACES)
         return [dict(zip(PLACES, found[i : i + width], strict=True)) for i in range(0, len(found), width)]
 
-    def _follows(self) -> tuple[np.ndarray, list[str]]:
-        """For every swap pair the share of seeds, in percent, under which both expressions heat their own object more
-        than the other's, (V, pairs), and the pair's image. A pair counts where both objects have a mask."""
-        shares, images = [], []
+    def _shifts(self) -> tuple[np.ndarray, list[str]]:
+        """How far each swap pair moves the heat the right way, (V, pairs, S), and the pair's image.
+
+        For expressions a, b about objects A, B that is log(heat of a on A / on B) - log(heat of b on A / on B): above 0
+        where a has more of its heat on A than b has. A pair counts where both objects have a mask.
+        """
+        found, images = [], []
         for a, b in swaps(self.samples):
             own, other = self.samples[a].object_id, self.samples[b].object_id
             first, second = self._heats.get(a, {}), self._heats.get(b, {})
             if other in first and own in second:
-                follows = (first[own] > first[other]) & (second[other] > second[own])
-                shares.append(100 * follows.mean(-1))
+                found.append(_log(first[own], first[other]) - _log(second[own], second[other]))
                 images.append(self.samples[a].image_id)
-        return np.stack(shares, 1) if shares else np.zeros((self._shape[0], 0)), images
+        return np.stack(found, 1) if found else np.zeros((self._shape[0], 0, self._shape[1])), images
 
 
 def swaps(samples: Sequence[Sample]) -> list[tuple[int, int]]:
@@ -145,5 +149,9 @@ def _exp(estimate: Estimate) -> Estimate:
 
 def _log_ratio(own: np.ndarray, rivals: Sequence[np.ndarray]) -> np.ndarray:
     """log(heat on the target / heat on the hottest distractor) from heats (V, S), mean over seeds (V,)."""
-    hottest = np.maximum(FLOOR, np.max(rivals, axis=0))
-    return np.asarray(np.log(np.maximum(FLOOR, own) / hottest).mean(-1))
+    return np.asarray(_log(own, np.max(rivals, axis=0)).mean(-1))
+
+
+def _log(heat: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """log(heat / other), no heat below FLOOR."""
+    return np.asarray(np.log(np.maximum(FLOOR, heat) / np.maximum(FLOOR, other)))

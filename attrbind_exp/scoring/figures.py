@@ -53,14 +53,45 @@ class Binding:
 
     `peak`: share of expressions whose highest heat lies on "target", "distractor", "other", "background";
     `peak_rivals`: the same where there is a distractor, which is another object of the target's category; `heat_ratio`:
-    mean heat on the target over mean heat on the hottest distractor (geometric mean, no percentage); `swap`: the share
-    of pairs such as "the white star", "the black star" in which each expression heats its own object more.
+    mean heat on the target over mean heat on the hottest distractor (geometric mean, no percentage).
+
+    Of pairs such as "the white star", "the black star": `moved`: the share in percent in which the swapped word moves
+    heat towards the object that it names; `shift`: by how much, as a log ratio (no percentage).
     """
 
     peak: Mapping[str, Estimate]
     peak_rivals: Mapping[str, Estimate]
     heat_ratio: Estimate
-    swap: Estimate
+    moved: Estimate
+    shift: Estimate
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the figures of heat maps stand between: a floor or the ceiling, called `name`.
+
+    `mIoU` over `n` expressions in percent at its best `threshold` of the paper's grid; `mIoU_at`: at all of them. A
+    reference without thresholds has None and nothing there.
+    """
+
+    name: str
+    mIoU: float
+    threshold: float | None
+    mIoU_at: Mapping[str, float]
+    n: int
+
+    @property
+    def is_floor(self) -> bool:
+        """Whether it is a floor."""
+        return self.name.startswith("floor")
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """What a variant's last edit adds: its `difference` to the variant without it, whose label is `than`."""
+
+    than: str
+    difference: Difference
 
 
 @dataclass(frozen=True)
@@ -81,7 +112,8 @@ class VariantFigures:
     ("0.30"); `oIoU`: pooled intersection over pooled union, None class-wise; `precision`: share of expressions with an
     IoU of at least "0.5" .. "0.9"; `n`: expressions or images; `slices`: by slice name and value; `mIoU_by_seed` and
     `mIoU_spread` (standard deviation) where there are several noise seeds; `binding` where the other objects of the
-    images are known; `difference` to the run's first variant; `metrics`: the figures of metrics that the user added.
+    images are known; `difference` to the run's first variant; `beyond`: what its last edit adds, where the run also has
+    the variant without it; `metrics`: the figures of metrics that the user added.
     """
 
     text_processor: str
@@ -98,6 +130,7 @@ class VariantFigures:
     mIoU_spread: float | None = None
     binding: Binding | None = None
     difference: Difference | None = None
+    beyond: Beyond | None = None
     metrics: Mapping[str, Estimate] = field(default_factory=dict)
 
 

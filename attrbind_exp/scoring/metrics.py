@@ -22,9 +22,13 @@ def count_overlap(heat: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
         raise ValueError(f"heat map is {heat.shape}, ground truth {truth.shape}")
     # A pixel is in the mask of every threshold up to its value: level k = it passes THRESHOLDS[0..k].
     level = find_level(heat.ravel())
-    passed = np.bincount(level, minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
-    hit = np.bincount(level[truth.ravel()], minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
-    return hit, passed + int(truth.sum()) - hit
+    hit = passing(level[truth.ravel()])
+    return hit, passing(level) + int(truth.sum()) - hit
+
+
+def passing(level: np.ndarray) -> np.ndarray:
+    """How many of the levels (n,) pass each threshold, (K,)."""
+    return np.bincount(level, minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
 
 
 def find_level(heat: np.ndarray) -> np.ndarray:

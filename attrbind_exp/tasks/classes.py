@@ -11,11 +11,12 @@ import numpy as np
 from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.edits import Variant
+from attrbind_exp.edits.variant import find_shorter
 from attrbind_exp.runs.rows import ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts, ClassScores
 from attrbind_exp.scoring.compare import class_difference
-from attrbind_exp.scoring.figures import Difference, SliceFigures, VariantFigures
+from attrbind_exp.scoring.figures import Beyond, Difference, Reference, SliceFigures, VariantFigures
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Gallery, HeatOf, Panel, Picture, Segmented, SegmentedImage, Tally, spread_out
@@ -108,18 +109,30 @@ class ClassTask:
         return Tally(len(self._added), 0, self._n_bound, dict(sorted(self._fallbacks.items())))
 
     def figures(self) -> list[VariantFigures]:
-        """Of every variant: class-wise mIoU, IoU of each class, the difference to the first variant."""
+        """Of every variant: class-wise mIoU, IoU of each class, the difference to the first variant, what its last edit
+        adds."""
         found = [self._figures(v, variant) for v, variant in enumerate(self.settings.variants)]
         if not self._added:
             return found
         rows = [round(100 * (f.threshold or 0)) for f in found]
-        base = self._scores.table(0, rows[0])
-        differences: list[Difference | None] = [None]
-        for v, row in enumerate(rows[1:], start=1):  # one variant's tables at a time
-            mine = self._scores.table(v, row)
-            at_one = mine if row == rows[0] else self._scores.table(v, rows[0])
-            differences.append(class_difference(base, mine, counted=at_one))
-        return [replace(f, difference=difference) for f, difference in zip(found, differences, strict=True)]
+        # One variant's tables at a time, beside those of the one that it is compared to.
+        differences = [None, *(self._difference(0, v, rows) for v in range(1, len(rows)))]
+        shorter = find_shorter(self.settings.variants)
+        beyond = [
+            None if s is None else Beyond(found[s].label, self._difference(s, v, rows)) for v, s in enumerate(shorter)
+        ]
+        return [replace(f, difference=d, beyond=b) for f, d, b in zip(found, differences, beyond, strict=True)]
+
+    def _difference(self, first: int, second: int, rows: Sequence[int]) -> Difference:
+        """Of two variants, each at its own of the `rows` of THRESHOLDS; counted at the first one's."""
+        base, mine = (self._scores.table(v, rows[v]) for v in (first, second))
+        at_one = mine if rows[first] == rows[second] else self._scores.table(second, rows[first])
+        return class_difference(base, mine, counted=at_one)
+
+    def references(self) -> list[Reference]:
+        """None. A union of all objects and a centre prior belong to no class, and the ceiling of a grid is one of a
+        single mask; here classes compete for each pixel. The text-blind variant is the floor."""
+        return []
 
     def _figures(self, number: int, variant: Variant) -> VariantFigures:
         by_seed = self._scores.mean_iou(number)  # (S, K)

@@ -14,13 +14,16 @@ import numpy as np
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.edits import Variant
+from attrbind_exp.edits.variant import find_shorter
 from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
 from attrbind_exp.scoring.compare import estimate, paired_differences
 from attrbind_exp.scoring.expressions import ExpressionScores
-from attrbind_exp.scoring.figures import Estimate, SliceFigures, VariantFigures
+from attrbind_exp.scoring.figures import Beyond, Estimate, Reference, SliceFigures, VariantFigures
+from attrbind_exp.scoring.references import ReferenceScores
 from attrbind_exp.tasks.objects import Masks, object_masks
+from attrbind_exp.tasks.references import Measured, measure_references, with_references
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import (
@@ -49,6 +52,7 @@ class ExpressionTask:
         self._by_id = {s.sample_id: s for s in dataset.samples}
         self._scores = ExpressionScores(settings.variants, len(settings.seeds), settings.threshold)
         self._binding = BindingScores(dataset.samples)
+        self._references = ReferenceScores()
         self._samples: list[Sample] = []
         self._unscored: list[Sample] = []
         self._labels: list[Labels] = []
@@ -62,14 +66,15 @@ class ExpressionTask:
         rows: list[Row] = []
         failures = list(image.failures)
         decoded: Masks = {}
+        measured: Measured = {}
         for item in image.items:
             try:
-                rows += self._count(item, decoded)
+                rows += self._count(item, decoded, measured)
             except SampleError as error:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
         return rows, failures
 
-    def _count(self, item: Segmented, decoded: Masks) -> list[ExpressionRow]:
+    def _count(self, item: Segmented, decoded: Masks, measured: Measured) -> list[ExpressionRow]:
         sample = item.sample
         labels = {} if self.described else {"modifier": list(item.prompt.parse.modifiers)}
         words = ExpressionRow(
@@ -91,7 +96,8 @@ class ExpressionTask:
             check_finite(heat)
             counted.append(self._measure(words, heat.values, sample, masks))
         variants, seeds = self.settings.variants, self.settings.seeds
-        return [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
+        rows = [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
+        return with_references(rows, {} if masks is None else measure_references(sample, masks, item.grid, measured))
 
     def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
         """One row a variant and seed of each expression, in this order."""
@@ -99,12 +105,14 @@ class ExpressionTask:
         decoded: Masks = {}
         variants, seeds = self.settings.variants, self.settings.seeds
         for part in _by_sample(rows):
-            words, sample = part[0], self._by_id[part[0].sample_id]
+            words, sample = msgspec.structs.replace(part[0], references={}), self._by_id[part[0].sample_id]
+            expression: list[ExpressionRow] = []
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
             masks = object_masks(sample, truth, decoded)
             for v, s in cells(self.settings):
                 counted = self._measure(words, heat(sample, variants[v], s), sample, masks)
-                made.append(under_variant(counted, variants[v], seeds[s]))
+                expression.append(under_variant(counted, variants[v], seeds[s]))
+            made += with_references(expression, part[0].references)
         return made
 
     def _measure(
@@ -144,6 +152,7 @@ class ExpressionTask:
         shape = (len(self.settings.variants), len(self.settings.seeds))
         counts = np.array([[row.intersection, row.union] for row in rows], np.int64)  # (V S, 2, K)
         self._scores.add(counts[:, 0].reshape(*shape, -1), counts[:, 1].reshape(*shape, -1))
+        self._references.add(first.references)
         if first.peak is not None:
             found = [Sighting(row.peak or "", row.heat_on or {}) for row in rows]
             self._binding.add(sample, [found[i : i + shape[1]] for i in range(0, len(found), shape[1])])
@@ -160,13 +169,16 @@ class ExpressionTask:
         return Tally(len(self._samples), len(self._unscored), self._n_bound, dict(sorted(self._fallbacks.items())))
 
     def figures(self) -> list[VariantFigures]:
-        """Of every variant: overlap, slices, where the heat lies, your own metrics, the difference to the first one."""
+        """Of every variant: overlap, slices, where the heat lies, your own metrics, the difference to the first one,
+        what its last edit adds."""
         overlap = [self._scores.figures(v) for v in range(len(self.settings.variants))]
         if not self._samples:
             return overlap
         images = [s.image_id for s in self._samples]
         each = np.stack([100 * self._scores.iou(v, f.threshold) for v, f in enumerate(overlap)])  # (V, n)
-        differences = [None, *paired_differences(each[0], each[1:], images, counted=self._changes(overlap[0]))]
+        others = range(1, len(overlap))
+        differences = [None, *paired_differences(each[0], each[1:], images, counted=self._changes(overlap, 0, others))]
+        beyond = self._beyond(overlap, each, images)
         bindings = self._binding.figures() if self._binding.samples else [None] * len(overlap)
         rows = metrics.slice_rows(self._labels)
         return [
@@ -175,15 +187,32 @@ class ExpressionTask:
                 slices=self._slices(each[v], v, rows),
                 binding=bindings[v],
                 difference=differences[v],
+                beyond=beyond.get(v),
                 metrics={name: self._metric(name, v, images) for name in self.settings.metrics},
             )
             for v, found in enumerate(overlap)
         ]
 
-    def _changes(self, first: VariantFigures) -> Iterator[np.ndarray]:
-        """The change in IoU (n,) from the first variant to every other, both at the first one's threshold."""
-        base = self._scores.iou(0, first.threshold)
-        return (self._scores.iou(v, first.threshold) - base for v in range(1, len(self.settings.variants)))
+    def _changes(self, overlap: Sequence[VariantFigures], first: int, others: Sequence[int]) -> Iterator[np.ndarray]:
+        """The change in IoU (n,) from one variant to others, all at the first one's threshold."""
+        threshold = overlap[first].threshold
+        base = self._scores.iou(first, threshold)
+        return (self._scores.iou(v, threshold) - base for v in others)
+
+    def _beyond(self, overlap: Sequence[VariantFigures], each: np.ndarray, images: Sequence[str]) -> dict[int, Beyond]:
+        """What the last edit of a variant adds, by its number, from IoU `each` (V, n) in percent at own thresholds."""
+        shorter = find_shorter(self.settings.variants)
+        found: dict[int, Beyond] = {}
+        for first in {s for s in shorter if s is not None}:
+            longer = [v for v, s in enumerate(shorter) if s == first]
+            changes = self._changes(overlap, first, longer)
+            added = paired_differences(each[first], each[longer], images, counted=changes)
+            found |= {v: Beyond(overlap[first].label, d) for v, d in zip(longer, added, strict=True)}
+        return found
+
+    def references(self) -> list[Reference]:
+        """The union of all objects and the centre, floors; the ceiling of the map's grid."""
+        return self._references.figures()
 
     def _slices(
         self, iou: np.ndarray, variant: int, rows: Mapping[str, Mapping[str, np.ndarray]]

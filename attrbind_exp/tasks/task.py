@@ -10,7 +10,7 @@ from PIL import Image
 from attrbind_exp.edits import Variant
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.runs.rows import Row
-from attrbind_exp.scoring.figures import VariantFigures
+from attrbind_exp.scoring.figures import Reference, VariantFigures
 from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError
 
 HeatOf = Callable[[Sample, Variant, int], np.ndarray]  # (H, W) of a sample under a variant and the n-th noise seed
@@ -21,8 +21,8 @@ class Segmented:
     """One expression on its picture with its heat maps.
 
     `truth`: (H, W) bool, None without a ground truth; `heats`: every distinct heat map once; `index[variant][seed]`:
-    which of them it is under a variant and noise seed. Variants may share a map. All heat maps of an image may be more
-    than fit into memory: go through them one by one.
+    which of them it is under a variant and noise seed; `grid`: (h, w) of the latents, on which the maps were made.
+    Variants may share a map. All heat maps of an image may be more than fit into memory: go through them one by one.
     """
 
     sample: Sample
@@ -31,6 +31,7 @@ class Segmented:
     prompt: Prompt
     heats: Sequence[HeatMap]
     index: Sequence[Sequence[int]]
+    grid: tuple[int, int] | None = None
 
     def heat(self, variant: int, seed: int) -> HeatMap:
         """The heat map under the variant and noise seed of these numbers."""
@@ -141,6 +142,10 @@ class Task(Protocol):
 
     def figures(self) -> list[VariantFigures]:
         """The figures of every variant."""
+        ...
+
+    def references(self) -> list[Reference]:
+        """The floors and the ceiling between which the figures stand; none where the task has none."""
         ...
 
     def curve(self, variant: int) -> np.ndarray:

@@ -30,6 +30,11 @@ class Measured:
     published: PaperFigures
 
     @property
+    def between(self) -> pd.DataFrame:
+        """The results with the floors and the ceiling of each group, for the eye; none where nothing is finished."""
+        return pd.DataFrame() if self.results is None else sections.between(self.results, self.groups)
+
+    @property
     def parts(self) -> list[pd.DataFrame]:
         """The results of each group."""
         table = self.results

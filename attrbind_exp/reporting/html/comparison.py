@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.edits.variant import BASELINE, is_floor
 from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.runs.configuration import config_diff, flatten
@@ -25,7 +25,22 @@ class Column:
     @property
     def is_baseline(self) -> bool:
         """Whether it measures the prompt without any edit."""
-        return self.entry.label.split(" ")[0] == BASELINE
+        return is_baseline(self.entry)
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether it edits anything, and is no floor."""
+        return is_rival(self.entry)
+
+
+def is_baseline(entry: VariantFigures) -> bool:
+    """Whether a variant is the prompt without any edit."""
+    return entry.label.split(" ")[0] == BASELINE
+
+
+def is_rival(entry: VariantFigures) -> bool:
+    """Whether a variant edits anything, and is no floor."""
+    return not is_baseline(entry) and not is_floor(entry.label)
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,7 @@ def _columns(runs: Sequence[Run], root: Path) -> list[Column]:
         for entry in run.summary.variants:
             if not any(_measured(entry) == _measured(c.entry) for c in found):
                 found.append(Column(run, entry, entry.label, settings))
-    found.sort(key=lambda c: not (c.is_baseline and len(c.run.summary.variants) == 1))
+    found.sort(key=lambda c: any(map(is_rival, c.run.summary.variants)))
     columns = []
     for c in found:
         alike = {str(other.run.folder.relative_to(root)): other.settings for other in found if other.label == c.label}
@@ -131,8 +146,8 @@ def _columns(runs: Sequence[Run], root: Path) -> list[Column]:
 
 
 def _measured(entry: VariantFigures) -> VariantFigures:
-    """A variant's figures without its difference, which says as much of the run's first variant."""
-    return replace(entry, difference=None)
+    """A variant's figures without its differences, which say as much of other variants of the run."""
+    return replace(entry, difference=None, beyond=None)
 
 
 def _differing(of: Mapping[str, Config], name: str) -> str:

@@ -16,6 +16,7 @@ from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
 from attrbind_exp.reporting.html.pictures import Pictures, read_pictures
+from attrbind_exp.reporting.html.slices import SliceRow, binding_rows, slice_rows
 from attrbind_exp.reporting.made_with import difference_line
 from attrbind_exp.reporting.paper_tables import PAPER_LINE
 from attrbind_exp.runs.shown import clean
@@ -36,7 +37,8 @@ class Page:
     headlines: Sequence[sections.Headline]
     results: sections.Results | None
     paper: str
-    slices: Sequence[Sequence[sections.SliceRow]]
+    slices: Sequence[Sequence[SliceRow]]
+    binding: Sequence[Sequence[SliceRow]]
     pictures: Pictures
     data: script_data.PageData
     runs: Sequence[provenance.RunRow]
@@ -62,9 +64,10 @@ def make_page(measured: Measured) -> str:
             folder=measured.folder,
             groups=groups,
             headlines=[sections.headline(g, part) for g, part in zip(groups, parts, strict=True)],
-            results=None if results is None else sections.shown_results(results, measured.spec),
+            results=None if results is None else sections.shown_results(measured.between, measured.spec),
             paper="" if measured.published else PAPER_LINE,
-            slices=[sections.slices(g) for g in groups],
+            slices=[slice_rows(g) for g in groups],
+            binding=[binding_rows(g) for g in groups],
             pictures=pictures,
             data=_data(measured, heads, pictures),
             runs=provenance.runs(of, measured.folder),

@@ -22,11 +22,11 @@ from attrbind_exp.reporting.paper_tables import (
     paper_table,
     readable,
 )
-from attrbind_exp.reporting.tables import bounded, figure, interval, mark_line, own_metrics
+from attrbind_exp.reporting.references import reference_rows, with_shares
+from attrbind_exp.reporting.tables import figure, interval, mark_line
 from attrbind_exp.scoring.compare import paired_difference
-from attrbind_exp.scoring.figures import SliceFigures
-
-SHADES = (0.5, 2, 5)  # differences in mIoU at which a cell of the slices is shaded more strongly
+from attrbind_exp.scoring.figures import VariantFigures
+from attrbind_exp.scoring.references import NAMES
 
 
 @dataclass(frozen=True)
@@ -66,33 +66,9 @@ class Headline:
     votes: str = ""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A figure of the slices, and how strongly it is shaded: -3 .. 3."""
-
-    text: str
-    shade: int = 0
-
-
-@dataclass(frozen=True)
-class SliceRow:
-    """A value of a slice label, or one of the user's metrics (`value` None), under every column."""
-
-    name: str
-    value: str | None
-    n: int
-    cells: Sequence[Cell]
-
-    @property
-    def label(self) -> str:
-        """pair = rare."""
-        return self.name if self.value is None else f"{self.name} = {self.value}"
-
-
 def results(groups: Sequence[Group], tables: Sequence[Table], spec: TableSpec, folder: Path) -> pd.DataFrame:
     """paper_tables.paper_table with one row a column of the groups, in their order, and where it has no difference, the
-    one to `reference`. What the sweep has written (results.csv) is taken where it
-    speaks of these runs."""
+    one to `reference`. What the sweep has written (results.csv) is taken where it speaks of these runs."""
     columns = [(g, t, c) for g, t in zip(groups, tables, strict=True) for c in g.columns]
     table = _written([c for _, _, c in columns], folder / "results.csv")
     if table is None:
@@ -107,6 +83,19 @@ def results(groups: Sequence[Group], tables: Sequence[Table], spec: TableSpec, f
     return table.replace({np.nan: None})
 
 
+def between(table: pd.DataFrame, groups: Sequence[Group]) -> pd.DataFrame:
+    """The results with the floors and the ceiling of each group behind its columns, and the share of the way between
+    them that each has come."""
+    runs = [run for g in groups for run in g.runs]
+    chooser = next((run for run in runs if run.split == selection(runs)), None)
+    parts = []
+    for number, group in enumerate(groups):
+        part = table[table["group"] == number]
+        rows = [{**row, "group": number} for row in reference_rows(group.runs, chooser)]
+        parts.append(with_shares(pd.concat([part, pd.DataFrame(rows)]) if rows else part))
+    return pd.concat(parts, ignore_index=True).replace({np.nan: None})
+
+
 def _labelled(groups: Sequence[Group]) -> tuple[list[Run], list[bool]]:
     """The runs under the labels of their groups' columns, and whether each of their variants is a column: one that an
     earlier run measured alike is none, but its run's differences are to it."""
@@ -115,10 +104,17 @@ def _labelled(groups: Sequence[Group]) -> tuple[list[Run], list[bool]]:
         for run in group.runs:
             variants = run.summary.variants
             own = [next((c for c in group.columns if c.entry is e), None) for e in variants]
-            entries = [replace(e, label=c.label) if c else e for e, c in zip(variants, own, strict=True)]
+            labels = {e.label: c.label if c else e.label for e, c in zip(variants, own, strict=True)}
+            entries = [_renamed(e, labels) for e in variants]
             runs.append(Run(run.folder, msgspec.structs.replace(run.summary, variants=entries)))
             shown += [c is not None for c in own]
     return runs, shown
+
+
+def _renamed(entry: VariantFigures, labels: Mapping[str, str]) -> VariantFigures:
+    """A variant and the one that it goes beyond under other labels."""
+    beyond = entry.beyond and replace(entry.beyond, than=labels[entry.beyond.than])
+    return replace(entry, label=labels[entry.label], beyond=beyond)
 
 
 def _written(columns: Sequence[Column], file: Path) -> pd.DataFrame | None:
@@ -127,6 +123,7 @@ def _written(columns: Sequence[Column], file: Path) -> pd.DataFrame | None:
         return None
     try:
         table = pd.read_csv(file, dtype={"split": str, "variant": str})
+        table = table[~table["variant"].isin(NAMES.values())].reset_index(drop=True)
         theirs = list(zip(table["split"], table["variant"], table["n"], table["mIoU oracle"].round(6), strict=True))
         if "difference" in table:
             return None  # of an earlier version, which gave one difference of two kinds
@@ -155,7 +152,7 @@ def _difference_columns(group: Group, table: Table, column: Column) -> dict[str,
 
 
 def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
-    """The table for the eye, empty columns left out."""
+    """The table that `between` makes for the eye, empty columns left out."""
     shown = readable(table, spec)
     others = len(shown) - len(table)  # rows that the paper quotes
     shown["precision at 0.5"] = [figure(p) for p in table["precision"]] + [""] * others
@@ -185,7 +182,7 @@ def head(group: Group, part: pd.DataFrame) -> int:
         wanted = summary.text_processor, summary.alpha
         return next((i for i, c in enumerate(group.columns) if (c.entry.text_processor, c.entry.alpha) == wanted), 0)
     heights = [leading(row, "mIoU") for row in part.to_dict("records")]
-    rivals = [i for i, c in enumerate(group.columns) if not c.is_baseline] or range(len(group.columns))
+    rivals = [i for i, c in enumerate(group.columns) if c.is_rival] or range(len(group.columns))
     return max(rivals, key=lambda i: -1.0 if heights[i] is None else heights[i])
 
 
@@ -198,7 +195,7 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
     how = "chosen on another split" if held else "the best on this very data"
     if not held and column.entry.mIoU is not None and not _is_best(column):
         how = "as given"
-    rivals = sum(not c.is_baseline for c in group.columns) or len(group.columns)
+    rivals = sum(c.is_rival for c in group.columns) or len(group.columns)
     several = f", the highest of {rivals}" if len(group.runs) > 1 and rivals > 1 else ""
     said = Headline(
         data=group.name,
@@ -230,26 +227,3 @@ def _is_best(column: Column) -> bool:
     """Whether a variant's threshold is the best of the grid, as it is unless one was given."""
     best = max(v for v in column.entry.mIoU_at.values() if v is not None)
     return bool(np.isclose(column.entry.mIoU or 0, best))
-
-
-def slices(group: Group) -> list[SliceRow]:
-    """One row a value of a slice label: n, and mIoU under each column, shaded by its difference to the first; then one
-    row a metric that the user added, each figure with its interval."""
-    entries = [c.entry for c in group.columns]
-    labels = dict.fromkeys((k, v) for e in entries for k, values in e.slices.items() for v in values)
-    rows = [_slice_row(name, value, [e.slices.get(name, {}).get(value) for e in entries]) for name, value in labels]
-    for name, found in own_metrics(entries).items():
-        n = next(f.n for f in found if f is not None)
-        rows.append(SliceRow(name, None, n, [Cell(bounded(f)) for f in found]))
-    return rows
-
-
-def _slice_row(name: str, value: str, found: Sequence[SliceFigures | None]) -> SliceRow:
-    first = found[0].mIoU if found[0] else None
-    cells = [Cell(figure(f.mIoU if f else None), _shade(f.mIoU - first if f and first else 0)) for f in found]
-    return SliceRow(name, value, next(f.n for f in found if f), cells)
-
-
-def _shade(change: float) -> int:
-    strength = sum(abs(change) >= step for step in SHADES)
-    return strength if change > 0 else -strength

@@ -1,0 +1,42 @@
+"""Floors and ceiling of an expression, measured once an object of an image."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from attrbind_exp.runs.rows import ExpressionRow
+from attrbind_exp.scoring import references
+from attrbind_exp.types import Sample
+
+References = Mapping[str, Sequence[float]]  # as a row has them
+Measured = dict[str, References]  # by object of an image
+
+
+def measure_references(
+    sample: Sample, masks: Mapping[str, np.ndarray], grid: tuple[int, int] | None, measured: Measured
+) -> References:
+    """The references of a sample with `masks` (H, W) bool of its image's objects, and maps of `grid` (h, w) cells.
+
+    `measured`: what other expressions about the image's objects have found; it grows.
+    """
+    key = sample.object_id or sample.sample_id
+    if key not in measured:
+        others = [mask for name, mask in masks.items() if name != sample.object_id]
+        known = None if sample.others is None else others
+        measured[key] = references.measure(masks[sample.object_id], known, grid, as_heat_map)
+    return measured[key]
+
+
+def as_heat_map(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map (h, w) float32 as a heat map (H, W): resized and stretched as every one is."""
+    import torch  # figures are made of rows without it
+
+    from attrbind_exp.heatmaps.score_map import heat_map
+
+    return np.asarray(heat_map(torch.from_numpy(cells)[None], size)[0].numpy())
+
+
+def with_references(rows: Sequence[ExpressionRow], found: References) -> list[ExpressionRow]:
+    """An expression's rows, of which the first has its references: they are the same under every variant and seed."""
+    return [msgspec.structs.replace(rows[0], references=found), *rows[1:]]
