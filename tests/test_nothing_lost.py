@@ -259,7 +259,9 @@ def test_a_rescoring_that_was_stopped_anywhere_goes_on(tmp_path, monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 rescore.rescore_rows(source, cfg, target)
     rescore.rescore_rows(source, cfg, target)
-    assert len((target / "expressions.jsonl").read_bytes().splitlines()) == 2
+    assert (
+        len((target / "expressions.jsonl").read_bytes().splitlines()) == 4
+    )  # two expressions, each under the baseline and text-blind
 
 
 def stop(*_):

@@ -184,7 +184,7 @@ def test_pictures_name_data_model_method_and_threshold(tmp_path, said):
     given = ("tracker=none", "dataset.limit=4", "text_processor=paper", "alpha=0.5", "gallery=1", "changed=1")
     code, _, err = command(*given, f"hydra.run.dir={folder}")
     assert code == 0, err
-    first, ours = (v for v in json.loads((folder / "summary.json").read_text())["variants"])
+    first, ours, _ = (v for v in json.loads((folder / "summary.json").read_text())["variants"])
     at = [f"threshold {v['threshold']:.2f}" for v in (first, ours)]
     about = {f.stem: decode(Image.open(f).text[KEY]) for f in (folder / "gallery").glob("*.png")}
     shown = about["gallery_000"].thresholds
