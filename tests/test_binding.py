@@ -124,7 +124,9 @@ def test_binding_figures_by_hand():
     assert found.shift.mean == pytest.approx(np.log(16) / 2) and found.shift.n == 2
     # Each image lies log(16) / 2 from the mean; t of 1 degree of freedom is 12.706.
     half = 12.7062 * np.sqrt(2) * np.log(16) / 2
-    assert (found.shift.low, found.shift.high) == pytest.approx((np.log(16) / 2 - half, np.log(16) / 2 + half), rel=1e-4)
+    assert (found.shift.low, found.shift.high) == pytest.approx(
+        (np.log(16) / 2 - half, np.log(16) / 2 + half), rel=1e-4
+    )
 
 
 def test_heat_moves_the_right_way_though_one_object_stays_the_hotter():

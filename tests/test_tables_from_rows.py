@@ -10,7 +10,7 @@ import re
 import numpy as np
 import pytest
 
-from attrbind_exp.commands.study import difference, effect_table
+from attrbind_exp.commands.study import gain_table
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.reporting.binding_study import read_expressions
 from attrbind_exp.reporting.paper_tables import read_runs
@@ -18,6 +18,9 @@ from tests.test_command import command
 
 GRID = range(30, 76, 5)
 BASELINE = "baseline"
+OBJECTS, CENTRE, CEILING = "floor: all objects", "floor: centre", "ceiling of the map's grid"
+WAY = "% of the way from all objects to the ceiling"
+SHORTER = {"attribute_binding": "noun_chunk", "attribute_binding_prefixed": "noun_chunk_prefixed"}
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
@@ -54,13 +57,32 @@ def mean(values):
     return math.fsum(values) / len(values)
 
 
+def references(of):
+    """Of floors and ceiling the mIoU in percent at each threshold of the grid."""
+    told = [row["references"] for row in of[BASELINE].values()]
+    assert not any("references" in row for method in of if method != BASELINE for row in of[method].values())
+    found = {}
+    for name, field in {OBJECTS: "objects", CENTRE: "centre", CEILING: "ceiling"}.items():
+        each = [reference[field] for reference in told]
+        found[name] = {k: 100 * mean(e[i] if len(e) > 1 else e[0] for e in each) for i, k in enumerate(GRID)}
+    return found
+
+
+def way(value, floor, ceiling):
+    return 100 * (value - floor) / (ceiling - floor)
+
+
 def miou(of, threshold):
     return mean(iou(row, threshold) for row in of.values())
 
 
 def best(of):
     """The first of the grid with the highest mIoU."""
-    return max(GRID, key=lambda k: miou(of, k))
+    return best_of({k: miou(of, k) for k in GRID})
+
+
+def best_of(found):
+    return max(GRID, key=lambda k: found[k])
 
 
 def bounds(values, images):
@@ -131,6 +153,11 @@ def test_the_ablation_table_of_a_run(folder, rows):
         assert table["all"]["n"] == str(len(mine))
         assert float(cell("all")) == pytest.approx(miou(mine, at), abs=0.051)
         assert float(cell("threshold (oracle)")) == at / 100
+        heights = {name: max(found.values()) for name, found in references(of).items()}
+        for name, height in heights.items():
+            assert float(cell(name)) == pytest.approx(height, abs=0.051)
+        share = way(miou(mine, at), heights[OBJECTS], heights[CEILING])
+        assert float(cell(WAY)) == pytest.approx(share, abs=0.051)
         pooled = [sum(row[key][at] for row in mine.values()) for key in ("intersection", "union")]
         assert float(cell("oIoU")) == pytest.approx(100 * pooled[0] / pooled[1], abs=0.051)
         good = 100 * mean(iou(row, at) >= 50 for row in mine.values())
@@ -157,33 +184,47 @@ def test_the_ablation_table_of_a_run(folder, rows):
         if method != BASELINE:
             changes = [iou(row, at) - iou(base[key], best(base)) for key, row in mine.items()]
             check_bounded(cell("difference to baseline"), changes, [row["image_id"] for row in mine.values()])
-        else:
-            checked.add("difference to baseline")
+        if (than := SHORTER.get(method)) is not None:
+            shorter = of[than]
+            changes = [iou(row, at) - iou(shorter[key], best(shorter)) for key, row in mine.items()]
+            check_bounded(cell(f"beyond {than}"), changes, [row["image_id"] for row in mine.values()])
     assert checked == set(table), set(table) ^ checked
 
 
 def check_swaps(cell, mine, known):
     """Pairs about two objects of one category in one image whose expressions differ in one word."""
-    follows, images = [], []
+    shifts = []
     for a, b in itertools.combinations(mine.values(), 2):
         own, other = own_object(a), own_object(b)
         words = [row["expression"].split() for row in (a, b)]
         if own == other or known[own] != known[other] or len(words[0]) != len(words[1]):
             continue
         if sum(x != y for x, y in zip(*words, strict=True)) == 1:
-            first, second = a["heat_on"], b["heat_on"]
-            follows.append(100 * (first[own] > first[other] and second[other] > second[own]))
-            images.append(a["image_id"])
-    told = [float(x) for x in NUMBER.findall(cell("swapped word moves the heat"))]
-    assert told[0] == pytest.approx(mean(follows), abs=0.051)
+            first, second = (max(0.01, row["heat_on"][own]) / max(0.01, row["heat_on"][other]) for row in (a, b))
+            shifts.append(math.log(first / second))
+    moved = 100 * mean(shift > 0 for shift in shifts)
+    told = [float(x) for x in NUMBER.findall(cell("swapped word moves the heat the right way, %"))]
+    assert told[0] == pytest.approx(moved, abs=0.051)
+    told = [float(x) for x in NUMBER.findall(cell("swapped word moves the heat by (log ratio)"))]
+    assert told[0] == pytest.approx(mean(shifts), abs=0.0051)
 
 
 def test_the_table_of_a_sweep(folder, rows):
     head, body = cells((folder / "results.md").read_text())
     shown = [dict(zip(head, line, strict=True)) for line in body]
-    wanted = [(split, method) for split in ("val", "test") for method in rows[split]]
+    wanted = [(split, method) for split in ("val", "test") for method in (*rows[split], OBJECTS, CENTRE, CEILING)]
     assert len(shown) == len(wanted)
+    chooser = references(rows["val"])
     for (split, method), line in zip(wanted, shown, strict=True):
+        heights = references(rows[split])
+        if method in heights:
+            found, own, chosen = heights[method], best_of(heights[method]), best_of(chooser[method])
+            assert line["variant"] == method and not line[WAY] and not line["difference oracle [95 %]"]
+            assert float(line["at 0.50"]) == pytest.approx(found[50], abs=0.051)
+            check_at(line["oracle"], found[own], own if method != OBJECTS else None)
+            if split == "test":
+                check_at(line["held out"], found[chosen], chosen if method != OBJECTS else None)
+            continue
         mine, base = rows[split][method], rows[split][BASELINE]
         images = [row["image_id"] for row in mine.values()]
         own, chosen = best(mine), best(rows["val"][method])
@@ -194,8 +235,20 @@ def test_the_table_of_a_sweep(folder, rows):
             check_at(line["held out"], miou(mine, chosen), chosen)
         else:
             assert not line["held out"] and not line["difference held out [95 %]"]
+        at = [chosen if split == "test" else own] + [
+            best_of(chooser[name] if split == "test" else heights[name]) for name in (OBJECTS, CEILING)
+        ]
+        share = way(miou(mine, at[0]), heights[OBJECTS][at[1]], heights[CEILING][at[2]])
+        assert float(line[WAY]) == pytest.approx(share, abs=0.051)
         if method == BASELINE:
             continue
+        if (than := SHORTER.get(method)) is not None:
+            shorter = rows[split][than]
+            before = best(rows["val"][than]) if split == "test" else best(shorter)
+            changes = [iou(row, at[0]) - iou(shorter[key], before) for key, row in mine.items()]
+            told, _, name = line["last edit adds [95 %]"].partition(" beyond ")
+            assert name == than
+            check_bounded(told, changes, images)
         first = best(base if split == "val" else rows["val"][BASELINE])
         pairs = [(row, base[key]) for key, row in mine.items()]
         if split == "test":
@@ -212,13 +265,14 @@ def test_the_table_of_a_sweep(folder, rows):
 
 
 def check_at(cell, value, threshold):
-    told, at = cell.split(" @")
-    assert float(told) == pytest.approx(value, abs=0.051) and float(at) == threshold / 100
+    told, _, at = cell.partition(" @")
+    assert float(told) == pytest.approx(value, abs=0.051)
+    assert at == ("" if threshold is None else f"{threshold / 100:.2f}")
 
 
 def test_the_table_of_the_study(folder, rows):
     val, test = read_runs(folder, ("val", "test"))
-    head, body = cells(effect_table(read_expressions(test, val), difference))
+    head, body = cells(gain_table(read_expressions(test, val)))
     groups = {"all": None, "one noun": ("order", "one_noun"), "target first": ("order", "target_first"),
               "target second": ("order", "target_second"), "rare beside usual": ("rivalry", "rare_beside_usual")}  # fmt: skip
     base, first = rows["test"][BASELINE], best(rows["val"][BASELINE])
