@@ -119,7 +119,9 @@ def test_the_words_for_edits():
         "uea": (uea,), "uncond_average": (uea,), "attribute_binding": (ncr, uea), "attribute_binding_prefixed": (behind, uea),
     }  # fmt: skip
     assert {word: read_edits(word, 0.7) for word in WORDS} == expected
-    assert read_edits("UEA + noun-chunk", 0.7) == (uea, ncr) and read_edits(ncr, 0.7) == (ncr,)
+    assert (
+        read_edits("UEA + noun-chunk", 0.7) == (uea, ncr) and read_edits(ncr, 0.7) == (ncr,) and read_edits([], 1) == ()
+    )
     assert composed(name="segment").alpha.value == 0.9 == load_segmenter.__kwdefaults__["alpha"]
 
 
@@ -202,6 +204,7 @@ def test_pictures_and_expressions_go_together(loaded, result, monkeypatch):
         ({"text": " "}, "expression=' '; say what to segment"), ({"text": None}, "expression=None"),
         ({"text": ["dog", ""]}, "expression=''"), ({"text": "of the"}, "'of the' names nothing"), ({"text": "???"}, "names nothing"),
         ({"edit": "nrc+uea"}, "unknown edit 'nrc'; choose from baseline, ncr, noun_chunk, .*did you mean 'ncr'"),
+        ({"edit": 5}, "edit=5; give words"), ({"alpha": True}, "alpha=True"), ({"alpha": float("inf")}, "alpha=inf"),
         ({"alpha": -1}, "alpha=-1; give a finite number >= 0"), ({"alpha": "half"}, "alpha='half'; give"),
         ({"alpha": 0.5, "edit": "ncr"}, "alpha=0.5 changes nothing"), ({"alpha": 0.5, "edit": Averaging(1)}, "changes nothing"),
     ],
@@ -262,10 +265,12 @@ def test_a_comparison_holds_what_single_calls_give(loaded, comparison):
     assert given["uea"].edit == "uncond_average alpha=0.7"
 
 
-def test_where_nothing_is_to_be_bound_a_comparison_says_so(loaded):
+def test_a_picture_says_what_kept_edits_from_acting(loaded):
     found = loaded.compare(drawing(), "the circle")
-    assert "nothing to bind" in found.about
+    assert found.about == "picture; model bundled; edits change nothing here"
     assert (found["baseline"].heat_map == found["ncr+uea"].heat_map).all()
+    long = loaded(DRAWN, "the circle " + "that is very large and " * 20)
+    assert long.about == "test_0000.jpg; model bundled; fallback: prompt_truncated"
 
 
 @pytest.mark.parametrize(
@@ -322,7 +327,8 @@ def test_saved_shown_and_notebook_pictures_are_the_same(result, tmp_path, monkey
     result.show()
     shell = SimpleNamespace(kernel=1)
     display = SimpleNamespace(display=lambda image: shown.append(pixels(image)))
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell, display=display))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     result.show()
     assert len(shown) == 5 and all((one == saved).all() for one in shown) and not capsys.readouterr().out
 

@@ -2,9 +2,10 @@
 
 import difflib
 from collections.abc import Collection, Sequence
+from math import isfinite
+from numbers import Real
 from typing import TypeAlias
 
-from attrbind_exp.config.variants import is_real
 from attrbind_exp.edits import Averaging, Edit, NounChunk
 from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.types import UserError
@@ -31,8 +32,10 @@ def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
     `alpha`. Raises UserError for an unknown word."""
     if isinstance(choice, Edit):
         return (choice,)
-    if not isinstance(choice, str):
+    if isinstance(choice, list | tuple):
         return tuple(edit for part in choice for edit in read_edits(part, alpha))
+    if not isinstance(choice, str):
+        raise UserError(f"edit={choice!r}; give words such as 'ncr+uea', Edit objects, or a list of both")
     edits: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
     words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
     return tuple(edits[name] for word in words for name in WORDS[known("edit", word, WORDS)])
@@ -40,7 +43,8 @@ def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
 
 def check_alpha(alpha: float) -> float:
     """The alpha as it is. Raises UserError unless it is a finite number >= 0."""
-    if not is_real(alpha) or alpha < 0:
+    real = isinstance(alpha, Real) and not isinstance(alpha, bool)  # numpy's numbers are real, too
+    if not real or not isfinite(alpha) or alpha < 0:
         raise UserError(f"alpha={alpha!r}; give a finite number >= 0 (the paper's is 0.9)")
     return float(alpha)
 
@@ -50,6 +54,6 @@ def known(kind: str, word: str, choices: Collection[str], also: str = "") -> str
     do besides."""
     if word in choices:
         return word
-    near = difflib.get_close_matches(word, choices, 1)
+    near = difflib.get_close_matches(str(word), choices, 1)
     meant = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"unknown {kind} {word!r}; choose from {', '.join(choices)}{also}{meant}")

@@ -1,14 +1,14 @@
 """What can be shown: in a notebook by itself, in a viewer, as a PNG. Drawn as the pictures of runs are."""
 
+import importlib
 import math
 import os
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageShow
 
@@ -82,11 +82,11 @@ def check_threshold(threshold: float) -> float:
     return threshold
 
 
-def _notebook() -> Any:
+def _notebook() -> Callable[[Image.Image], object] | None:
     """What displays a picture below the cell of the notebook that runs this; None where none does."""
     ipython = sys.modules.get("IPython")  # loaded by every notebook, and by nobody here
-    shell = ipython.get_ipython() if ipython else None
-    return ipython.display.display if ipython and hasattr(shell, "kernel") else None
+    inside = ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+    return importlib.import_module("IPython.display").display if inside else None
 
 
 def _has_display() -> bool:

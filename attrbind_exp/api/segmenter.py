@@ -154,11 +154,12 @@ class LoadedSegmenter:
         return [[next(waiting) for _ in item.embeddings] for item in edited]
 
     def _result(self, image: Image.Image, name: str, prompt: Prompt, variant: Variant, completed: Tensor) -> Result:
+        """One result; its `about` says where edits cannot act, and which rules were fallen back on."""
         heat = self.core.heat_map(completed, (image.height, image.width))
-        about = f"{Path(name).name or 'picture'}; model {self.model.name}"
-        if not prompt.bind:
-            about += "; nothing to bind: edits change nothing"
-        return Result(image, prompt.parse.text, heat.values, prompt, variant.label, about)
+        about = [Path(name).name or "picture", f"model {self.model.name}"]
+        about += [] if prompt.bind else ["edits change nothing here"]
+        about += [f"fallback: {', '.join(prompt.fallbacks)}"] if prompt.fallbacks else []
+        return Result(image, prompt.parse.text, heat.values, prompt, variant.label, "; ".join(about))
 
     def _warn(self, names: Sequence[str]) -> None:
         """Say once what a model cannot know of these pictures."""
