@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from attrbind_exp.commands.start import as_called
 from attrbind_exp.reporting.binding_study import by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.paper_tables import Run, read_runs
 from attrbind_exp.reporting.tables import bounded, figure, interval, markdown
@@ -155,7 +156,9 @@ def _ends(found: Estimate | Difference) -> tuple[float, float | None, float | No
 
 def main() -> None:
     """Write FILE and its pictures into images/ beside it."""
-    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.study", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=as_called("python -m attrbind_exp.study"), description=as_called(__doc__).splitlines()[0]
+    )
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write; its words above the first section stay")
     parser.add_argument("--of", default="shapes_bundled", help="DATA_MODEL, as the sweeps' folders are called")
