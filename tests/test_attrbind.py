@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -26,6 +27,8 @@ from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.types import HeatMap, UserError
 from tests.conftest import picture
 from tests.test_command import command
+
+ROOT = CONF.parent
 
 
 def attrbind(*arguments, cwd=None):
@@ -46,7 +49,14 @@ def installed(tmp_path_factory):
     with tarfile.open(next(folder.glob("*.tar.gz"))) as file:
         file.extractall(folder / "source", filter="data")
     (source,) = (folder / "source").iterdir()
-    for name in ("tests/test_attrbind.py", "requirements.lock", "README.md", "LICENSE", "docs/extend.md"):
+    for name in (
+        "tests/test_attrbind.py",
+        "requirements.lock",
+        "README.md",
+        "LICENSE",
+        "docs/commands.md",
+        "CHANGELOG.md",
+    ):
         assert (source / name).is_file()
     call("hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=source)
     wheel = str(next(folder.glob("*.whl")))
@@ -76,6 +86,19 @@ def test_every_command_is_there_and_no_other():
     stubs = {f.stem for f in PACKAGE.glob("*.py") if '__name__ == "__main__"' in f.read_text()} - {"__main__"}
     assert set(COMMANDS) == stubs | {"pretrain"}
     assert all(f"  {name:<10}" in HELP for name in COMMANDS)
+
+
+def test_the_page_of_commands_and_the_files_beside_the_code_say_what_is_so():
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \|.*`attrbind (\w+) ", page, re.MULTILINE) == [(n, n) for n in COMMANDS]
+    assert re.findall(r"^\| `(--\w+) ", page, re.MULTILINE) == list(segment_arguments.FLAGS)
+    (lint,) = re.findall(r"^lint:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [re.match(r"\.venv/bin/(\S+(?: check| format)?)", hook["entry"])[1] for hook in repository["hooks"]]
+    assert hooks == re.findall(r"\$\(BIN\)/(\S+(?: check| format)?)", lint)
+    # The Dockerfile takes torch's line out of the lock, and builds with what the lock has.
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    assert [sum(line.startswith(f"{name}==") for line in lock) for name in ("torch", "hatchling")] == [1, 1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -123,10 +146,10 @@ def test_ctrl_c_ends_every_command_alike(monkeypatch):
 
 def test_a_sweep_runs_when_it_is_begun_by_the_one_word(tmp_path):
     given = ["tracker=none", "gallery=0", "changed=0", "dataset.limit=1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    code, _, err = attrbind("run", "alpha=0.5,0.9", *given, "-m")
+    code, _, err = attrbind("run", "text_processor=baseline,noun_chunk", *given, "-m")
     assert code == 0, err
     found = [json.loads(f.read_text()) for f in (tmp_path / "sweep").rglob("summary.json")]
-    assert {None, 0.5, 0.9} >= {v["alpha"] for s in found for v in s["variants"]} >= {0.5, 0.9}
+    assert sorted(v["text_processor"] for s in found for v in s["variants"]) == ["baseline", "noun_chunk"]
     runs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert "python -m attrbind_exp.run " in json.dumps(runs)
 
@@ -168,15 +191,15 @@ def test_words_and_flags_of_segment_that_cannot_be_meant(tmp_path, typed, words)
     assert (code, out) == (2, "") and words in err and len(err.splitlines()) == 1
 
 
-def test_mask_heat_and_run_lengths_are_written_where_told(tmp_path):
+def test_mask_heat_and_run_lengths_are_written_where_told(tmp_path, monkeypatch, capsys):
     image = tmp_path / "COCO_val2014_000000000139.png"
     picture(30, 50).save(image)
     typed = [str(image), "the white star", f"hydra.run.dir={tmp_path / 'out'}"]
-    files = ["--mask", "new/m, 1.png", "--heat", "h.npz", "--rle", "r.json"]
+    files = ["--mask", "new/m, 1.png", "--heat", "heat.npz", "--rle", "r.json"]
     code, out, err = attrbind("segment", *typed, *files, cwd=tmp_path)
     assert code == 0, err
     *shown, first, second, third, folder = out.splitlines()
-    assert [first, second, third] == [f"written     {name}" for name in ("new/m, 1.png", "h.npz", "r.json")]
+    assert [first, second, third] == [f"written     {name}" for name in ("new/m, 1.png", "heat.npz", "r.json")]
     assert folder == str(tmp_path / "out")
     before = {f.name: f.read_bytes() for f in (tmp_path / "out").iterdir()}
     assert attrbind("segment", *typed, cwd=tmp_path)[1].splitlines() == [*shown, folder]  # as it is without the flags
@@ -185,13 +208,18 @@ def test_mask_heat_and_run_lengths_are_written_where_told(tmp_path):
 
     mask = np.asarray(Image.open(tmp_path / "new" / "m, 1.png"))
     assert mask.shape == (30, 50) and set(np.unique(mask)) == {0, 255}
-    heat = np.load(tmp_path / "h.npz", allow_pickle=False)
+    heat = np.load(tmp_path / "heat.npz", allow_pickle=False)
     assert set(heat) == {"heat", "threshold", "expression", "target", "chunk", "method", "model"}
     assert heat["heat"].dtype == np.float32 and heat["threshold"] == 0.5
     assert ((heat["heat"] >= np.float32(0.5)) == (mask > 0)).all()
     said = {name: heat[name].item() for name in ("expression", "target", "chunk", "method", "model")}
     assert said == {"expression": "the white star", "target": "star", "chunk": "the white star",
                     "method": "attribute_binding alpha=0.9", "model": "bundled"}  # fmt: skip
+
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "commands.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, names := {})
+    assert (names["mask"] == (mask > 0)).all() and capsys.readouterr().out == "star\n"
 
     (result,) = json.loads((tmp_path / "r.json").read_text())
     assert {k: result[k] for k in said} == said and result["file_name"] == image.name
@@ -229,7 +257,7 @@ def test_files_that_are_not_written(tmp_path, monkeypatch, given, words):
 
 def test_several_runs_do_not_write_one_file(tmp_path):
     picture(20, 20).save(tmp_path / "a.png")
-    code, _, err = attrbind("segment", "a.png", "dog", "-m", "alpha=0.5,0.9", "--mask", "m.png", cwd=tmp_path)
+    code, _, err = attrbind("segment", "a.png", "dog", "-m", "alpha=0.9", "--mask", "m.png", cwd=tmp_path)
     assert code == 2 and "several runs cannot write one mask" in err and not (tmp_path / "m.png").exists()
 
 
