@@ -114,13 +114,13 @@ def test_a_command_is_the_same_under_both_names(name):
 
 
 def test_help_and_version_and_wrong_words():
-    assert attrbind() == attrbind("--help") == attrbind("-h") == (0, HELP, "")
+    assert attrbind() == attrbind("--help") == attrbind("-h") == attrbind("help") == (0, HELP, "")
     assert attrbind("--version") == (0, f"attrbind {__version__}\n", "")
     for word, said in [("rnu", "did you mean run?"), ("Segment", "did you mean segment?"), ("alpha=0.9", "attrbind run alpha=0.9"),
                        ("--verison", "choose from segment, run"), ("a\x1b[2Jb\n", "'ab ';")]:  # fmt: skip
         code, out, err = attrbind(word)
         assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1 and err.startswith("error: ")
-    assert attrbind("--completion", "fish")[0] == 2
+    assert attrbind("--completion", "fish")[0] == attrbind("--complete")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -252,6 +252,7 @@ def test_files_that_are_not_written(tmp_path, monkeypatch, given, words):
     (tmp_path / "d.png").mkdir()
     with pytest.raises(UserError, match="name a file that ends"):
         wanted_files({"mask": "d.png"}, "a.png")
+    assert wanted_files({"mask": "~nobody-here.png"}, "a.png") == {"mask": Path("~nobody-here.png")}
     assert wanted_files({"mask": None, "heat": "h.NPZ", "rle": None}, "a.png") == {"heat": Path("h.NPZ")}
 
 

@@ -31,7 +31,7 @@ def main() -> None:
     """Answer, or hand over to the command that was typed."""
     given = sys.argv[1:] or ["--help"]
     word = given[0]
-    if word in ("-h", "--help"):
+    if word in ("-h", "--help", "help"):
         print(HELP, end="")
     elif word == "--version":
         print(f"attrbind {__version__}")

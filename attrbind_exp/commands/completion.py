@@ -59,11 +59,11 @@ FILES = None  # stands for file names
 
 def main(given: Sequence[str]) -> None:
     """--completion SHELL prints the script; --complete SHELL LINE [WORDBREAKS] answers it."""
-    if given[0] == "--complete":
+    if given[0] == "--complete" and len(given) in (3, 4):
         answer(*given[1:])
     elif len(given) == 2 and given[1] in SCRIPTS:
         print(SCRIPTS[given[1]].strip())
-    else:
+    else:  # --complete is for the script alone
         print(f"error: --completion names a shell: {' or '.join(SCRIPTS)}", file=sys.stderr)
         sys.exit(2)
 
@@ -147,11 +147,11 @@ def wants_file(name: str, before: Sequence[str], last: str) -> bool:
 
 def begins_a_file(text: str) -> bool:
     """Whether a file's or folder's name begins with `text`."""
-    path = Path(text).expanduser()
-    folder, start = (path, "") if not text or text.endswith("/") else (path.parent, path.name)
     try:
+        path = Path(text).expanduser()
+        folder, start = (path, "") if not text or text.endswith("/") else (path.parent, path.name)
         return any(file.name.startswith(start) for file in folder.iterdir())
-    except OSError:
+    except (OSError, RuntimeError):  # no such folder; ~ with a name that nobody has
         return False
 
 

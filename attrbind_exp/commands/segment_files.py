@@ -1,6 +1,7 @@
 """What segment writes where it is told to: the mask as a picture, the heat as numbers, the mask as run lengths."""
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,12 @@ def wanted_files(given: Mapping[str, object], image: str) -> dict[str, Path]:
 
     Raises UserError for a name with another ending, for a folder, and for the picture itself.
     """
-    files = {kind: Path(str(given[kind])).expanduser() for kind in ENDINGS if given.get(kind) is not None}
+    named = {kind: str(given[kind]) for kind in ENDINGS if given.get(kind) is not None}
+    files = {kind: Path(os.path.expanduser(name)) for kind, name in named.items()}  # noqa: PTH111, Path's raises for ~nobody
     for kind, file in files.items():
         if file.suffix.lower() != ENDINGS[kind] or file.is_dir():
             raise UserError(f"{kind}={file}; name a file that ends in {ENDINGS[kind]}")
-        if file.resolve() == Path(image).expanduser().resolve():
+        if file.resolve() == Path(image).resolve():
             raise UserError(f"{kind}={file} is the picture itself; name another file")
     return files
 
