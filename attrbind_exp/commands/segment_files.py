@@ -60,15 +60,14 @@ def coco_result(heat: HeatMap, threshold: float, image: str, about: Mapping[str,
     image_id: COCO's number where the picture's name ends in one, else 1. category_id: 1, since an expression is of no
     class. score: the mean heat within the mask, 0 where that is empty.
     """
-    from pycocotools import mask as coco_mask
+    from attrbind_exp.data.masks import encode_mask  # with pycocotools, which no command needs to begin
 
     mask = heat.mask(threshold)
-    runs = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     number = COCO_NUMBER.search(Path(image).stem)
     return {
         "image_id": int(number[0]) if number else 1,
         "category_id": 1,
-        "segmentation": {"size": [int(side) for side in runs["size"]], "counts": runs["counts"].decode("ascii")},
+        "segmentation": encode_mask(mask),
         "score": round(float(heat.values[mask].mean()), 6) if mask.any() else 0.0,
         "file_name": Path(image).name,
         "threshold": threshold,
