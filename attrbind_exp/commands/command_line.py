@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from attrbind_exp.commands.disk import disk_errors
+from attrbind_exp.commands.free_text import FREE_TEXT
 from attrbind_exp.commands.grammar import read_values, show
 from attrbind_exp.commands.known_keys import check_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
@@ -26,36 +27,6 @@ from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
 
 NUMBER_GROUPS = ("alpha", "threshold")
-# Values that are paths or words for people: one value whatever is in it, never several to sweep over.
-FREE_TEXT = (
-    "expression",
-    "image",
-    "model.path",
-    "model.name",
-    "dataset.root",
-    "dataset.images",
-    "dataset.annotations",
-    "dataset.file",
-    "dataset.labels",
-    "dataset.parses",
-    "dataset.note",
-    "captioner.path",
-    "captioner.file",
-    "captioner.cache",
-    "cache.folder",
-    "text_processor.overrides",
-    "text_processor.template",
-    "tracker.project",
-    "hydra.run.dir",
-    "hydra.sweep.dir",
-    "launcher.submitit_folder",
-    "launcher.name",
-    "launcher.partition",
-    "launcher.account",
-    "launcher.qos",
-    "folder",
-    "out",
-)
 
 
 def rewrite_arguments(arguments: Sequence[str]) -> list[str]:
@@ -204,14 +175,17 @@ def _is_number(value: object) -> bool:
 MENDABLE = (UserError, HydraException, OmegaConfBaseException)
 
 
-def run_main(main: Callable[[], Any], command: str = "run") -> None:
+def run_main(
+    main: Callable[[], Any], command: str = "run", rewrite: Callable[[Sequence[str]], list[str]] = list
+) -> None:
     """Run the Hydra entry point of a command: what a user can mend ends in one line and exit code 2, a bug in a
-    traceback."""
+    traceback. `rewrite`: makes KEY=VALUE of what the command alone takes."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
         folder, arguments = take_config_dir(sys.argv[1:])
         with use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
+            arguments = rewrite(arguments)
             check_keys(command, arguments)
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()

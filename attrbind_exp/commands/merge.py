@@ -11,6 +11,7 @@ from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import merged_parts
+from attrbind_exp.commands.start import as_called
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -119,7 +120,7 @@ def shard_sets(folder: Path, trusted: Collection[str] = ()) -> dict[str, dict[st
 
 def main() -> None:
     """Merge and print as a run does."""
-    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.merge", description=__doc__)
+    parser = argparse.ArgumentParser(prog=as_called("python -m attrbind_exp.merge"), description=as_called(__doc__))
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     add_config_dir(parser)
     given = parser.parse_args()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
+from attrbind_exp.commands.start import as_called
 from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.types import UserError
 
@@ -28,7 +29,7 @@ def show(report: Path) -> None:
 
 def main() -> None:
     """Write the page, or take the newest; print its path."""
-    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=as_called("python -m attrbind_exp.report"), description=as_called(__doc__))
     parser.add_argument(
         "folder", type=Path, nargs="?", help="of a run or a sweep; default: the newest report below outputs/"
     )

@@ -21,6 +21,7 @@ from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import rescored_parts
+from attrbind_exp.commands.start import as_called
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -133,7 +134,9 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
 def main() -> None:
     """Rescore and print as a run does."""
     parser = argparse.ArgumentParser(
-        prog="python -m attrbind_exp.rescore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=as_called("python -m attrbind_exp.rescore"),
+        description=as_called(__doc__),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run that kept its maps")
     parser.add_argument(

@@ -1,14 +1,16 @@
-"""python -m attrbind_exp.segment: one image, one expression -> heat maps side by side (the paper's Figure 8)."""
+"""attrbind segment: one image, one expression -> heat maps side by side (the paper's Figure 8), and the mask."""
 
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.commands import command_line
+from attrbind_exp.commands import command_line, segment_arguments
+from attrbind_exp.commands.segment_files import ENDINGS, wanted_files, write_files
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import SampleError, UserError
 
@@ -26,6 +28,9 @@ def main(cfg: DictConfig) -> None:
     if cfg.threshold.value is None:
         raise UserError(f"threshold=null; {ONE_MASK}")
     config.check(cfg)
+    files = wanted_files({kind: cfg[kind] for kind in ENDINGS}, str(cfg.image))
+    if files and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise UserError(f"several runs cannot write one {next(iter(files))}; leave it out, or -m")
     settings, (variants, headline) = config.segmenter_settings(cfg), config.variants(cfg)
     from attrbind_exp.backbones.backbone import encode_images
     from attrbind_exp.backbones.tensors import overflowed
@@ -58,10 +63,17 @@ def main(cfg: DictConfig) -> None:
     panels = {"image": Panel("photo")}
     panels |= {v.label: Panel("heat", h.values, threshold) for v, h in zip(variants, heats, strict=True)}
     panels |= {f"mask of {variants[headline].label}": Panel("mask", mask, threshold)}
-    about = f"{Path(cfg.image).name}; model {cfg.model.name}"
-    pictures, around = maps.render(panels, image, about, LARGE)
+    pictures, around = maps.render(panels, image, f"{Path(cfg.image).name}; model {cfg.model.name}", LARGE)
     figures.panels(pictures, expression, folder / "heat_maps.png", around=around, height=LARGE)
     figures.save_mask(mask, folder / "mask.png")
+    about = {
+        "expression": expression,
+        "target": prompt.parse.target_text,
+        "chunk": prompt.parse.chunk_text,
+        "method": variants[headline].label,
+        "model": str(cfg.model.name),
+    }
+    write_files(files, heats[headline], threshold, str(cfg.image), about)
 
     words = segmenter.backbone.window.words(prompt.text)
     print(f"expression  {clean(expression)}")
@@ -76,6 +88,8 @@ def main(cfg: DictConfig) -> None:
     if flat := segmenter.flat_note():
         print(f"NOTE        {flat}")
     print(f"mask        {100 * mask.mean():.1f} % of the image at threshold {threshold:g}")
+    for file in files.values():
+        print(f"written     {clean(str(file), 5000)}")
     print(folder)
 
 
@@ -88,4 +102,4 @@ def check_arguments() -> None:
 
 def start() -> None:
     """python -m attrbind_exp.segment"""
-    command_line.run_main(check_arguments, "segment")
+    command_line.run_main(check_arguments, "segment", segment_arguments.rewrite)

@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import yaml
 
@@ -47,4 +48,10 @@ def loading() -> Iterator[None]:
 def help_text(command: str) -> str:
     """What --help prints: hydra.help.template of conf/COMMAND.yaml."""
     with open(CONF / f"{command}.yaml", encoding="utf-8") as file:
-        return yaml.safe_load(file)["hydra"]["help"]["template"]
+        return as_called(yaml.safe_load(file)["hydra"]["help"]["template"])
+
+
+def as_called(text: str | None) -> str:
+    """A help text that speaks of `python -m attrbind_exp.COMMAND`, with `attrbind COMMAND` where that was typed."""
+    text = text or ""
+    return text.replace("python -m attrbind_exp.", "attrbind ") if Path(sys.argv[0]).stem == "attrbind" else text

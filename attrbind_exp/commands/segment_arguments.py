@@ -1,0 +1,70 @@
+"""What may be typed after `attrbind segment`: a picture, an expression and three flags, besides Hydra's KEY=VALUE."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from attrbind_exp.runs.shown import clean, shell_command
+from attrbind_exp.types import UserError
+
+PLACES = ("image", "expression")  # the keys of the first and the second word
+FLAGS = {"--mask": "mask", "--heat": "heat", "--rle": "rle"}
+# Hydra's own: those that take the next word, and those that stand alone.
+WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i")
+ALONE = ("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
+OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w./@-]*=.*|~[A-Za-z_][\w./@-]*", re.DOTALL)
+
+
+def rewrite(arguments: Sequence[str]) -> list[str]:
+    """The command line with every word and flag as the KEY=VALUE that it stands for; all else stays as typed.
+
+    What looks like KEY=VALUE is one; a picture of such a name is given as ./a=b.jpg. Behind "--" all are words. Raises
+    UserError for an unknown flag, a flag without its file, and for more words than are left to be given.
+    """
+    overrides, words = split(arguments)
+    places = free_places(overrides)
+    if len(words) > len(places):
+        quoted = shell_command(["attrbind", "segment", words[0], " ".join(words[1:])])
+        taken = "a picture and an expression" if len(places) == 2 else " and ".join(places) or "no word beside keys"
+        raise UserError(f"{len(words)} words, and {taken} can be given here; put an expression in quotes: {quoted}")
+    return [*overrides, *(f"{key}={word}" for key, word in zip(places, words))]
+
+
+def free_places(overrides: Sequence[str]) -> list[str]:
+    """Those of image and expression that no KEY=VALUE gives."""
+    return [key for key in PLACES if not any(o.startswith(f"{key}=") for o in overrides)]
+
+
+def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(what Hydra reads, our flags among it as KEY=VALUE; the words that stand alone)."""
+    overrides, words, waiting = [], [], list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            words += waiting
+            break
+        if name in FLAGS:
+            if not equals and not waiting:
+                raise UserError(f"{name} names no file; give {name} FILE")
+            overrides.append(f"{FLAGS[name]}={value if equals else waiting.pop(0)}")
+        elif argument in WITH_VALUE:
+            overrides += [argument, *waiting[:1]]
+            del waiting[:1]
+        elif name in (*WITH_VALUE, *ALONE) or OVERRIDE.fullmatch(argument):
+            overrides.append(argument)
+        elif argument.startswith("-") and argument != "-":
+            raise UserError(unknown(name))
+        else:
+            words.append(argument)
+    return overrides, words
+
+
+def unknown(flag: str) -> str:
+    """What is wrong with a flag that there is not."""
+    near = difflib.get_close_matches(flag, [*FLAGS, *WITH_VALUE, *ALONE], 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"unknown option '{clean(flag)}'; {meant}choose from {', '.join(FLAGS)}, --help; "
+        "words that begin with - come after --"
+    )

@@ -1,0 +1,37 @@
+"""The commands that can be typed. A new one is a line here, a stub beside the package's other stubs, and its module."""
+
+from typing import NamedTuple
+
+HYDRA = ("--help", "--config-dir", "--cfg", "--multirun")
+
+
+class Command(NamedTuple):
+    """`does`: its line in the help; `flags`: what completion offers after "-". `module`: where its `main` is; None for
+    those that Hydra starts, which are listed in start.MODULES. `groups`: of a command that Hydra does not start, the
+    groups of run that it takes."""
+
+    does: str
+    flags: tuple[str, ...] = ("--help",)
+    module: str | None = None
+    groups: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "segment": Command("a picture and an expression: heat maps and a mask", (*HYDRA, "--mask", "--heat", "--rle")),
+    "run": Command("score a model and its edits on a dataset; with -m or sweep= several runs", HYDRA),
+    "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
+    "doctor": Command("is everything there for a run?", HYDRA[:3]),
+    "report": Command(
+        "a run or a sweep as one HTML page", ("--help", "--config-dir", "--open"), "attrbind_exp.commands.report"
+    ),
+    "merge": Command("one run of its shards", ("--help", "--config-dir"), "attrbind_exp.commands.merge"),
+    "rescore": Command(
+        "other layers or thresholds of a finished run, without a model",
+        ("--help", "--config-dir", "--out"),
+        "attrbind_exp.commands.rescore",
+        ("attention_layers", "threshold"),
+    ),
+    "results": Command("all tables and figures that sweeps left, as one page", module="attrbind_exp.commands.results"),
+    "study": Command("the binding study as a page", ("--help", "--of"), "attrbind_exp.commands.study"),
+    "pretrain": Command("make the bundled model again", HYDRA[:3]),
+}
