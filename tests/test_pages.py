@@ -44,19 +44,35 @@ def blocks(page):
     return [(kind, title, textwrap.dedent(code)) for _, kind, title, code in BLOCK.findall(text)]
 
 
-def command(line):
-    """What a bash line runs here: the module's name and its arguments. (None, []) for what only runs elsewhere."""
+def command(line, composed=False):
+    """What a bash line does here: a module's name and its arguments, or None for what only works elsewhere. `composed`:
+    a run's settings are put together and printed, and that is all, as with everything that needs something."""
     needs = NEEDS.search(line)
     words = shlex.split(line, comments=True)
-    ours = words[:2] == ["python", "-m"] and words[2].startswith("attrbind_exp.")
-    if not ours:
+    if words[:2] != ["python", "-m"] or not words[2].startswith("attrbind_exp."):
         assert needs, f"say what it needs, by '# needs ..': {line}"
-        return None, []
-    name, arguments = words[2].removeprefix("attrbind_exp."), words[3:]
-    if needs:
-        return (words[2], [*arguments, "--cfg", "job"]) if name in COMPOSED else (None, [])
-    given = {word.partition("=")[0] for word in arguments}
-    return words[2], [*arguments, *(word for word in SMALL.get(name, ()) if word.partition("=")[0] not in given)]
+        return None
+    module, arguments = words[2], words[3:]
+    name = module.removeprefix("attrbind_exp.")
+    if not (needs or composed):
+        given = {word.partition("=")[0] for word in arguments}
+        return module, [*arguments, *(word for word in SMALL.get(name, ()) if word.partition("=")[0] not in given)]
+    if name not in COMPOSED:
+        return None if needs else (module, arguments)
+    if "-m" in arguments or any(word.startswith("sweep=") for word in arguments):  # the first of its runs
+        arguments = [re.sub(r"^([\w.]+=[^\[{,]+),.*", r"\1", word) for word in arguments]
+    if "-m" in arguments:  # which no launcher starts
+        arguments = [word for word in arguments if word != "-m" and not word.startswith("launcher")]
+    return module, [*arguments, "--cfg", "job"]
+
+
+def goes_on_with(line, text):
+    """Whether a page names the folder of a command, or the one above it, elsewhere too."""
+    folder = re.search(r"hydra\.run\.dir=(\S+)", line)
+    if folder is None:
+        return False
+    parent = folder[1].rpartition("/")[0]
+    return text.count(folder[1]) > 1 or ("/" in parent and text.count(parent) > 1)
 
 
 def execute(kind, code, arguments, folder, printed):
@@ -95,7 +111,18 @@ def start():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path, start):
-    printed = tmp_path / "printed.txt"
+    """Of several runs of a page, the first is run and those with whose results it goes on; others are composed."""
+    run_page(page, tmp_path, start, everything=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES)
+def test_all_code_of_a_page_runs(page, tmp_path, start):
+    run_page(page, tmp_path, start, everything=True)
+
+
+def run_page(page, tmp_path, start, everything):
+    printed, text, ran = tmp_path / "printed.txt", (DOCS / f"{page}.md").read_text(encoding="utf-8"), False
     for kind, title, code in blocks(page):
         if title:
             file = tmp_path / title
@@ -105,9 +132,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, start):
             assert start("script", code, [], tmp_path, printed) == 0, printed.read_text() + code
         elif kind == "bash":
             for line in filter(None, code.splitlines()):
-                module, arguments = command(line)
-                if module:
-                    assert start("module", module, arguments, tmp_path, printed) == 0, printed.read_text() + line
+                is_run = "attrbind_exp.run" in line and not NEEDS.search(line)
+                found = command(line, composed=is_run and ran and not everything and not goes_on_with(line, text))
+                ran = ran or is_run
+                assert not found or start("module", *found, tmp_path, printed) == 0, printed.read_text() + line
 
 
 def test_every_page_with_code_is_run():
@@ -117,11 +145,25 @@ def test_every_page_with_code_is_run():
 
 
 def test_what_a_line_needs_decides_what_is_run():
-    run = "attrbind_exp.run"
+    run, merge = "attrbind_exp.run", "attrbind_exp.merge"
     assert command(f"python -m {run} gallery=3") == (run, ["gallery=3", "dataset.limit=2", "tracker=none", "changed=0"])
-    assert command("python -m attrbind_exp.merge out") == ("attrbind_exp.merge", ["out"])
+    assert command(f"python -m {run} gallery=3", composed=True) == (run, ["gallery=3", "--cfg", "job"])
     assert command(f"python -m {run} model=sd15  # needs weights") == (run, ["model=sd15", "--cfg", "job"])
-    assert command("python -m attrbind_exp.merge DIR  # needs shards") == (None, [])
-    assert command("wandb sync DIR  # needs an account") == (None, [])
+    assert command(f"python -m {run} -m alpha=1,2 launcher=gpus  # needs GPUs") == (run, ["alpha=1", "--cfg", "job"])
+    assert command(f"python -m {run} sweep=t shard=0/2,1/2  # needs GPUs")[1] == [
+        "sweep=t",
+        "shard=0/2",
+        "--cfg",
+        "job",
+    ]
+    assert command(f"python -m {merge} out") == command(f"python -m {merge} out", composed=True) == (merge, ["out"])
+    assert command(f"python -m {merge} DIR  # needs shards") is None
+    assert command("wandb sync DIR  # needs an account") is None
     with pytest.raises(AssertionError, match="needs"):
         command("rm -r outputs")
+
+
+def test_a_run_that_a_page_goes_on_with_is_known():
+    text = "run hydra.run.dir=outputs/a\nrun hydra.run.dir=outputs/b\nmerge outputs/b\nrun hydra.run.dir=outputs/c/d\nmerge outputs/c"
+    lines = text.splitlines()
+    assert [bool(goes_on_with(line, text)) for line in lines] == [False, True, False, True, False]
