@@ -1,4 +1,4 @@
-"""What the edits of the text do to one picture: the baseline, noun chunk replacement (NCR), and NCR with averaging (UEA)."""
+"""One picture under the baseline, noun chunk replacement (NCR), and NCR with averaging (UEA)."""
 
 import matplotlib.pyplot as plt
 from PIL import Image
@@ -9,8 +9,8 @@ from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.paths import PACKAGE
 
 assets = PACKAGE / "assets"
-picture = Image.open(assets / "shapes" / "images" / "test_0003.jpg").convert("RGB")
-expression = "to the left of a green square, the yellow square"
+picture = Image.open(assets / "shapes" / "images" / "test_0024.jpg").convert("RGB")
+expression = "to the right of a white heart, the red heart"
 variants = {
     "baseline": Variant("baseline"),
     "NCR, prefix kept": Variant("ncr", (NounChunk(prefix="template"),)),

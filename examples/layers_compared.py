@@ -1,4 +1,4 @@
-"""The same pass read at different layers: coarse ones know what, fine ones know where."""
+"""The same pass read at different layers: the choice costs nothing, since all maps come from one pass."""
 
 import matplotlib.pyplot as plt
 from PIL import Image
@@ -10,8 +10,8 @@ from attrbind_exp.paths import PACKAGE
 from attrbind_exp.types import LayerChoice, MapSettings
 
 assets = PACKAGE / "assets"
-picture = Image.open(assets / "shapes" / "images" / "test_0011.jpg").convert("RGB")
-expression = "the heart"
+picture = Image.open(assets / "shapes" / "images" / "test_0016.jpg").convert("RGB")
+expression = "the blue circle"
 
 ratios = {"16 cells a side": 1, "8 cells a side": 2, "4 cells a side": 4}
 choices = {name: LayerChoice(ratios=(ratio,), weights={ratio: 1.0}) for name, ratio in ratios.items()}

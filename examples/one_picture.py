@@ -8,8 +8,8 @@ from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.paths import PACKAGE
 
 assets = PACKAGE / "assets"
-picture = Image.open(assets / "shapes" / "images" / "test_0011.jpg").convert("RGB")
-expression = "the green heart"
+picture = Image.open(assets / "shapes" / "images" / "test_0016.jpg").convert("RGB")
+expression = "the blue circle"
 
 segmenter = Segmenter(load_stable_diffusion(str(assets / "bundled")))
 heat = segmenter([picture], [expression])[0]

@@ -1,6 +1,4 @@
-"""An edit of your own: the words around the noun are silenced, so that the model hears the noun alone."""
-
-from dataclasses import dataclass
+"""An edit of your own: the noun as it is encoded without its modifiers, so that its colour is no longer heard."""
 
 import matplotlib.pyplot as plt
 from PIL import Image
@@ -11,20 +9,22 @@ from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.paths import PACKAGE
 
 
-@dataclass(frozen=True)
-class Silence(Edit):
+class NounAlone(Edit):
+    def texts(self, prompt):  # what must be encoded besides the prompt
+        return (prompt.prefix + prompt.parse.target_text,)
+
     def apply(self, E, encoded, prompt):
-        words = [i for i in prompt.pos if i not in prompt.q]  # the noun chunk without its noun
-        edited = E.clone()
-        edited[words] = encoded[""].states[words]
+        alone, edited = encoded[self.texts(prompt)[0]], E.clone()
+        edited[list(prompt.q)] = alone.states[list(alone.tokens.content)[-len(prompt.q) :]]
         return edited
 
 
-picture = Image.open(PACKAGE / "assets" / "shapes" / "images" / "test_0001.jpg").convert("RGB")
-segmenter = Segmenter(load_stable_diffusion(str(PACKAGE / "assets" / "bundled")))
+expression, assets = "the white circle", PACKAGE / "assets"
+picture = Image.open(assets / "shapes" / "images" / "test_0001.jpg").convert("RGB")
+segmenter = Segmenter(load_stable_diffusion(str(assets / "bundled")))
+maps = [segmenter([picture], [expression], Variant("v", edits))[0].values for edits in ((), (NounAlone(),))]
 figure, axes = plt.subplots(1, 3, figsize=(7, 2.6), layout="constrained")
-maps = [segmenter([picture], ["the blue circle"], Variant("v", edits))[0].values for edits in ((), (Silence(),))]
-for axis, shown, title in zip(axes, [picture, *maps], ["the blue circle", "baseline", "silenced"], strict=True):
+for axis, shown, title in zip(axes, [picture, *maps], [expression, "baseline", "noun alone"], strict=True):
     axis.imshow(shown, vmin=0, vmax=1)
-    axis.set_title(title)
+    axis.set(title=title, xticks=[], yticks=[])
 figure.savefig("own_edit.png", dpi=100)

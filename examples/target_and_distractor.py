@@ -25,7 +25,6 @@ for shift, named in ((-0.2, "blue"), (0.2, "orange")):
     right.bar(
         np.arange(2) + shift, [heat[p].mean() for p in places.values()], 0.38, color=named, label=f"the {named} circle"
     )
-right.set_xticks(range(2), [f"on the {colour} one" for colour in places])
-right.set_ylabel("mean heat")
+right.set(xticks=range(2), xticklabels=[f"on the {colour} one" for colour in places], ylabel="mean heat")
 right.legend(title="named", fontsize=8)
 figure.savefig("target_and_distractor.png", dpi=100)
