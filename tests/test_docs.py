@@ -134,6 +134,12 @@ def test_formulas_are_drawn_without_a_script(site):
     assert page.count('<div class="formula"><math') >= 4 and "arithmatex" not in page and "$$" not in page
 
 
+def test_the_page_of_examples_holds_the_scripts(site):
+    page = re.sub(r"<[^>]+>", "", (site / "examples.html").read_text(encoding="utf-8"))
+    for script in (ROOT / "examples").glob("*.py"):
+        assert f"figure.savefig(&quot;{script.stem}.png&quot;" in page, script
+
+
 def config_keys():
     """The module docs/hooks/config_keys.py, which no package holds."""
     spec = importlib.util.spec_from_file_location("config_keys", DOCS / "hooks" / "config_keys.py")

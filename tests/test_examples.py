@@ -53,6 +53,6 @@ def test_examples_are_short_and_their_pictures_small():
 
 def test_the_page_shows_each_script_and_its_picture():
     page = (DOCS / "examples.md").read_text()
-    included = re.findall(r'^--8<-- "examples/(\w+)\.py"$', page, re.MULTILINE)
+    included = re.findall(r"^--8<--\nexamples/(\w+)\.py\n--8<--$", page, re.MULTILINE)
     assert sorted(included) == [script.stem for script in SCRIPTS]
     assert re.findall(r"\(images/examples/(\w+)\.png\)", page) == included
