@@ -20,22 +20,39 @@ import pytest
 from attrbind_exp.config import CONF
 
 DOCS = CONF.parent / "docs"
-PAGES = """
-    config-keys faq first-steps method own-pictures python-reference reading-results refcoco-and-coco
-    sweeps-gpus-slurm
-""".split()
+PAGES = [
+    "config-keys",
+    "faq",
+    "first-steps",
+    "method",
+    "own-pictures",
+    "python-reference",
+    "reading-results",
+    "refcoco-and-coco",
+    "sweeps-gpus-slurm",
+]
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is not in an installed package")
 # A list's blocks are indented; what they hold is not.
 BLOCK = re.compile(r'^(?P<in> *)```(\w+)(?: title="([^"]+)")?\n(.*?)^(?P=in)```', re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"\s+# needs .*$")
 COMPOSED = ("run", "segment", "parse", "doctor")
 SMALL = {"run": ("dataset.limit=2", "tracker=none", "gallery=0", "changed=0"), "parse": ("dataset.limit=2",)}
-PRELOADED = """
-    attrbind_exp.commands.run attrbind_exp.commands.segment attrbind_exp.commands.build
-    attrbind_exp.commands.finish attrbind_exp.commands.merge attrbind_exp.commands.rescore
-    attrbind_exp.backbones.stable_diffusion attrbind_exp.evaluation.loop attrbind_exp.reporting.write
-    attrbind_exp.reporting.figures spacy pandas matplotlib.pyplot pytest
-""".split()
+PRELOADED = [
+    "attrbind_exp.commands.run",
+    "attrbind_exp.commands.segment",
+    "attrbind_exp.commands.build",
+    "attrbind_exp.commands.finish",
+    "attrbind_exp.commands.merge",
+    "attrbind_exp.commands.rescore",
+    "attrbind_exp.backbones.stable_diffusion",
+    "attrbind_exp.evaluation.loop",
+    "attrbind_exp.reporting.write",
+    "attrbind_exp.reporting.figures",
+    "spacy",
+    "pandas",
+    "matplotlib.pyplot",
+    "pytest",
+]
 
 
 def blocks(page):
