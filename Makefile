@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 
-.PHONY: help setup run sweep tables report study test test-all chaos lint bench
+.PHONY: help setup run sweep tables report study docs docs-serve examples test test-all chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -40,6 +41,20 @@ study: setup ## docs/binding-study.md: does editing the embedding mend mis-bindi
 	$(BIN)/python -m attrbind_exp.run sweep=binding_layers
 	$(BIN)/python -m attrbind_exp.run sweep=binding_uncond
 	$(BIN)/python -m attrbind_exp.study outputs docs/binding-study.md
+
+$(DOCS_READY): $(READY) requirements-docs.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-docs.lock
+	@touch $(DOCS_READY)
+
+docs: $(DOCS_READY) ## the documentation as a site, in site/: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+docs-serve: $(DOCS_READY) ## the site while one writes on it, at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --watch conf --watch examples --watch attrbind_exp
+
+examples: setup ## draw the pictures of docs/examples.md anew
+	$(BIN)/python docs/hooks/draw_examples.py
 
 test: setup ## the tests, slow ones left out
 	$(BIN)/python -m pytest -m "not slow"
