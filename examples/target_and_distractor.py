@@ -4,9 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image, ImageDraw
 
-from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
-from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.paths import PACKAGE
+from attrbind_exp import load_segmenter
 
 boxes = {"blue": (10, 40, 55, 85), "orange": (75, 40, 120, 85)}
 picture, places = Image.new("RGB", (128, 128), "lightgrey"), {}
@@ -16,15 +14,13 @@ for colour, box in boxes.items():
     ImageDraw.Draw(place).ellipse(box, fill=1)
     places[colour] = np.asarray(place)
 
-segmenter = Segmenter(load_stable_diffusion(str(PACKAGE / "assets" / "bundled")))
+named = [f"the {colour} circle" for colour in boxes]
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
 left.imshow(picture)
 left.axis("off")
-for shift, named in ((-0.2, "blue"), (0.2, "orange")):
-    heat = segmenter([picture], [f"the {named} circle"])[0].values
-    right.bar(
-        np.arange(2) + shift, [heat[p].mean() for p in places.values()], 0.38, color=named, label=f"the {named} circle"
-    )
+for number, result in enumerate(load_segmenter()(picture, named, edit="baseline")):
+    heats = [result.heat_map[place].mean() for place in places.values()]
+    right.bar(np.arange(2) + 0.4 * number - 0.2, heats, 0.38, color=[*boxes][number], label=named[number])
 right.set(xticks=range(2), xticklabels=[f"on the {colour} one" for colour in places], ylabel="mean heat")
 right.legend(title="named", fontsize=8)
 figure.savefig("target_and_distractor.png", dpi=100)

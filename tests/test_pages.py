@@ -38,6 +38,7 @@ NEEDS = re.compile(r"\s+# needs .*$")
 COMPOSED = ("run", "segment", "parse", "doctor")
 SMALL = {"run": ("dataset.limit=2", "tracker=none", "gallery=0", "changed=0"), "parse": ("dataset.limit=2",)}
 PRELOADED = [
+    "attrbind_exp.api.load",
     "attrbind_exp.commands.run",
     "attrbind_exp.commands.segment",
     "attrbind_exp.commands.build",
