@@ -18,6 +18,7 @@ ChunkRule = Literal["noun_chunk", "subtree"]
 PrefixRule = Literal["none", "template"]
 UncondRule = Literal["same", "eos", "mean"]
 PoolingRule = Literal["mean", "last"]
+MaskFormat = Literal["png", "rle", "npz"]
 
 
 class UserError(ValueError):

@@ -106,6 +106,7 @@ def run_settings(cfg: DictConfig) -> RunSettings:
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.seeds)),
         shard=shard(cfg),
         keep_maps=cfg.keep_maps,
+        save_masks=None if cfg.get("save_masks") in (None, "none") else cfg.save_masks,
         metrics={name: instantiate(metric, _convert_="all") for name, metric in cfg.metric.items()},
     )
 
