@@ -19,6 +19,7 @@ PrefixRule = Literal["none", "template"]
 UncondRule = Literal["same", "eos", "mean"]
 PoolingRule = Literal["mean", "last"]
 MaskFormat = Literal["png", "rle", "npz"]
+FigureWidth = Literal["single", "double"]
 
 
 class UserError(ValueError):

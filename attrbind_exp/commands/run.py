@@ -55,6 +55,10 @@ def main(cfg: DictConfig) -> float | None:
         ask_for_masks(settings, folder, before)
     if "page" in left:
         write_page(folder)
+    if settings.run.figure_width:
+        from attrbind_exp.reporting.paper_figures import write_asked  # loads matplotlib
+
+        said.append(write_asked(folder, settings.run.figure_width))
     show(summary, folder, said)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
         raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")

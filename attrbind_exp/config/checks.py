@@ -6,7 +6,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attrbind_exp.config.variants import is_real, variants
-from attrbind_exp.types import ChunkRule, MaskFormat, PoolingRule, PrefixRule, UncondRule, UserError
+from attrbind_exp.types import ChunkRule, FigureWidth, MaskFormat, PoolingRule, PrefixRule, UncondRule, UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
     "model.latents": ("mode", "sample"),
     "keep_maps": (True, False),
+    "figure.width": (None, "none", *get_args(FigureWidth)),
     "save_masks": (None, "none", *get_args(MaskFormat)),
 }
 LEAST: dict[str, int] = {

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
 
-CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "save_masks", "report")
+CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "save_masks", "figure", "report")
 
 
 def config_hash(cfg: DictConfig) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.scoring.metric import Metric
-from attrbind_exp.types import MaskFormat
+from attrbind_exp.types import FigureWidth, MaskFormat
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class RunSettings:
     batch_size: passes at once; gallery: how many samples become pictures; changed: how many of the most improved and of
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
     the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; save_masks: leave its
-    masks and heat maps there to be taken away; metrics: the user's own, by name.
+    masks and heat maps there to be taken away; figure_width: make the figures for a paper, too, this wide; metrics: the
+    user's own, by name.
     """
 
     variants: Sequence[Variant]
@@ -29,4 +30,5 @@ class RunSettings:
     shard: tuple[int, int] = (0, 1)
     keep_maps: bool = False
     save_masks: MaskFormat | None = None
+    figure_width: FigureWidth | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
