@@ -150,6 +150,7 @@ def test_a_negative_number_has_a_minus(tmp_path):
         ),
         (["--figure", "7", "--format", "jpg"], "7 cannot be made as 'jpg'; choose from pdf, svg, png, tex, csv"),
         (["--figure", "gallery_777"], "no picture 'gallery_777'"),
+        (["--figure", "all", "--format", "jpg"], "nothing can be made as 'jpg'; choose from png, pdf, svg, tex, csv"),
         (["--format", "pdf"], "say which: --figure 7"),
     ],
 )
@@ -161,6 +162,10 @@ def test_what_there_is_not_is_said_in_a_line(run, typed, said):
 def test_the_command_prints_where_a_figure_is(run):
     code, out, err = command(str(run), "--figure", "table 3", "--format", "tex", module="report")
     assert code == 0 and out.strip() == str(run / "figures/table3.tex"), err
+    code, out, _ = command(str(run), "--figure", "all", "--format", "csv", module="report")
+    assert {line.rpartition("/")[2] for line in out.split()} == {
+        f"{n}.csv" for n in ("figure7", "results", "ablation", "threshold")
+    }
     code, out, _ = command(str(run), "--figure", "gallery_001", "--width", "single", module="report")
     assert code == 0 and out.strip() == str(run / "figures/gallery_001_single.pdf")
 

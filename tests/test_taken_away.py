@@ -100,6 +100,9 @@ def test_pictures_and_heat_hold_the_same_masks(taken):
                 assert str(heat["name"]) == sample.sample_id and list(heat["variants"]) == [
                     x.label for x in summary.variants
                 ]
+            assert (
+                taken / "masks/npz" / f"{file_name(sample.sample_id)}.npz"
+            ).stat().st_size < 2 * levels.size  # packed
             assert (drawn == (levels >= round(100 * mask["threshold"]))).all()
             truth, row = decode_mask(sample.segmentation, sample.size), rows[sample.sample_id]
             hits = [int((truth & (levels >= k)).sum()) for k in range(len(THRESHOLDS))]

@@ -42,7 +42,7 @@ def print_figures(folder: Path | None, name: str, form: str | None, width: Width
     if folder is None:
         raise UserError("--figure needs the folder of a run or a sweep: python -m attrbind_exp.report DIR --figure 7")
     measured = read_measured(folder)
-    files = write_all(measured, width) if name == "all" else [write_figure(measured, name, form, width)]
+    files = write_all(measured, width, form) if name == "all" else [write_figure(measured, name, form, width)]
     for file in files:
         print(clean(str(file), 5000))
 

@@ -73,8 +73,14 @@ def write_figure(measured: Measured, name: str, form: str | None = None, width: 
     return _paper(measured, kind, to, form, width)
 
 
-def write_all(measured: Measured, width: Width | None = None) -> list[Path]:
-    """Write all that these runs have: plots and pictures as PDF and SVG, tables for LaTeX and as CSV."""
+def write_all(measured: Measured, width: Width | None = None, form: str | None = None) -> list[Path]:
+    """Write all that these runs have: plots and pictures as PDF and SVG, tables for LaTeX and as CSV; or what can be
+    had in one `form`. Raises UserError where that is nothing."""
+    if form is not None:
+        files = [write_figure(measured, name, form, width) for name in _available(measured) if form in CHOICES[name]]
+        if not files:
+            raise UserError(f"nothing can be made as '{form}'; choose from {', '.join((*FORMS, *TABLES))}")
+        return files
     return [
         write_figure(measured, name, form, width)
         for name in _available(measured)

@@ -78,7 +78,7 @@ def encode_levels(found: Levels, variants: Sequence[str], seeds: Sequence[int]) 
     content = BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=FAST) as packed:
         for key, array in arrays.items():
-            with packed.open(zipfile.ZipInfo(f"{key}.npy"), "w", force_zip64=True) as file:
+            with packed.open(f"{key}.npy", "w") as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)
     return content.getvalue()
 
