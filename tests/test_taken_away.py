@@ -210,7 +210,7 @@ def test_a_rescored_run_has_masks_of_its_own(tmp_path):
     assert command(str(run), "threshold=0.4", "--out", str(again), module="rescore")[0] == 0
     samples = {s.sample_id: s for s in dataset_of(run).samples}
     for row in (r for _, rows in read_images(again) for r in rows):
-        v = ["baseline", "attribute_binding"].index(row.text_processor)
+        v = ["baseline", "attribute_binding", "text_blind"].index(row.text_processor)
         mask, sample = read_levels(again, row.sample_id).predict(v, 0, 40), samples[row.sample_id]
         assert int((mask & decode_mask(sample.segmentation, sample.size)).sum()) == row.intersection[40]
     assert json.loads((again / "masks/rle/about.json").read_text())["masks"][0]["threshold"] == 0.4

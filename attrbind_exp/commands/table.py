@@ -22,7 +22,9 @@ COMMANDS = {
     "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
     "doctor": Command("is everything there for a run?", HYDRA[:3]),
     "report": Command(
-        "a run or a sweep as one HTML page", ("--help", "--config-dir", "--open"), "attrbind_exp.commands.report"
+        "a run or a sweep as one HTML page, or a figure of it for a paper",
+        ("--help", "--config-dir", "--open", "--figure", "--format", "--width"),
+        "attrbind_exp.commands.report",
     ),
     "merge": Command("one run of its shards", ("--help", "--config-dir"), "attrbind_exp.commands.merge"),
     "rescore": Command(

@@ -12,10 +12,19 @@ from attrbind_exp.paths import SWEEPS
 from attrbind_exp.reporting import plots
 from attrbind_exp.reporting.html.collect import Measured, collect
 from attrbind_exp.reporting.html.comparison import selection
-from attrbind_exp.reporting.paper_tables import Run, TableSpec, beside_paper, paper_table, read_spec, readable
+from attrbind_exp.reporting.paper_tables import (
+    Run,
+    TableSpec,
+    beside_paper,
+    comparisons,
+    paper_table,
+    read_spec,
+    readable,
+)
 from attrbind_exp.reporting.printed_gallery import gallery_figure
+from attrbind_exp.reporting.references import with_references, without_floors
 from attrbind_exp.reporting.style import FORMS, Style, Width
-from attrbind_exp.reporting.tables import ablation
+from attrbind_exp.reporting.tables import ablation, mark_line
 from attrbind_exp.reporting.write import published
 from attrbind_exp.runs.store import picture_folder, write_text
 from attrbind_exp.types import UserError
@@ -140,7 +149,8 @@ def _paper(measured: Measured, name: str, to: Path, form: str, width: Width) -> 
     runs = _runs(measured)
     spec = measured.spec if name == "results" else _read_spec(SPECS[name])
     title = spec.title or measured.folder.name
-    table = paper_table(runs, spec, selection(runs))
+    chooser = selection(runs)
+    table = with_references(paper_table(runs, spec, chooser), runs, chooser)
     alphas = sorted(table["alpha"].dropna().unique())
     if name == "7" and len(alphas) < 3:
         there = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"
@@ -150,9 +160,10 @@ def _paper(measured: Measured, name: str, to: Path, form: str, width: Width) -> 
     if form == "csv":
         return write_text(to, table.to_csv(index=False))
     if form == "tex":
-        return _table(readable(table, beside_paper(runs, spec)), _about(measured, title), to, form)
+        about = "; ".join(filter(None, [_about(measured, title), mark_line(comparisons(table))]))
+        return _table(readable(table, beside_paper(runs, spec)), about, to, form)
     style = _style(form, width)
-    return plots.paper_figure(table, title, _data(measured), _model(measured), to, style)
+    return plots.paper_figure(without_floors(table), title, _data(measured), _model(measured), to, style)
 
 
 def _read_spec(sweep: str) -> TableSpec:
