@@ -49,7 +49,7 @@ def read_picture(path: str | os.PathLike, size: tuple[int, int] | None = None) -
     with naming_what_is_wrong(path):
         content = _read_whole(path)
         with Image.open(BytesIO(content), formats=FORMATS) as opened:
-            _check_shape(opened, path)
+            check_shape(opened, path)
             opened.load()
             stored: Image.Image = opened.copy()
         upright = ImageOps.exif_transpose(stored)
@@ -71,7 +71,7 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         _check_file(path)
         with path.open("rb") as file:
             picture = Image.open(file, formats=FORMATS)
-            _check_shape(picture, path)
+            check_shape(picture, path)
             yield picture
 
 
@@ -116,7 +116,7 @@ def _read_whole(path: Path) -> bytes:
     return content
 
 
-def _check_shape(image: Image.Image, path: Path) -> None:
+def check_shape(image: Image.Image, path: Path) -> None:
     if max(image.size) > MOST_ELONGATED * min(image.size):
         raise SampleError(
             "image_shape",

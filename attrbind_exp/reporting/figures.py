@@ -36,10 +36,22 @@ def panels(
     around: Around = Around(),
     height: int = maps.HEIGHT,
 ) -> Path:
-    """Pictures (H, W, 3) uint8 side by side at one height under their captions, the title above and the key below
-    them; written as PNG.
+    """The picture of `draw_panels`, written as PNG."""
+    image, about = draw_panels(pictures, title, sample_id, around, height)
+    return _write(image, path, about)
 
-    Texts are drawn cleaned and shortened. The PNG itself says what is where in it, the whole title among it
+
+def draw_panels(
+    pictures: Mapping[str, np.ndarray],
+    title: str,
+    sample_id: str | None = None,
+    around: Around = Around(),
+    height: int = maps.HEIGHT,
+) -> tuple[Image.Image, PngImagePlugin.PngInfo]:
+    """Pictures (H, W, 3) uint8 side by side at one height under their captions, the title above and the key below
+    them.
+
+    Texts are drawn cleaned and shortened. What belongs into the PNG says what is where in it, the whole title among it
     (reporting.panels).
     """
     at = around.thresholds
@@ -56,7 +68,7 @@ def panels(
     about = PngImagePlugin.PngInfo()
     description = panel_texts.Description(sample_id, title, places, around.thresholds, classes)
     about.add_itxt(panel_texts.KEY, panel_texts.encode(description))
-    return _write(_below([head, row, *_key(around.swatches, width)]), path, about)
+    return _below([head, row, *_key(around.swatches, width)]), about
 
 
 def save_mask(mask: np.ndarray, path: Path) -> Path:

@@ -46,7 +46,7 @@ window.attrbind = (() => {
   // ---- drawing -------------------------------------------------------------------------------------------------------
   const stage = document.createElement("canvas");  // one picture in its own pixels
   function put(canvas, paint) {
-    const [height, width] = sent.size, scale = Math.max(1, Math.ceil(360 / Math.max(height, width)));
+    const [height, width] = sent.size, scale = Math.max(1, Math.floor(400 / Math.max(height, width)));
     if (stage.width !== width || stage.height !== height) Object.assign(stage, { width, height });
     const context = stage.getContext("2d", { willReadFrequently: true });
     paint(context, width, height);

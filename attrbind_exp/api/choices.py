@@ -1,0 +1,59 @@
+"""Words that people type for edits, and what is said of a word that nobody knows."""
+
+import difflib
+from collections.abc import Collection, Sequence
+from math import isfinite
+from numbers import Real
+from typing import TypeAlias
+
+from attrbind_exp.edits import Averaging, Edit, NounChunk
+from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.types import UserError
+
+EditChoice: TypeAlias = str | Edit | Sequence[str | Edit]
+
+NCR, NCR_PREFIXED, UEA = "ncr", "ncr_prefixed", "uea"
+# What a word stands for: other words. The names that tables give to edits do as well as the paper's short ones.
+WORDS = {
+    BASELINE: (),
+    NCR: (NCR,),
+    "noun_chunk": (NCR,),
+    NCR_PREFIXED: (NCR_PREFIXED,),
+    "noun_chunk_prefixed": (NCR_PREFIXED,),
+    UEA: (UEA,),
+    "uncond_average": (UEA,),
+    "attribute_binding": (NCR, UEA),
+    "attribute_binding_prefixed": (NCR_PREFIXED, UEA),
+}
+
+
+def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
+    """The edits that a choice names, in order: words joined by "+", Edit objects, or a list of both. UEA mixes at
+    `alpha`. Raises UserError for an unknown word."""
+    if isinstance(choice, Edit):
+        return (choice,)
+    if isinstance(choice, list | tuple):
+        return tuple(edit for part in choice for edit in read_edits(part, alpha))
+    if not isinstance(choice, str):
+        raise UserError(f"edit={choice!r}; give words such as 'ncr+uea', Edit objects, or a list of both")
+    edits: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
+    words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
+    return tuple(edits[name] for word in words for name in WORDS[known("edit", word, WORDS)])
+
+
+def check_alpha(alpha: float) -> float:
+    """The alpha as it is. Raises UserError unless it is a finite number >= 0."""
+    real = isinstance(alpha, Real) and not isinstance(alpha, bool)  # numpy's numbers are real, too
+    if not real or not isfinite(alpha) or alpha < 0:
+        raise UserError(f"alpha={alpha!r}; give a finite number >= 0 (the paper's is 0.9)")
+    return float(alpha)
+
+
+def known(kind: str, word: str, choices: Collection[str], also: str = "") -> str:
+    """The word as it is. Raises UserError unless it is one of the choices, with the nearest of them; `also`: what would
+    do besides."""
+    if word in choices:
+        return word
+    near = difflib.get_close_matches(str(word), choices, 1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown {kind} {word!r}; choose from {', '.join(choices)}{also}{meant}")

@@ -1,0 +1,30 @@
+"""The settings of a segmenter from a few names, as Python gives them: what the command segment makes of the same."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from attrbind_exp.config.checks import check
+from attrbind_exp.config.settings import SegmenterSettings, segmenter_settings
+from attrbind_exp.paths import CONF
+from attrbind_exp.types import LayerChoice
+
+
+def settings_by_name(
+    model: str, path: str | None, heatmap: str, layers: str | LayerChoice, seed: int, device: str, dtype: str
+) -> SegmenterSettings:
+    """Options of conf/model, conf/heatmap and conf/attention_layers by name, and the values that replace theirs.
+
+    `path`: another model's folder or hub name, read as `model` says; None = the option's own. Raises UserError for the
+    first value that makes no sense.
+    """
+    named = layers if isinstance(layers, str) else "all"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("segment", [f"model={model}", f"heatmap=[{heatmap}]", f"attention_layers={named}"])
+    cfg.seed, cfg.model.device, cfg.model.dtype = seed, device, dtype
+    if path is not None:
+        cfg.model.path, cfg.model.name = path, Path(path).name
+    check(cfg)
+    settings = segmenter_settings(cfg)
+    return settings if isinstance(layers, str) else replace(settings, maps=replace(settings.maps, layers=layers))
