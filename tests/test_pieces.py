@@ -197,7 +197,12 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
     assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
-    assets = [f for room in ("assets", "reporting/html/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
+    assets = [
+        f
+        for room in ("assets", "reporting/html/templates", "demo/static")
+        for f in (PACKAGE / room).rglob("*")
+        if f.is_file()
+    ]
     assert {"attrbind_exp/py.typed", *(f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets)} <= names
     plugins = PACKAGE.parent / "hydra_plugins"
     assert {str(f.relative_to(plugins.parent)) for f in plugins.rglob("*.py")} <= names

@@ -14,20 +14,23 @@ from attrbind_exp.paths import PACKAGE
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
+    from attrbind_exp.demo.answers import Begin
     from attrbind_exp.demo.compute import Compared
-    from attrbind_exp.demo.page import Begin
 
 OWN_KEYS = ("host", "port", "share", "open")  # of the page, not of what it shows
 NO_GRADIO = "the page needs Gradio, which is not installed; pip install 'attrbind_exp[demo]'"
 BUNDLED = (
-    "A tiny Stable Diffusion that was trained on drawn shapes alone: circles, squares, triangles, stars, hearts, crosses, "
-    "rings and moons in eight colours, above, below and beside each other. It knows no photo, no animal, no other word."
+    "A tiny Stable Diffusion that was trained on drawn shapes alone: circles, squares, triangles, stars, hearts, "
+    "crosses, rings and moons in eight colours, above, below and beside each other. It knows no photo, no animal, no "
+    "other word."
 )
-ON_OTHERS = "This is none of the drawn pictures. The bundled model knows only shapes: its maps of anything else mean nothing."
+ON_OTHERS = (
+    "This is none of the drawn pictures. The bundled model knows only shapes: its maps of anything else mean nothing."
+)
 OTHERS = (
-    "Stable Diffusion knows what pictures with English captions on the web showed, with their gaps and prejudices; left and "
-    "right, counting and small things are weak, and what stands behind the 77th piece of a word is not read. A mask is "
-    "where its attention lies, no proof of what is there."
+    "Stable Diffusion knows what pictures with English captions on the web showed, with their gaps and prejudices. "
+    "Left and right, counting and small things are its weak sides. A mask is where its attention lies, no proof of "
+    "what is there."
 )
 
 
@@ -40,13 +43,14 @@ def main(cfg: DictConfig) -> None:
     settings, (variants, headline) = config.segmenter_settings(cfg), config.variants(cfg)
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.demo import page
+    from attrbind_exp.demo.answers import About
     from attrbind_exp.demo.compute import Compared
 
     model = settings.model
     compared = Compared(build_segmenter(settings), variants, model.batch_size)
     bundled = model.path == str(PACKAGE / "assets" / "bundled")
     typed = command_line.as_typed(HydraConfig.get().overrides.task)
-    about = page.About(
+    about = About(
         name=model.name,
         limits=BUNDLED if bundled else OTHERS,
         warning=ON_OTHERS if bundled else None,

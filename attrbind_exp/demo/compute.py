@@ -17,7 +17,7 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import encode_images
 from attrbind_exp.backbones.tensors import overflowed
 from attrbind_exp.data.images import open_picture, read_image
-from attrbind_exp.edits import Averaging, NounChunk, Variant
+from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.types import Prompt, SampleError, UserError
 
@@ -85,8 +85,8 @@ def see(compared: Compared, image: Image.Image, texts: Sequence[str]) -> list[Se
     """
     segmenter = compared.segmenter
     prompts = segmenter.prepare(texts)
-    if wordless := next((p for p in prompts if not p.q), None):
-        raise UserError(f"{wordless.parse.text!r} holds no word that the model reads; describe what to look for")
+    if nameless := next((p for p in prompts if not p.q or "no_target" in p.fallbacks), None):
+        raise UserError(f"{nameless.parse.text!r} names nothing; say what to look for, such as: the white dog")
     edited = segmenter.edit(prompts, compared.variants)
     rows = [(item.prompt, embedding) for item in edited for embedding in item.embeddings]
     latents = encode_images(segmenter.backbone, [image])

@@ -18,7 +18,15 @@ from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.tasks.task import Panel
 from attrbind_exp.types import HeatMap
 
-CHOSEN = ("alpha", "alpha.value", "heatmap", "attention_layers", "threshold", "threshold.value", "text_processor.report")
+CHOSEN = (
+    "alpha",
+    "alpha.value",
+    "heatmap",
+    "attention_layers",
+    "threshold",
+    "threshold.value",
+    "text_processor.report",
+)
 HEIGHT = 360  # pixels of a panel in the figure, as in the command segment
 
 
@@ -49,9 +57,8 @@ def write_files(
     picture = folder / path.name
     shutil.copyfile(path, picture)
     figures.save_mask(mask, folder / "mask.png")
-    arrays = {"heat": heats[0], "mask": mask, "threshold": np.float32(choice.threshold)}
-    if len(heats) > 1:
-        arrays |= {"heat_of_second": heats[1], "difference": heats[1] - heats[0]}
+    second = {"heat_of_second": heats[1], "difference": heats[1] - heats[0]} if len(heats) > 1 else {}
+    arrays = {"heat": heats[0], "mask": mask, "threshold": np.array(choice.threshold), **second}
     np.savez_compressed(folder / "heat.npz", allow_pickle=False, **arrays)
     _write_figure(compared, image, seen[0], choice, mask, picture.name, folder / "figure.png")
     text = repeat_yaml(compared, picture, seen, choice, started_with)

@@ -7,123 +7,26 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import html
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import gradio as gr
 from gradio.components import Component
 from gradio.data_classes import ImageData
 from gradio.events import Dependency
 
-from attrbind_exp.demo import compute
-from attrbind_exp.demo.compute import MOST_CHARACTERS, Compared, Seen
+from attrbind_exp.demo.answers import KEPT, About, Begin, Look, look, sentence, take_away
+from attrbind_exp.demo.compute import MOST_CHARACTERS, Compared
 from attrbind_exp.demo.examples import EXAMPLES, Example
-from attrbind_exp.demo.files import Choice, write_files
-from attrbind_exp.demo.sent import Sent, to_send
+from attrbind_exp.demo.sent import Sent
 from attrbind_exp.types import UserError
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_FILE = "12mb"
 WAITING = 16  # people at most; the next is told to come back
-KEPT = 3600  # seconds, for which uploads and what the model saw stay
 FONTS, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # none from the net
-BROKEN = "Something is broken here: the server's terminal says what. Try another picture or expression."
-
-
-class Begin(TypedDict):
-    """What is chosen when the page opens: numbers of method, reading and alpha, and a threshold in hundredths."""
-
-    method: int
-    reading: int
-    alpha: int
-    threshold: int
-
-
-@dataclass(frozen=True)
-class About:
-    """What the page says of its model. `name`: what it is called; `limits`: what it cannot know; `warning`: what to know
-    of its maps on pictures that are not drawn, None for nothing; `started_with`: the arguments that name it and how it is
-    read."""
-
-    name: str
-    limits: str
-    warning: str | None
-    started_with: Sequence[str]
-
-
-class Picture(gr.Image):
-    """Gradio's image, whose file is taken as it was uploaded: what is no picture is refused in our words, and the
-    downloads hold the very bytes."""
-
-    is_template = True  # for the browser it is Gradio's own
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the uploaded file, None where there is none."""
-        return None if payload is None else payload.path
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the page keeps for one visitor: the last picture, and what the model saw of the expressions."""
-
-    path: str
-    seen: Sequence[Seen]
-
-
-def look(
-    compared: Compared, about: About, begin: Begin, path: str | None, expression: str, second: str
-) -> tuple[Sent, Look | None]:
-    """What the viewer shows, and what is kept for downloads. What a visitor can mend is said in "error"."""
-    try:
-        if path is None:
-            raise UserError("no picture; drop one, or press one of the eight drawn ones")
-        texts = [compute.check_expression(text) for text in (expression, *([second] if second.strip() else []))]
-        image = compute.open_limited(path)
-        seen = compute.see(compared, image, texts)
-    except UserError as error:
-        return {"error": sentence(str(error))}, None
-    warning = None if is_drawn(path) else about.warning
-    return {**to_send(compared, image, seen, warning), "begin": begin}, Look(path, seen)
-
-
-def is_drawn(path: str) -> bool:
-    """Whether a file is one of the drawn pictures, whatever it is called."""
-    content = Path(path).read_bytes()
-    return any(content == example.path.read_bytes() for example in EXAMPLES)
-
-
-def sentence(text: str) -> str:
-    """A message as a sentence: a capital at its beginning, a full stop at its end."""
-    return text[:1].upper() + text[1:].removesuffix(".") + "."
-
-
-def take_away(compared: Compared, about: About, choice: dict[str, float] | None, kept: Look | None) -> list[str]:
-    """The paths of the files of what is chosen in the viewer. Raises gr.Error while nothing is shown."""
-    if kept is None or choice is None:
-        raise gr.Error("Nothing to download yet: press “Look” first.", print_exception=False)
-    picked = Choice(int(choice["variant"]), round(float(choice["threshold"]), 2))
-    if not (0 <= picked.variant < len(compared.variants) and 0 <= picked.threshold <= 1):
-        raise gr.Error("Choose a map and a threshold on the page.", print_exception=False)
-    folder = new_folder()
-    image = compute.open_limited(kept.path)
-    made = write_files(compared, Path(kept.path), image, kept.seen, picked, about.started_with, folder)
-    return [str(path) for path in made]
-
-
-def new_folder() -> Path:
-    """A folder for the files of one press of the button. Gradio copies them; folders of an hour ago are removed."""
-    place = Path(tempfile.gettempdir()) / f"attrbind_exp_demo_{os.getpid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    for old in place.iterdir():
-        if old.stat().st_mtime < time.time() - KEPT:
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(dir=place))
+BROKEN = "No answer: too many people are waiting, or something broke, which the server's terminal tells. Try again."
 
 
 def make_page(compared: Compared, about: About, begin: Begin) -> gr.Blocks:
@@ -142,7 +45,10 @@ def make_page(compared: Compared, about: About, begin: Begin) -> gr.Blocks:
             return look(compared, about, begin, path, text, other)
 
         def make(chosen: dict[str, float] | None, last: Look | None) -> gr.File:
-            return gr.File(take_away(compared, about, chosen, last), visible=True)
+            try:
+                return gr.File(take_away(compared, about, chosen, last), visible=True)
+            except UserError as error:
+                raise gr.Error(sentence(str(error)), print_exception=False) from error
 
         for ask in (button.click, expression.submit, second.submit):
             show_in_viewer(ask, show, [picture, expression, second], [sent, kept])
@@ -167,36 +73,59 @@ def show_in_viewer(
 ) -> None:
     """Have an event ask the model, and the viewer show the first of what comes back."""
     asked = ask(
-        show, inputs, outputs, js="(...asked) => { window.attrbind.busy(); return asked; }", api_visibility="private",
-        concurrency_id="model", show_progress="hidden",
-    )  # fmt: skip
+        show,
+        inputs,
+        outputs,
+        js="(...asked) => { window.attrbind.busy(); return asked; }",
+        api_visibility="private",
+        concurrency_id="model",
+        show_progress="hidden",
+    )
     asked.success(None, outputs[0], None, js="(sent) => { window.attrbind.show(sent); }")
     asked.failure(None, None, None, js=f"() => {{ window.attrbind.complain({json.dumps(BROKEN)}); }}")
 
 
-def questions() -> tuple[Component, Component, Component, gr.Button, list[gr.Button]]:
+def questions() -> tuple[gr.Image, gr.Textbox, gr.Textbox, gr.Button, list[gr.Button]]:
     """What is asked for: picture, expression and second expression, the button, and the drawn pictures."""
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            picture = Picture(
-                label="Picture: drop, paste or choose one", type="filepath", sources=["upload", "clipboard"],
-                height=250, image_mode=None, buttons=[], elem_id="picture",
-            )  # fmt: skip
+            picture = gr.Image(
+                label="Picture: drop, paste or choose one",
+                type="filepath",
+                sources=["upload", "clipboard"],
+                height=250,
+                image_mode=None,
+                buttons=[],
+                elem_id="picture",
+            )
+            # The file as it was uploaded: we say what is wrong with it, and downloads hold its very bytes.
+            picture.preprocess = path_of  # type: ignore[method-assign]
         with gr.Column(scale=2, min_width=280):
             example = EXAMPLES[0]
             expression = gr.Textbox(
-                label="Expression", placeholder=example.expression, max_lines=1, max_length=MOST_CHARACTERS,
+                label="Expression",
+                placeholder=example.expression,
+                max_lines=1,
+                max_length=MOST_CHARACTERS,
                 elem_id="expression",
-            )  # fmt: skip
+            )
             second = gr.Textbox(
-                label="Second expression, to see the difference (may stay empty)", placeholder=example.swapped,
-                max_lines=1, max_length=MOST_CHARACTERS, elem_id="second",
-            )  # fmt: skip
+                label="Second expression, to see the difference (may stay empty)",
+                placeholder=example.swapped,
+                max_lines=1,
+                max_length=MOST_CHARACTERS,
+                elem_id="second",
+            )
             button = gr.Button("Look", variant="primary", elem_id="look")
     gr.HTML('<p id="drawn-title">Or press a drawn picture:</p>')
     with gr.Row(elem_id="drawn"):
         drawn = [gr.Button(e.expression, icon=e.path, size="sm", min_width=90) for e in EXAMPLES]
     return picture, expression, second, button, drawn
+
+
+def path_of(uploaded: ImageData | None) -> str | None:
+    """The path of an uploaded file, None where there is none."""
+    return None if uploaded is None else uploaded.path
 
 
 def head(about: About) -> str:
@@ -217,11 +146,23 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool, ope
     script = (STATIC / "demo.js").read_text(encoding="utf-8")
     try:
         _, address, public = page.launch(
-            server_name=host, server_port=port, share=share, inbrowser=open_it, prevent_thread_lock=not block,
-            max_file_size=LARGEST_FILE, show_error=False, footer_links=[], ssr_mode=False, pwa=False, mcp_server=False,
-            run_history=False, enable_monitoring=False, theme=gr.themes.Default(font=FONTS, font_mono=MONO),
-            css=(STATIC / "demo.css").read_text(encoding="utf-8"), head=f"<script>{script}</script>",
-        )  # fmt: skip
+            server_name=host,
+            server_port=port,
+            share=share,
+            inbrowser=open_it,
+            prevent_thread_lock=not block,
+            max_file_size=LARGEST_FILE,
+            show_error=False,
+            footer_links=[],
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            run_history=False,
+            enable_monitoring=False,
+            theme=gr.themes.Default(font=FONTS, font_mono=MONO),
+            css=(STATIC / "demo.css").read_text(encoding="utf-8"),
+            head=f"<script>{script}</script>",
+        )
     except OSError as error:
         raise UserError(f"{error}; give port=NUMBER of a free one, or port=null") from error
     return public or address

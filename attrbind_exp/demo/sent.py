@@ -1,4 +1,4 @@
-"""What is sent to the browser: once for every expression. Sliders, masks, hover and differences are made of it there."""
+"""What is sent to the browser, once for an expression: sliders, masks, hover and differences are made of it there."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,9 @@ def _choices(compared: Compared) -> Sent:
     readings = list(dict.fromkeys(map(compared.reading, found)))
     alphas = sorted({v.alpha for v in found if v.alpha is not None})
     return {
-        "methods": [{"name": n, "slides": s, "alpha": _only_alpha(found, m)} for n, s, m in zip(shown, several, methods)],
+        "methods": [
+            {"name": n, "slides": s, "alpha": _only_alpha(found, m)} for n, s, m in zip(shown, several, methods)
+        ],
         "readings": readings,
         "alphas": alphas,
         "variants": [(methods.index(v.method), readings.index(compared.reading(v)), v.alpha) for v in found],
@@ -85,7 +87,9 @@ def notes(seen: Seen) -> list[str]:
     found = [NOTES.get(rule, f"How it was read: {rule.replace('_', ' ')}.") for rule in prompt.fallbacks]
     if not prompt.bind:
         why = "Nothing modifies" if not prompt.parse.modified else "Nothing can be bound to"
-        found.append(f"{why} “{clean(prompt.parse.target_text)}”: the edits change nothing, all maps are the baseline’s.")
+        found.append(
+            f"{why} “{clean(prompt.parse.target_text)}”: the edits change nothing, all maps are the baseline’s."
+        )
     return found
 
 

@@ -246,6 +246,7 @@ window.attrbind = (() => {
   function complain(text) {
     at("alert").hidden = !text;
     at("alert").textContent = text || "";
+    at("empty").hidden = true;
     document.getElementById("viewer").classList.remove("busy");
   }
 
@@ -254,7 +255,7 @@ window.attrbind = (() => {
     async show(given) {
       if (!given) return;
       complain(given.error);
-      if (given.error) { at("body").hidden = true; at("empty").hidden = false; return; }
+      if (given.error) { at("body").hidden = true; return; }
       [photo, ...maps] = await Promise.all([load(given.picture), ...given.expressions.map((e) => unpack(e.maps))]);
       const before = sent && sent.methods.length === given.methods.length && sent.alphas.length === given.alphas.length;
       sent = given;
@@ -262,7 +263,6 @@ window.attrbind = (() => {
       sent.differenceTable = table(sent.difference);
       if (!before) Object.assign(chosen, sent.begin);
       point = null;
-      at("empty").hidden = true;
       at("body").hidden = false;
       at("warning").hidden = !sent.warning;
       at("warning").textContent = sent.warning || "";
@@ -279,7 +279,12 @@ window.attrbind = (() => {
       listen();
       draw();
     },
-    busy() { document.getElementById("viewer").classList.add("busy"); },
+    busy() {
+      complain("");
+      document.getElementById("viewer").classList.add("busy");
+      at("empty").textContent = "Looking …";
+      at("empty").hidden = false;
+    },
     complain,
     choice: () => sent && { variant: variantOf(chosen.method, chosen.reading), threshold: chosen.threshold / 100 },
   };
