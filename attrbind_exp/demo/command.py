@@ -56,8 +56,17 @@ def main(cfg: DictConfig) -> None:
         warning=ON_OTHERS if bundled else None,
         started_with=names_the_model(typed),
     )
+    warm_up(compared)
     made = page.make_page(compared, about, first_choice(compared, headline, cfg.threshold.value))
     page.launch(made, cfg.host, cfg.port, cfg.share, cfg.open)
+
+
+def warm_up(compared: "Compared") -> None:
+    """Look at a drawn picture once: what loads with the first expression has loaded when the first visitor comes."""
+    from attrbind_exp.demo.compute import open_limited, see
+    from attrbind_exp.demo.examples import EXAMPLES
+
+    see(compared, open_limited(str(EXAMPLES[0].path)), [EXAMPLES[0].expression])
 
 
 def check_page(cfg: DictConfig) -> None:

@@ -143,14 +143,15 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool, ope
     `host` and `port` None: Gradio's variables, else this machine alone and the first free port from 7860 on. Raises
     UserError where the port is taken.
     """
-    script = (STATIC / "demo.js").read_text(encoding="utf-8")
+    script, style = ((STATIC / name).read_text(encoding="utf-8") for name in ("demo.js", "demo.css"))
     try:
         _, address, public = page.launch(
             server_name=host,
             server_port=port,
             share=share,
             inbrowser=open_it,
-            prevent_thread_lock=not block,
+            prevent_thread_lock=True,
+            quiet=True,
             max_file_size=LARGEST_FILE,
             show_error=False,
             footer_links=[],
@@ -160,9 +161,12 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool, ope
             run_history=False,
             enable_monitoring=False,
             theme=gr.themes.Default(font=FONTS, font_mono=MONO),
-            css=(STATIC / "demo.css").read_text(encoding="utf-8"),
-            head=f"<script>{script}</script>",
+            head=f"<style>{style}</style><script>{script}</script>",
         )
     except OSError as error:
-        raise UserError(f"{error}; give port=NUMBER of a free one, or port=null") from error
-    return public or address
+        what = str(error).partition(".")[0]
+        raise UserError(f"port={port}: {what}; give port=NUMBER of a free one, or port=null") from error
+    print(f"the page is at {public or address} (Ctrl+C ends it)", flush=True)
+    if block:
+        page.block_thread()
+    return address

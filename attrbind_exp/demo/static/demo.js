@@ -278,6 +278,8 @@ window.attrbind = (() => {
       build();
       listen();
       draw();
+      const top = at("body").getBoundingClientRect().top;
+      if (top < 0 || top > 0.7 * innerHeight) at("body").scrollIntoView({ block: "start" });
     },
     busy() {
       complain("");
