@@ -43,14 +43,15 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"commands/", "config/", "pretrain/command.py"}),
-        ("omegaconf", {"commands/", "config/", "pretrain/command.py"}),
+        ("hydra", {"commands/", "config/", "demo/command.py", "pretrain/command.py"}),
+        ("omegaconf", {"commands/", "config/", "demo/command.py", "pretrain/command.py"}),
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py", "language/target.py"}),
         ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
         ("matplotlib", {"reporting/"}),
         ("jinja2", {"reporting/html/page.py"}),
+        ("gradio", {"demo/page.py"}),
         ("huggingface_hub", {"hub.py"}),
         ("diffusers", {"backbones/", "pretrain/"}),
         ("msgspec", {"runs/", "tasks/", "reporting/"}),

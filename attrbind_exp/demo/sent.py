@@ -1,10 +1,9 @@
 """What is sent to the browser, once for an expression: sliders, masks, hover and differences are made of it there."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 
-import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -16,7 +15,6 @@ from attrbind_exp.runs.shown import clean
 
 Sent = Mapping[str, object]  # what JSON can say
 
-DIFFERENCE = matplotlib.colormaps["berlin"]  # even, dark where nothing differs, blue for less heat and red for more
 NOTES = {
     "prompt_truncated": "The model reads the beginning of this expression only: the rest does not fit its text window.",
 }
@@ -37,7 +35,7 @@ def to_send(compared: Compared, image: Image.Image, seen: Sequence[Seen], warnin
         **_choices(compared),
         "levels": LEVELS,
         "heat": _colours(maps.HEAT, LEVELS + 1),
-        "difference": _colours(DIFFERENCE, 2 * LEVELS + 1),
+        "difference": _colours(maps.DIFFERENCE, 2 * LEVELS + 1),
         "line": maps.as_hex(maps.MASK),
         "dim": maps.DIM,
     }
@@ -110,7 +108,6 @@ def _picture(image: Image.Image, size: tuple[int, int]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _colours(colour_map: matplotlib.colors.Colormap, count: int) -> list[int]:
+def _colours(colour_map: Callable[..., np.ndarray], count: int) -> list[int]:
     """The colours at even steps from one end to the other, as red, green, blue one after the other."""
-    values: np.ndarray = colour_map(np.linspace(0, 1, count), bytes=True)[:, :3]
-    return values.flatten().tolist()
+    return colour_map(np.linspace(0, 1, count), bytes=True)[:, :3].flatten().tolist()
