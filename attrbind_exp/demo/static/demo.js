@@ -127,14 +127,14 @@ window.attrbind = (() => {
     const figure = make("figure"), hold = make(press ? "button" : "div", "hold");
     const canvas = make("canvas"), cross = make("span", "cross"), caption = make("figcaption");
     const title = make("span", "name"), under = make("span", "value");
-    if (press) { hold.type = "button"; hold.addEventListener("click", press); } else hold.tabIndex = 0;
-    canvas.setAttribute("role", "img");
+    if (press) { hold.type = "button"; hold.addEventListener("click", press); } else { hold.tabIndex = 0; hold.setAttribute("role", "group"); }
+    if (press) canvas.setAttribute("role", "img"); else canvas.setAttribute("aria-hidden", "true");
     hold.append(canvas, cross);
     caption.append(title, under);
     figure.append(hold, caption);
     grid.append(figure);
     const tile = { canvas, cross, under, value, hold, chosenBy: press && press.key };
-    tile.draw = () => { draw(canvas); title.textContent = name(); canvas.setAttribute("aria-label", name() + ". " + value(null)); };
+    tile.draw = () => { draw(canvas); title.textContent = name(); (press ? canvas : hold).setAttribute("aria-label", name() + ". " + value(null)); };
     hold.addEventListener("pointermove", (event) => pointAt(event, canvas));
     hold.addEventListener("pointerleave", () => { point = null; say(); });
     hold.addEventListener("keydown", (event) => move(event));
@@ -278,6 +278,7 @@ window.attrbind = (() => {
       build();
       listen();
       draw();
+      at("said").textContent = "Maps of “" + sent.expressions.map((e) => e.text).join("” and “") + "” are shown.";
       const top = at("body").getBoundingClientRect().top;
       if (top < 0 || top > 0.7 * innerHeight) at("body").scrollIntoView({ block: "start" });
     },
