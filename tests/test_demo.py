@@ -315,7 +315,13 @@ def test_the_page_in_a_browser(address, driver, compared, seen, tmp_path):
     assert driver.execute_script("return document.documentElement.scrollWidth") == 390
     assert len(captions(driver)) == 2 + 3 * 2
 
-    # Sliders: the mask's share of the chosen map (NCR + UEA, diffsegmenter) is that of the very mask.
+    # The mask's share of the chosen map (NCR + UEA, diffsegmenter) is that of the very mask, before sliding and after.
+    def share(alpha, threshold):
+        number = next(n for n, v in enumerate(VARIANTS) if v.alpha == alpha and v.heatmap == "diffsegmenter")
+        heat = heat_map(compared, seen[0], number, (128, 128))
+        return f"{100 * HeatMap(heat).mask(threshold).mean():.1f} % of the picture", heat
+
+    assert captions(driver)[1] == share(0.9, 0.5)[0]
     for slider, value in (("threshold", 37), ("alpha", 0)):
         driver.execute_script(
             "const s = document.getElementById('v-' + arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('input'))",
@@ -323,9 +329,8 @@ def test_the_page_in_a_browser(address, driver, compared, seen, tmp_path):
             value,
         )
     wait_for(driver, "document.getElementById('v-body').dataset.drawn.includes('\"alpha\":0,\"threshold\":37')")
-    chosen = next(n for n, v in enumerate(VARIANTS) if v.alpha == 0.5 and v.heatmap == "diffsegmenter")
-    heat = heat_map(compared, seen[0], chosen, (128, 128))
-    assert captions(driver)[1] == f"{100 * HeatMap(heat).mask(0.37).mean():.1f} % of the picture"
+    said, heat = share(0.5, 0.37)
+    assert captions(driver)[1] == said != share(0.9, 0.37)[0]
 
     # Arrow keys show the heat of the same pixel on every map; the first press goes four pixels from the middle.
     pressed = driver.find_element("css selector", "#v-grid [aria-pressed=true]")
