@@ -46,13 +46,13 @@ from attrbind_exp.types import HeatMap, UserError
 
 TEXT, SWAPPED = EXAMPLES[2].expression, EXAMPLES[2].swapped  # a green heart below a blue one
 EDITS = {"baseline": [(None, ())], "noun_chunk": [(None, (NounChunk(),))],
-         "attribute_binding": [(a, (NounChunk(), Averaging(a))) for a in (0.5, 0.9)]}  # fmt: skip
+         "attribute_binding": [(a, (NounChunk(), Averaging(a))) for a in (0.0, 0.5, 0.9)]}  # fmt: skip
 VARIANTS = [
     Variant(method, edits, alpha, heatmap)
     for method, chains in EDITS.items() for alpha, edits in chains for heatmap in ("diffsegmenter", "daam")
 ]  # fmt: skip
 ABOUT = About("bundled", "It knows shapes.", "It knows only shapes.", ["seed=0"])
-BEGIN = {"method": 2, "reading": 0, "alpha": 1, "threshold": 50}
+BEGIN = {"method": 2, "reading": 0, "alpha": 2, "threshold": 50}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_pass_of_few_rows_makes_the_same_maps(compared, seen):
 def test_variants_that_share_an_embedding_are_sent_once(compared):
     plain = see(compared, open_limited(str(EXAMPLES[7].path)), ["the moon"])[0]
     heat, place = heat_maps(compared, plain, (128, 128))
-    assert heat.shape == (2, 128, 128) and place == [0, 1] * 4  # a map for each reading
+    assert heat.shape == (2, 128, 128) and place == [0, 1] * 5  # a map for each reading
     assert notes(plain) == ["Nothing modifies “moon”: the edits change nothing, all maps are the baseline’s."]
 
 
@@ -322,13 +322,13 @@ def test_the_page_in_a_browser(address, driver, compared, seen, tmp_path):
         return f"{100 * HeatMap(heat).mask(threshold).mean():.1f} % of the picture", heat
 
     assert captions(driver)[1] == share(0.9, 0.5)[0]
-    for slider, value in (("threshold", 37), ("alpha", 0)):
+    for slider, value in (("threshold", 37), ("alpha", 1)):
         driver.execute_script(
             "const s = document.getElementById('v-' + arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('input'))",
             slider,
             value,
         )
-    wait_for(driver, "document.getElementById('v-body').dataset.drawn.includes('\"alpha\":0,\"threshold\":37')")
+    wait_for(driver, "document.getElementById('v-body').dataset.drawn.includes('\"alpha\":1,\"threshold\":37')")
     said, heat = share(0.5, 0.37)
     assert captions(driver)[1] == said != share(0.9, 0.37)[0]
 

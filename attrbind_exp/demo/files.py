@@ -89,10 +89,12 @@ def beside(compared: Compared, variant: int) -> list[int]:
     alpha = 0.9 if chosen.alpha is None else chosen.alpha
     alike = [n for n, v in enumerate(found) if (v.heatmap, v.layers) == (chosen.heatmap, chosen.layers)]
     methods = dict.fromkeys(found[n].method for n in alike)
-    return [
-        min((n for n in alike if found[n].method == method), key=lambda n: abs((found[n].alpha or alpha) - alpha))
-        for method in methods
-    ]
+
+    def distance(number: int) -> float:
+        other = found[number].alpha
+        return 0.0 if other is None else abs(other - alpha)
+
+    return [min((n for n in alike if found[n].method == method), key=distance) for method in methods]
 
 
 def label(compared: Compared, number: int) -> str:

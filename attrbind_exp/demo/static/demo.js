@@ -5,7 +5,8 @@ window.attrbind = (() => {
   const at = (id) => document.getElementById("v-" + id);
   const make = (tag, className, text) => Object.assign(document.createElement(tag), { className: className || "", textContent: text || "" });
   const chosen = { method: 0, reading: 0, alpha: 0, threshold: 50 };
-  let sent = null, photo = null, maps = [], tiles = [], point = null;
+  const SLOW = "Still looking … A large model takes minutes without a GPU. If nothing comes, the page’s server may have stopped.";
+  let slow = 0, sent = null, photo = null, maps = [], tiles = [], point = null;
 
   async function unpack(text) {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -244,6 +245,7 @@ window.attrbind = (() => {
   }
 
   function complain(text) {
+    clearTimeout(slow);
     at("alert").hidden = !text;
     at("alert").textContent = text || "";
     at("empty").hidden = true;
@@ -286,6 +288,7 @@ window.attrbind = (() => {
       complain("");
       document.getElementById("viewer").classList.add("busy");
       at("empty").textContent = "Looking …";
+      slow = setTimeout(() => { at("empty").textContent = SLOW; }, 15000);
       at("empty").hidden = false;
     },
     complain,
