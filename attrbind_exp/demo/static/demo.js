@@ -155,8 +155,10 @@ window.attrbind = (() => {
     tiles = [];
     at("grid").replaceChildren();
     at("grid-2").replaceChildren();
-    at("grid").style.setProperty("--columns", sent.methods.length + 1);
-    at("grid").style.setProperty("--rows", Math.max(2, sent.readings.length));
+    const rows = sent.readings.length;  // picture and mask have a column for both, or each its own where there is one row
+    at("grid").style.setProperty("--columns", sent.methods.length + (rows > 1 ? 1 : 2));
+    at("grid").style.setProperty("--rows", rows);
+    at("grid").style.setProperty("--below", rows > 1 ? `2 / span ${rows - 1}` : "auto");
     addTile(at("grid"), { draw: drawPhoto, name: () => "picture", value: (i) => i === null ? `${sent.full[1]} × ${sent.full[0]} pixels` : where(i) });
     addTile(at("grid"), { draw: (canvas) => drawMask(canvas, mine(0)), name: () => "mask of " + nameOf(chosen.method),
       value: (i) => i === null ? share(mine(0), 2 * chosen.threshold) + " of the picture" : mine(0)[i] >= 2 * chosen.threshold ? "inside" : "outside" });
@@ -270,6 +272,7 @@ window.attrbind = (() => {
       at("warning").textContent = sent.warning || "";
       at("alpha").max = Math.max(0, sent.alphas.length - 1);
       at("alpha").value = chosen.alpha;
+      at("threshold").value = chosen.threshold;
       at("alpha-label").hidden = sent.alphas.length < 2;
       sent.expressions.forEach((expression, n) => {
         words(at(n ? "words-2" : "words"), expression);
