@@ -1,11 +1,11 @@
 """What the page answers: to a picture with expressions, and to the wish for files. Knows nothing of Gradio."""
 
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -88,10 +88,15 @@ def take_away(compared: Compared, about: About, choice: Mapping[str, float] | No
     return [str(path) for path in made]
 
 
+@cache
+def workplace() -> tempfile.TemporaryDirectory[str]:
+    """Where files are made; it goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="attrbind_exp_demo_")
+
+
 def new_folder() -> Path:
     """A folder for the files of one press of the button. Gradio copies them; folders of an hour ago are removed."""
-    place = Path(tempfile.gettempdir()) / f"attrbind_exp_demo_{os.getpid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
+    place = Path(workplace().name)
     for old in place.iterdir():
         if old.stat().st_mtime < time.time() - KEPT:
             shutil.rmtree(old, ignore_errors=True)
