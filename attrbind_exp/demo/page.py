@@ -99,7 +99,7 @@ def questions() -> tuple[gr.Image, gr.Textbox, gr.Textbox, gr.Button, list[gr.Bu
                 elem_id="picture",
             )
             # The file as it was uploaded: we say what is wrong with it, and downloads hold its very bytes.
-            picture.preprocess = path_of  # type: ignore[method-assign]
+            picture.preprocess = path_of  # type: ignore[method-assign, assignment]
         with gr.Column(scale=2, min_width=280):
             example = EXAMPLES[0]
             expression = gr.Textbox(
