@@ -18,6 +18,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "segment": Command("a picture and an expression: heat maps and a mask", (*HYDRA, "--mask", "--heat", "--rle")),
+    "demo": Command("a page to try it: pictures, sliders, edits side by side", HYDRA[:3]),
     "run": Command("score a model and its edits on a dataset; with -m or sweep= several runs", HYDRA),
     "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
     "doctor": Command("is everything there for a run?", HYDRA[:3]),
