@@ -18,6 +18,8 @@ ChunkRule = Literal["noun_chunk", "subtree"]
 PrefixRule = Literal["none", "template"]
 UncondRule = Literal["same", "eos", "mean"]
 PoolingRule = Literal["mean", "last"]
+MaskFormat = Literal["png", "rle", "npz"]
+FigureWidth = Literal["single", "double"]
 
 
 class UserError(ValueError):

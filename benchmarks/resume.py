@@ -185,7 +185,7 @@ def resume_figures(folder: Path, root: Path, limit: int | None) -> float:
         progress.close()
         scored = ending.Scored(task, resumed.failures, 1.0)
         origin = ending.describe_origin(settings, dataset, "none", [])
-        ending.finish(scored, settings.run.headline, origin, store)
+        ending.finish(scored, settings.run, dataset, origin, store)
     return time.perf_counter() - started
 
 

@@ -149,7 +149,7 @@ def test_a_sweep_runs_when_it_is_begun_by_the_one_word(tmp_path):
     code, _, err = attrbind("run", "text_processor=baseline,noun_chunk", *given, "-m")
     assert code == 0, err
     found = [json.loads(f.read_text()) for f in (tmp_path / "sweep").rglob("summary.json")]
-    assert sorted(v["text_processor"] for s in found for v in s["variants"]) == ["baseline", "noun_chunk"]
+    assert sorted(v["text_processor"] for s in found for v in s["variants"]) == ["baseline", "noun_chunk", "text_blind"]
     runs = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert "python -m attrbind_exp.run " in json.dumps(runs)
 

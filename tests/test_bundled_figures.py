@@ -75,6 +75,11 @@ def test_the_table_in_the_readme(summary):
     assert 15 <= summary.variants[0].slices["rivalry"]["rare_beside_usual"].peak["distractor"] <= 60, "to be mended"
 
 
+def test_the_readme_is_read_in_four_minutes():
+    words = re.sub(r"```.*?```", "", README, flags=re.S).split()
+    assert sum(bool(re.search(r"\w", word)) for word in words) <= 600 and README.count("\n") <= 100
+
+
 def test_the_figures_in_the_model_card(summary):
     shown = {name: numbers(cells["test"])[0] for name, cells in table(CARD, "baseline").items()}
     threshold = re.search(r"threshold (0\.\d\d), chosen on val", CARD)[1]

@@ -68,7 +68,7 @@ def test_whole_data_is_ok_line_by_line(refer_folder):
     assert {f.status for f in found.values()} == {"ok"}
     assert "test 3 objects / 5 expressions / 2 images; no counts are published for tiny(made)" in found["counts"].text
     assert "5 expressions, longest 4 words (1:1)" in found["text"].text
-    assert "5 expressions x 5 variants" in found["disk"].text
+    assert "5 expressions x 6 variants" in found["disk"].text
 
 
 def test_metric_of_truth_ones_and_box_by_hand():

@@ -59,7 +59,8 @@ def test_an_edit_from_outside_stands_in_the_table_and_changes_only_what_is_bound
 def test_a_reading_from_outside_stands_beside_ours(extended):
     folder, printed = extended
     found = {v["label"]: v["mIoU"] for v in summary(folder, "plain")["variants"]}
-    assert set(found) == {"baseline heatmap=diffsegmenter", "baseline heatmap=plain"} and len(set(found.values())) == 2
+    read = [f"{label} heatmap={name}" for label in ("baseline", "text_blind") for name in ("diffsegmenter", "plain")]
+    assert list(found) == read and len(set(found.values())) == 4
     assert {row["heatmap"] for row in rows(folder, "plain")} == {"diffsegmenter", "plain"}
     assert "difference to baseline heatmap=diffsegmenter" in printed["plain"]
 
@@ -74,7 +75,9 @@ def test_a_dataset_from_outside_is_scored(extended):
 
 def test_a_metric_from_outside_has_a_row_with_its_interval(extended):
     folder, printed = extended
-    values = [row["metrics"]["heat on the object"] for row in rows(folder, "inside") if row["alpha"] is None]
+    values = [
+        row["metrics"]["heat on the object"] for row in rows(folder, "inside") if row["text_processor"] == "baseline"
+    ]
     figure = summary(folder, "inside")["variants"][0]["metrics"]["heat on the object"]
     assert figure["mean"] == pytest.approx(sum(values) / len(values)) and figure["n"] == len(values)
     assert figure["low"] < figure["mean"] < figure["high"]

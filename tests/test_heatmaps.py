@@ -18,7 +18,7 @@ from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Variant
+from attrbind_exp.edits import TextBlind, Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.daam import Daam
@@ -261,7 +261,8 @@ def test_the_python_api_gives_the_very_map_that_a_run_scores(tmp_path):
     samples = {s.sample_id: s for s in load_refer(str(PACKAGE / "assets"), "shapes", "made", "test", limit=4).samples}
     segmenter = Segmenter(load_stable_diffusion(str(BUNDLED), "cpu"))
     variants = {"baseline": Variant("baseline"), "attribute_binding": OURS}
-    assert len(rows) == 8
+    variants["text_blind"] = Variant("text_blind", (TextBlind(),))
+    assert len(rows) == 12
     for row in rows:
         sample = samples[row["sample_id"]]
         image = read_image(sample.image_path, sample.size)

@@ -43,17 +43,18 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("hydra", {"commands/", "config/", "pretrain/command.py"}),
-        ("omegaconf", {"commands/", "config/", "pretrain/command.py"}),
+        ("hydra", {"commands/", "config/", "demo/command.py", "pretrain/command.py"}),
+        ("omegaconf", {"commands/", "config/", "demo/command.py", "pretrain/command.py"}),
         ("wandb", {"tracking/"}),
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py", "language/target.py"}),
         ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
         ("matplotlib", {"reporting/"}),
         ("jinja2", {"reporting/html/page.py"}),
+        ("gradio", {"demo/page.py"}),
         ("huggingface_hub", {"hub.py"}),
         ("diffusers", {"backbones/", "pretrain/"}),
-        ("msgspec", {"runs/", "tasks/", "reporting/"}),
+        ("msgspec", {"runs/", "tasks/", "reporting/", "commands/parts.py"}),
     ],
 )
 def test_each_library_lives_in_its_room(library, allowed):
@@ -197,7 +198,12 @@ def test_the_wheel_holds_the_configuration_and_the_assets(tmp_path):
     names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
     assert {f"attrbind_exp/conf/{f.relative_to(CONF)}" for f in CONF.rglob("*.yaml")} <= names
     assert {f"attrbind_exp/sweeps/{f.name}" for f in SWEEPS.glob("*.yaml")} <= names
-    assets = [f for room in ("assets", "reporting/html/templates") for f in (PACKAGE / room).rglob("*") if f.is_file()]
+    assets = [
+        f
+        for room in ("assets", "reporting/html/templates", "demo/static")
+        for f in (PACKAGE / room).rglob("*")
+        if f.is_file()
+    ]
     assert {"attrbind_exp/py.typed", *(f"attrbind_exp/{f.relative_to(PACKAGE)}" for f in assets)} <= names
     plugins = PACKAGE.parent / "hydra_plugins"
     assert {str(f.relative_to(plugins.parent)) for f in plugins.rglob("*.py")} <= names

@@ -216,7 +216,7 @@ def test_a_run_goes_on_with_the_same_weights_and_says_what_else_changed(bundled,
     assert code == 0, err
     first = read_summary(folder)
     assert (first.identity.dtype, first.identity.weights) == ("fp32", weights_digest(str(bundled)))  # of dtype "auto"
-    assert [p.provenance for p in read_parts(folder)] == first.provenance and "WARNING" not in err
+    assert [p.provenance for p in read_parts(folder)] == list(first.provenance) and "WARNING" not in err
     assert "made with attrbind_exp 0.1.0" in out and "; cpu, fp32" in out
 
     flip_a_byte(unet)

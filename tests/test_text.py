@@ -352,7 +352,7 @@ def test_a_method_may_fix_its_own_alpha():
         {"name": "a", "edits": [{**uea, "alpha": 1.21}]}, {"name": "a", "edits": [{**uea, "alpha": "${alpha.value}"}]}
     ]  # fmt: skip
     assert [v.label for v in config.variants(cfg)[0]] == [
-        "baseline", *(f"uncond_average alpha={a:g}" for a in (1.21, 0.5, 0.9))
+        "baseline", *(f"uncond_average alpha={a:g}" for a in (1.21, 0.5, 0.9)), "text_blind"
     ]  # fmt: skip
     cfg.alpha.value = [0.5, 1.21]
     with pytest.raises(UserError, match=r"variant 'uncond_average alpha=1\.21' stands twice"):

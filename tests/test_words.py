@@ -55,7 +55,7 @@ def test_a_key_that_another_argument_refers_to_is_taken():
 
 
 def test_every_key_of_every_configuration_is_known():
-    for name in ("run", "segment", "parse", "doctor", "pretrain"):
+    for name in ("run", "segment", "parse", "doctor", "demo", "pretrain"):
         keys = read_keys(name)
         check_keys(name, [f"+{key}=1" for key in keys.known if key and key.split(".")[0] not in ("launcher", "sweep")])
         check_keys(name, [f"{key}=1" for key in keys.known if key])
@@ -93,8 +93,8 @@ def test_what_a_users_own_option_needs_stays_possible(tmp_path):
         ("alpha=range(0.7,1,0.1)", "alpha.value=0.7,0.8,0.9"), ("seed=range(3)", "seed=0,1,2"), ("alpha=choice(0.1,0.5)", "alpha.value=0.1,0.5"),
         ("alpha='0.5'", "alpha.value=0.5"), ("alpha='0.1',\"0.5\"", "alpha.value=0.1,0.5"), ("threshold=choice('0.4',0.5)", "threshold.value=0.4,0.5"),
         ("alpha=[0.1,1],[0.5]", "alpha.value=[0.1,1],[0.5]"), ("text_processor='baseline','paper'", "text_processor=baseline,paper"),
-        ("text_processor=choice(baseline,paper)", "text_processor=baseline,paper"), ("alpha=glob(*)", "alpha=diffsegmenter,grid,paper,study,wide"),
-        ("alpha=glob(*,exclude=[w*,d*])", "alpha=grid,paper,study"), ("heatmap=[daam],['diffsegmenter','daam']", "heatmap=[daam],[diffsegmenter,daam]"),
+        ("text_processor=choice(baseline,paper)", "text_processor=baseline,paper"), ("alpha=glob(*)", "alpha=diffsegmenter,grid,paper,study,tenths,wide"),
+        ("alpha=glob(*,exclude=[w*,d*])", "alpha=grid,paper,study,tenths"), ("heatmap=[daam],['diffsegmenter','daam']", "heatmap=[daam],[diffsegmenter,daam]"),
         ("+launcher.ray.init.x=1", "+hydra.launcher.ray.init.x=1"), ("model.timesteps=choice(50,100)", "model.timesteps=choice(50,100)"),
         ("model.path=choice(a,b)", "model.path=choice(a,b)"), ("model.path=a,b", "model.path='a,b'"),
     ],

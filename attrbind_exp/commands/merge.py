@@ -18,6 +18,7 @@ from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.evaluation.whole import check_images
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.index import write_merged
+from attrbind_exp.runs.levels import collect_levels
 from attrbind_exp.runs.rows import Row, read_images
 from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
@@ -56,9 +57,11 @@ def merge_rows(shards: Mapping[str, Path], target: Path, trusted: Collection[str
             store.add_rows(rows)
             task.add_rows(rows)
         store.add_failures(failures)
+        if settings.run.save_masks:
+            collect_levels(shards.values(), store.folder)
         overrides = [o for o in summaries[0].overrides if not o.startswith("shard=")]
         origin = describe_origin(settings, dataset, summaries[0].captioner, overrides, parts)
-        return finish(Scored(task, failures, sum(s.seconds for s in summaries)), settings.run.headline, origin, store)
+        return finish(Scored(task, failures, sum(s.seconds for s in summaries)), settings.run, dataset, origin, store)
 
 
 def in_order(images: Sequence[str], shards: Sequence[Path]) -> Iterator[list[Row]]:

@@ -27,10 +27,12 @@ from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.evaluation.whole import check_images
 from attrbind_exp.reporting.write import write_report
+from attrbind_exp.runs.levels import write_levels
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.store import RunStore, picture_folder, read_failures, write_text
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
+from attrbind_exp.tasks.levels import encode_heat
 from attrbind_exp.types import UserError
 
 KEYS = ("attention_layers", "threshold")
@@ -122,13 +124,17 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
         for rows in check_images(found, images, scored, failures, source):
             image = rows[0].image_id
             check_unchanged(images, dataset.scenes, image, rows, source)
-            made = task.recount(rows, KeptHeat(source, image, methods, settings.segmenter.maps, reading))
+            heat = KeptHeat(source, image, methods, settings.segmenter.maps, reading)
+            made = task.recount(rows, heat)
+            if settings.run.save_masks:
+                for name, content in encode_heat(task, settings.run, made, heat).items():
+                    write_levels(target, name, content)
             store.add_rows(made)
             task.add_rows(made)
         store.add_failures(failures)
         origin = describe_origin(settings, dataset, before.captioner, before.overrides, parts)
         seconds = time.perf_counter() - started
-        return finish(Scored(task, failures, seconds), settings.run.headline, origin, store)
+        return finish(Scored(task, failures, seconds), settings.run, dataset, origin, store)
 
 
 def main() -> None:

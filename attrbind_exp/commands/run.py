@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.finish import describe_origin, finish, show
+from attrbind_exp.commands.finish import describe_origin, finish, leave_masks, show
 from attrbind_exp.commands.parts import begin_part, check_finished, tracked_parts
 from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
@@ -22,6 +22,7 @@ from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
+from attrbind_exp.runs.levels import has_masks
 from attrbind_exp.runs.provenance import Part
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
@@ -46,7 +47,7 @@ def main(cfg: DictConfig) -> float | None:
     """One run; returns its mIoU in percent. Of a finished one what its end lacks is made; nothing is scored."""
     settings = config.read_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    summary = finished(folder, settings.key)
+    summary = before = finished(folder, settings.key)
     if summary is not None:
         check_finished(summary, settings, folder)
     left = PARTS if summary is None else missing(folder, (settings.run.gallery, settings.run.changed))
@@ -54,12 +55,25 @@ def main(cfg: DictConfig) -> float | None:
     if summary is None or set(left) - {"page"}:
         summary, upload = run(cfg, settings, folder, left, summary)
         said += [upload] if upload else []
+    if before is not None and settings.run.save_masks:
+        ask_for_masks(settings, folder, before)
     if "page" in left:
         write_page(folder)
+    if settings.run.figure_width:
+        from attrbind_exp.reporting.paper_figures import write_asked  # loads matplotlib
+
+        said.append(write_asked(folder, settings.run.figure_width))
     show(summary, folder, said)
     if summary.n_failed and summary.n_scored + summary.n_unscored == 0:
         raise UserError(f"none of the {summary.n_failed} {summary.scored} could be scored: see {folder}/failures.jsonl")
     return summary.mIoU
+
+
+def ask_for_masks(settings: Settings, folder: Path, summary: Summary) -> None:
+    """Masks of a run that was finished before, where it has none of the form that is asked for."""
+    assert settings.run.save_masks is not None
+    if not has_masks(folder, settings.run.save_masks):
+        leave_masks(folder, settings.load_dataset(), settings.run, summary)
 
 
 def made_again(left: Sequence[str]) -> str:
@@ -147,7 +161,7 @@ def evaluate(
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)
     write_ending(store.folder, Ending())  # before the summary: from then on the run is finished
-    return scored.task, finish(scored, settings.run.headline, origin, store)
+    return scored.task, finish(scored, settings.run, dataset, origin, store)
 
 
 def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":

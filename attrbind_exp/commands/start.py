@@ -16,6 +16,7 @@ MODULES = {
     "segment": "attrbind_exp.commands.segment",
     "parse": "attrbind_exp.commands.parse",
     "doctor": "attrbind_exp.commands.doctor.command",
+    "demo": "attrbind_exp.demo.command",
     "pretrain": "attrbind_exp.pretrain.command",
 }
 

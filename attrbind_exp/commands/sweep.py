@@ -32,6 +32,7 @@ class SweepReport(Callback):
         steps = (
             lambda: write_tables(config, folder, typed),
             lambda: report_sweep(config, folder),
+            lambda: print_figures(config, folder),
             lambda: name_failed(folder),
         )
         done = [attempt(step) for step in steps]
@@ -62,6 +63,15 @@ def write_tables(config: DictConfig, folder: Path, typed: Sequence[str]) -> None
     if config.get("report") is not None:
         spec = read_spec(OmegaConf.to_container(config.report, resolve=True))
         write_results(folder, spec, str(config.dataset.splits).split(","), typed)
+
+
+def print_figures(config: DictConfig, folder: Path) -> None:
+    """The sweep's figures for a paper, where they are asked for."""
+    width = OmegaConf.select(config, "figure.width")
+    if width not in (None, "none"):
+        from attrbind_exp.reporting.paper_figures import write_asked
+
+        print(clean(write_asked(folder, width), 5000))
 
 
 def name_failed(folder: Path) -> None:

@@ -18,11 +18,14 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "segment": Command("a picture and an expression: heat maps and a mask", (*HYDRA, "--mask", "--heat", "--rle")),
+    "demo": Command("a page to try it: pictures, sliders, edits side by side", HYDRA[:3]),
     "run": Command("score a model and its edits on a dataset; with -m or sweep= several runs", HYDRA),
     "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
     "doctor": Command("is everything there for a run?", HYDRA[:3]),
     "report": Command(
-        "a run or a sweep as one HTML page", ("--help", "--config-dir", "--open"), "attrbind_exp.commands.report"
+        "a run or a sweep as one HTML page, or a figure of it for a paper",
+        ("--help", "--config-dir", "--open", "--figure", "--format", "--width"),
+        "attrbind_exp.commands.report",
     ),
     "merge": Command("one run of its shards", ("--help", "--config-dir"), "attrbind_exp.commands.merge"),
     "rescore": Command(

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attrbind_exp.config.variants import is_real, variants
-from attrbind_exp.types import ChunkRule, PoolingRule, PrefixRule, UncondRule, UserError
+from attrbind_exp.types import ChunkRule, FigureWidth, MaskFormat, PoolingRule, PrefixRule, UncondRule, UserError
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -22,6 +22,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "model.latents": ("mode", "sample"),
     "keep_maps": (True, False),
     "text_blind": (True, False),
+    "figure.width": (None, "none", *get_args(FigureWidth)),
+    "save_masks": (None, "none", *get_args(MaskFormat)),
 }
 LEAST: dict[str, int] = {
     "batch_size": 1,

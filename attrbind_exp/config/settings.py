@@ -106,8 +106,16 @@ def run_settings(cfg: DictConfig) -> RunSettings:
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.seeds)),
         shard=shard(cfg),
         keep_maps=cfg.keep_maps,
+        save_masks=_unless_none(cfg, "save_masks"),
+        figure_width=_unless_none(cfg, "figure.width"),
         metrics={name: instantiate(metric, _convert_="all") for name, metric in cfg.metric.items()},
     )
+
+
+def _unless_none(cfg: DictConfig, key: str) -> Any:
+    """The value of a key; None where it is none, or where the configuration is older than the key."""
+    value = OmegaConf.select(cfg, key)
+    return None if value == "none" else value
 
 
 def segmenter_settings(cfg: DictConfig) -> SegmenterSettings:

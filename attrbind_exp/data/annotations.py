@@ -74,6 +74,11 @@ class Instances:
     categories: Mapping[int, Category]
     failures: list[Failure] = field(default_factory=list)
 
+    @property
+    def category_ids(self) -> dict[str, int]:
+        """The number of each category by its name; of a name that stands twice the first."""
+        return {category["name"]: number for number, category in reversed(list(self.categories.items()))}
+
 
 NEEDED = {
     "images": {"id", "file_name", "height", "width"},

@@ -98,7 +98,7 @@ def load_coco(
             samples.append(Sample(f"{key}:{classes[label]}", key, path, word, classes[label], None, scenes[key].size))
     source = "labels: ground truth" if predicted is None else f"labels: {' + '.join(label_keys)} of {Path(labels).name}"
     name, notes = f"{Path(root).expanduser().name} {split}", "; ".join(filter(None, [source, note]))
-    return Dataset(name, samples, failures, notes, True, scenes, tuple(classes))
+    return Dataset(name, samples, failures, notes, True, scenes, tuple(classes), data.category_ids)
 
 
 def coco_places(root: str, split: str, annotations: str | None, images: str | None) -> tuple[Path, Path]:

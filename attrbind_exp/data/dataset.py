@@ -13,7 +13,7 @@ class Dataset:
 
     `note`: a line on what the figures mean. `described`: the samples bring slice labels of their own, so none are
     added. Class-wise scoring also needs `scenes` by image id, images without any object included, and the names of all
-    `classes`, background first.
+    `classes`, background first. `category_ids`: COCO's number of each category, where the data comes with them.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Dataset:
     described: bool = False
     scenes: Mapping[str, Scene] = field(default_factory=dict)
     classes: Sequence[str] = ()
+    category_ids: Mapping[str, int] = field(default_factory=dict)
 
 
 def by_image(dataset: Dataset, shard: tuple[int, int] = (0, 1)) -> dict[str, list[Sample]]:

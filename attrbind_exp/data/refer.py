@@ -72,7 +72,8 @@ def load_refer(
         else:
             failures.append(item)
     notes = "; ".join(filter(None, [note, describe_targets(chosen)])) or None
-    return Dataset(f"{name} {split}", samples, failures, notes, described)
+    category_ids = instances.category_ids
+    return Dataset(f"{name} {split}", samples, failures, notes, described, category_ids=category_ids)
 
 
 def image_folders(folder: Path, images: str | None = None) -> list[Path]:

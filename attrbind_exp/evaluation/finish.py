@@ -33,7 +33,7 @@ class Origin:
     config_hash: str
     version: str
     identity: Identity | None = None
-    provenance: Sequence[Provenance] = ()
+    provenance: tuple[Provenance, ...] = ()
 
 
 def summarize(scored: Scored, headline: int, origin: Origin) -> Summary:
@@ -57,6 +57,6 @@ def summarize(scored: Scored, headline: int, origin: Origin) -> Summary:
         n_bound=tally.n_bound,
         seconds=round(scored.seconds, 3),
         variants=variants,
-        references=scored.task.references(),
+        references=tuple(scored.task.references()),
         **vars(origin),
     )

@@ -5,6 +5,8 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from attrbind_exp.data.dataset import Dataset, by_image
@@ -17,11 +19,13 @@ from attrbind_exp.evaluation.resume import resume_rows
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
+from attrbind_exp.runs.levels import has_levels, write_levels
 from attrbind_exp.runs.maps import KeptMaps, write_maps
 from attrbind_exp.runs.progress import Progress
 from attrbind_exp.runs.rows import Row, with_digests
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tasks.choose import choose_task
+from attrbind_exp.tasks.levels import encode_heat, heat_of
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import SegmentedImage, Task
 from attrbind_exp.types import Failure
@@ -42,20 +46,23 @@ def score(
         spent = store.read_seconds() - started  # by earlier starts
         given = [] if settings.shard[0] else dataset.failures
         check = partial(check_unchanged, images, dataset.scenes, since=store.begun)
-        resumed = resume_rows(images, task, settings, store, progress, given, check)
+        has_heat = partial(has_levels, store.folder) if settings.save_masks else lambda _: True
+        resumed = resume_rows(images, task, settings, store, progress, given, check, has_heat)
         failures = list(resumed.failures)
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
-        counted = map_ahead(partial(count_image, task, dataset, images), segmented, depth=2)
-        for image, kept, rows, failed in counted:
-            if kept:
-                write_maps(store.folder, image, kept)
-            store.add_rows(rows)
-            store.add_failures(failed)
-            failures += failed
+        counted = map_ahead(partial(count_image, task, settings, dataset, images), segmented, depth=2)
+        for image in counted:
+            if image.kept:
+                write_maps(store.folder, image.image_id, image.kept)
+            for name, content in image.levels.items():
+                write_levels(store.folder, name, content)
+            store.add_rows(image.rows)
+            store.add_failures(image.failures)
+            failures += image.failures
             store.write_seconds(spent + time.perf_counter())
-            task.add_rows(rows)
-            progress.update(1, rows)
+            task.add_rows(image.rows)
+            progress.update(1, image.rows)
     finally:
         progress.close()
     seconds = spent + time.perf_counter()
@@ -63,12 +70,22 @@ def score(
     return Scored(task, failures, seconds)
 
 
-def count_image(
-    task: Task, dataset: Dataset, images: Images, image: SegmentedImage
-) -> tuple[str, KeptMaps | None, list[Row], list[Failure]]:
-    """Of an image its id, the maps to be kept, its rows, which say what data they were made of, and what of it could
-    not be scored. Its heat maps are let go."""
+@dataclass(frozen=True)
+class Counted:
+    """What is written of an image: its rows, what of it could not be scored, the maps to be kept, and by the names of
+    its samples the files of heat to be taken away."""
+
+    image_id: str
+    rows: Sequence[Row]
+    failures: Sequence[Failure]
+    kept: KeptMaps | None
+    levels: Mapping[str, bytes]
+
+
+def count_image(task: Task, settings: RunSettings, dataset: Dataset, images: Images, image: SegmentedImage) -> Counted:
+    """Count an image; its rows say what data they were made of. Its heat maps are let go."""
     rows, failures = task.count(image)
+    levels = encode_heat(task, settings, rows, heat_of(image, settings)) if settings.save_masks else {}
     give_back_memory(image)
     annotations = digest_annotations(images[image.image_id], dataset.scenes.get(image.image_id))
-    return image.image_id, image.kept, with_digests(rows, annotations, image.digest), failures
+    return Counted(image.image_id, with_digests(rows, annotations, image.digest), failures, image.kept, levels)

@@ -30,13 +30,15 @@ def resume_rows(
     progress: Progress,
     given: Sequence[Failure] = (),
     check: Callable[[str, Sequence[Row], Path], None] = lambda *_: None,
+    beside: Callable[[Sequence[Row]], bool] = lambda _: True,
 ) -> Resumed:
     """Add the rows of an earlier start to the task's figures; keep these rows alone in the store, and their failures
     after the `given` ones.
 
     Images are scored in order, so all before the last one with a row are whole; that one may be torn and is done again.
-    An image that lacks an expression without a failure for it is done again, too, and all that follow. Raises UserError
-    for a row that this run cannot have written, naming its line, and what `check` raises for an image and its rows.
+    An image that lacks an expression without a failure for it is done again, too, and all that follow; so is one of
+    which not all is there that is kept `beside` its rows. Raises UserError for a row that this run cannot have written,
+    naming its line, and what `check` raises for an image and its rows.
     """
     names = list(images)
     order = {image: i for i, image in enumerate(names)}
@@ -55,7 +57,8 @@ def resume_rows(
         between = names[done : order[image]]
         parts = [last, *([[]] * (len(between) - 1))]
         if order[image] < done or not all(
-            is_whole(name, images[name], part, failed) for name, part in zip(between, parts, strict=False)
+            is_whole(name, images[name], part, failed) and beside(part)
+            for name, part in zip(between, parts, strict=False)
         ):
             break  # what follows is written anew
         add_rows(task, last, f"'{store.folder / NAME}' lines {line - len(last) + 1} to {line}")

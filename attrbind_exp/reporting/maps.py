@@ -21,6 +21,7 @@ HEIGHT = 240  # pixels
 LINE = 2  # pixels; a black pixel on either side parts a line from whatever colour lies there
 DIM = 0.3  # of the brightness, outside a mask
 HEAT = matplotlib.colormaps["viridis"]  # perceptually even, and without the two colours of the outlines
+DIFFERENCE = matplotlib.colormaps["berlin"]  # even too, dark where nothing differs: blue for less heat, red for more
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLACK, ORANGE, SKY, GREEN = (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)

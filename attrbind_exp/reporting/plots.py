@@ -1,9 +1,10 @@
 """Plots: mIoU over thresholds, over alpha, and beside the paper's figures.
 
-Lines differ in colour, style and mark, so that they can be told apart without colours, too.
+Lines differ in colour, style and mark, so that they can be told apart without colours, too. A plot for a paper is the
+same plot in another style: its title stands in the file's metadata, since papers have captions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attrbind_exp.reporting import maps
+from attrbind_exp.reporting.style import SCREEN, Style
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_whole
 
@@ -24,6 +26,8 @@ _LINES = (maps.BLUE, maps.VERMILLION, maps.GREEN, maps.PURPLE, maps.ORANGE, maps
 COLOURS = [maps.as_hex(colour) for colour in _LINES]
 STYLES, MARKS = ("-", "--", "-.", ":"), "osD^v"
 GREY = "#777777"  # of the paper's figures
+HIGHEST_LEGEND = 20  # inches, more than any: a legend is placed once to be measured
+HUNDREDTHS = tuple(k / 100 for k in range(101))
 _LONG = len(COLOURS) * len(STYLES) * len(MARKS)
 # Neighbours differ in colour, style and mark; all 140 lines in one of them.
 LINES = cycler(
@@ -33,24 +37,31 @@ LINES = cycler(
 )
 
 
-def threshold_curve(curves: Mapping[str, np.ndarray], path: Path, about: str = "") -> Path:
-    """mIoU in percent at thresholds 0.00 to 1.00, one line a variant; `about`: of which data and model."""
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    axis.set_prop_cycle(LINES)
-    for number, (name, values) in enumerate(curves.items()):
-        every = (5 * (number % 4), 20)  # marks of lines that lie on each other do not
-        axis.plot(np.arange(len(values)) / 100, values, label=_plain(name), markevery=every, markersize=4)
-    axis.set(xlabel="threshold of the heat (0 to 1)", ylabel="mIoU (%)", xlim=(0, 1), ylim=(0, None))
-    axis.set_title(_plain(about), fontsize=10)
-    axis.grid(alpha=0.3)
-    return _save(figure, axis, path)
+def threshold_curve(
+    curves: Mapping[str, np.ndarray],
+    path: Path,
+    about: str = "",
+    style: Style = SCREEN,
+    thresholds: Sequence[float] = HUNDREDTHS,
+) -> Path:
+    """mIoU in percent at `thresholds`, one line a variant; `about`: of which data and model."""
+    with style.applied():
+        figure, axis = plt.subplots(figsize=style.size((6.5, 4), 2.2))
+        axis.set_prop_cycle(LINES)
+        for number, (name, values) in enumerate(curves.items()):
+            # Marks of lines that lie on each other do not.
+            every = (5 * (number % 4), 20) if len(values) > 20 else 1
+            axis.plot(thresholds, values, label=_plain(name), markevery=every, markersize=_small())
+        axis.set(xlabel="threshold of the heat (0 to 1)", ylabel="mIoU (%)", xlim=(0, 1), ylim=(0, None))
+        axis.grid(alpha=0.3)
+        return _save(figure, axis, path, _plain(about), style)
 
 
-def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: Path) -> Path:
+def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: Path, style: Style = SCREEN) -> Path:
     """mIoU of `model` on `data`, and the paper's where the table has it, from `paper_tables.paper_table`: over alpha
     where there are several, else by bars.
 
-    Held-out figures where there are any, else oracle ones, as the labels say; written as PNG.
+    Held-out figures where there are any, else oracle ones, as the labels say.
     """
     held = table["mIoU held out"].astype(float)
     table = table.assign(
@@ -60,11 +71,16 @@ def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: P
         chosen=np.where(held.notna(), "held-out threshold", "oracle threshold"),
     )
     many = table["alpha"].nunique() > 2
-    figure, axis = plt.subplots(figsize=(7, 4.2) if many else (9, 1.4 + 0.4 * len(table)))
-    (_curves if many else _bars)(axis, table)
-    axis.set_title(f"{_plain(title)}\n{_plain(f'data {data}; model {model}')}", fontsize=10)
-    axis.grid(alpha=0.3)
-    return _save(figure, axis, path)
+    names = [] if many else _names(table, style)
+    size = ((7, 4.2), 2.2) if many else ((9, 1.4 + 0.4 * len(names)), 0.5 + len(names) * _row_height(names))
+    with style.applied():
+        figure, axis = plt.subplots(figsize=style.size(*size))
+        if many:
+            _curves(axis, table)
+        else:
+            _bars(axis, table, names, style)
+        axis.grid(alpha=0.3)
+        return _save(figure, axis, path, f"{_plain(title)}\n{_plain(f'data {data}; model {model}')}", style)
 
 
 def _curves(axis: Axes, table: pd.DataFrame) -> None:
@@ -82,34 +98,50 @@ def _curves(axis: Axes, table: pd.DataFrame) -> None:
     axis.set(xlabel="alpha (1: no averaging with the empty prompt)", ylabel="mIoU (%)")
 
 
-def _bars(axis: Axes, table: pd.DataFrame) -> None:
-    names = [_plain(f"{r.variant} ({r.split}, {r.chosen} {r.at:.2f})") for r in table.itertuples()]
+def _names(table: pd.DataFrame, style: Style) -> list[str]:
+    """What stands beside the bars."""
+    names = (_plain(f"{r.variant} ({r.split}, {r.chosen} {r.at:.2f})") for r in table.itertuples())
+    return [style.wrap(name, 0.4) for name in names]
+
+
+def _row_height(names: Sequence[str]) -> float:
+    """Inches that a bar needs in print, so that names of several lines stand apart."""
+    return 0.1 + 0.12 * max(1 + name.count("\n") for name in names)
+
+
+def _bars(axis: Axes, table: pd.DataFrame, names: Sequence[str], style: Style) -> None:
     rows = np.arange(len(names))[::-1]
     axis.barh(rows, table["ours"], height=0.6, color=maps.as_hex(maps.SKY), label="measured")
     if table["paper"].notna().any():
         label = "the paper (Stable Diffusion, its own data)"
-        axis.plot(table["paper"], rows, "k|", markersize=14, markeredgewidth=3, label=label)
-    axis.set_yticks(rows, names, fontsize=8)
+        length, thickness = (9, 2) if style.width else (14, 3)
+        axis.plot(table["paper"], rows, "k|", markersize=length, markeredgewidth=thickness, label=label)
+    axis.set_yticks(rows, names, fontsize=6.5 if style.width else 8)
     axis.set(xlabel="mIoU (%)")
 
 
-def gain_curves(gains: pd.DataFrame, path: Path, about: str = "") -> Path:
+def gain_curves(gains: pd.DataFrame, path: Path, about: str = "", style: Style = SCREEN) -> Path:
     """mIoU less the baseline's over alpha: a panel a group, a line a method, a band of 95 %; from
     `binding_study.gains`. `about`: of which data and model."""
     groups = gains["group"].unique()
-    figure, axes = plt.subplots(1, len(groups), figsize=(3.2 * len(groups), 3.8), sharey=True, squeeze=False)
-    for axis, group in zip(axes[0], groups, strict=True):
-        axis.set_prop_cycle(LINES)
-        for method, part in gains[gains["group"] == group].groupby("method", sort=False):
-            part = part.sort_values("alpha").astype({"low": float, "high": float})
-            (line,) = axis.plot(part["alpha"], part["mean"], markersize=4, label=_plain(str(method)))
-            axis.fill_between(part["alpha"], part["low"], part["high"], color=line.get_color(), alpha=0.15, linewidth=0)
-        axis.axhline(0, color="grey", linewidth=0.8)
-        axis.set(title=_plain(str(group)), xlabel="alpha")
-        axis.grid(alpha=0.3)
-    axes[0][0].set_ylabel("mIoU less the baseline's (points)")
-    figure.suptitle(_plain(about), fontsize=10)
-    return _save(figure, axes[0][0], path)
+    size = style.size((3.2 * len(groups), 3.8), 2.2)
+    with style.applied(axes_titlesize="large"):
+        figure, axes = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False)
+        for axis, group in zip(axes[0], groups, strict=True):
+            _gains(axis, gains[gains["group"] == group])
+            axis.set(title=style.wrap(_plain(str(group)), 0.9 / len(groups)), xlabel="alpha")
+        axes[0][0].set_ylabel("mIoU less the baseline's (points)")
+        return _save(figure, axes[0][0], path, _plain(about), style)
+
+
+def _gains(axis: Axes, gains: pd.DataFrame) -> None:
+    axis.set_prop_cycle(LINES)
+    for method, part in gains.groupby("method", sort=False):
+        part = part.sort_values("alpha").astype({"low": float, "high": float})
+        (line,) = axis.plot(part["alpha"], part["mean"], markersize=_small(), label=_plain(str(method)))
+        axis.fill_between(part["alpha"], part["low"], part["high"], color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.grid(alpha=0.3)
 
 
 def _plain(text: str) -> str:
@@ -117,12 +149,30 @@ def _plain(text: str) -> str:
     return clean(text, 120).replace("$", r"\$")
 
 
-def _save(figure: Figure, axis: Axes, path: Path) -> Path:
+def _small() -> float:
+    """The size of marks where there are many."""
+    return min(4.0, matplotlib.rcParams["lines.markersize"])
+
+
+def _save(figure: Figure, axis: Axes, path: Path, title: str, style: Style) -> Path:
     """Write a plot with the legend of `axis` below it, where it hides nothing."""
-    figure.tight_layout()
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, handlelength=4, loc="upper center", bbox_to_anchor=(0.5, 0))
+    if style.width is None:
+        # The title of several panels stands above all of them.
+        several = len(figure.axes) > 1
+        figure.suptitle(title, fontsize=10) if several else axis.set_title(title)
+        figure.tight_layout()
+        figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0))
+    else:
+        figure.set_layout_engine("constrained")
+        columns = 2 if style.width == "double" and len(labels) > 3 else 1
+        labels = [style.wrap(label, 0.8 / columns) for label in labels]
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + HIGHEST_LEGEND)
+        figure.canvas.draw()  # only now is it known how high the legend is
+        figure.set_size_inches(width, height + legend.get_window_extent().height / figure.dpi)
     try:
-        return write_whole(path, lambda to: figure.savefig(to, dpi=100, format="png", bbox_inches="tight"))
+        return write_whole(path, lambda to: style.save(figure, to, title))
     finally:
         plt.close(figure)

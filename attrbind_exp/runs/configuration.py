@@ -10,7 +10,7 @@ from attrbind_exp.types import UserError
 
 NAME = "config.yaml"
 MEND = "get the folder again, or run again"
-CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "report")
+CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "save_masks", "figure", "report")
 MODEL_CHANGES_NO_FIGURE = ("device", "batch_size")
 MOST_DEEP = 50  # what a run writes has eight levels at most
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it

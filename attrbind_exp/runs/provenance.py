@@ -105,11 +105,11 @@ def encode_parts(parts: Iterable[Part]) -> str:
     return "".join(msgspec.json.encode(part).decode() + "\n" for part in parts)
 
 
-def summed(parts: Sequence[Part]) -> tuple[Identity | None, list[Provenance]]:
+def summed(parts: Sequence[Part]) -> tuple[Identity | None, tuple[Provenance, ...]]:
     """The identity of a run's parts, None where there are none, and what they were made with: each once, the last
     part's last."""
     backwards = dict.fromkeys(part.provenance for part in reversed(parts))
-    return (parts[-1].identity if parts else None), list(backwards)[::-1]
+    return (parts[-1].identity if parts else None), tuple(backwards)[::-1]
 
 
 def told(of: Identity | Provenance) -> dict[str, str]:

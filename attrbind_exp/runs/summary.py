@@ -50,9 +50,9 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     version: str
     format: int = FORMAT
     variants: Sequence[VariantFigures]
-    references: Sequence[Reference] = ()
+    references: tuple[Reference, ...] = ()
     identity: Identity | None = None
-    provenance: Sequence[Provenance] = ()
+    provenance: tuple[Provenance, ...] = ()
 
     @property
     def head(self) -> VariantFigures:

@@ -1,7 +1,7 @@
 """Class-wise scoring: the classes looked for in an image against its label map."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ from attrbind_exp.data.coco import label_scene
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import find_shorter
+from attrbind_exp.runs.levels import Levels, distinct, names_of
 from attrbind_exp.runs.rows import ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts, ClassScores
@@ -82,6 +83,20 @@ class ClassTask:
             heats = [(sample, heat(sample, variants[v], s)) for sample in self._images[words.image_id]]
             made.append(under_variant(self._measure(words, heats, truth), variants[v], seeds[s]))
         return made
+
+    def levels(self, rows: Sequence[Row], heat: HeatOf) -> Iterator[Levels]:
+        """The best class of every pixel and its heat, of the image that has rows."""
+        variants, shape = self.settings.variants, (len(self.settings.variants), len(self.settings.seeds))
+        for name in names_of(rows):
+            maps = (self._best(name, variants[v], s, heat) for v, s in cells(self.settings))
+            yield distinct(name, maps, shape)
+
+    def _best(self, image_id: str, variant: Variant, seed: int, heat: HeatOf) -> tuple[np.ndarray, np.ndarray]:
+        """The level (H, W) and label (H, W), uint8 both, of the best class of every pixel; 0 where none is looked
+        for."""
+        heats = {self._label(sample): heat(sample, variant, seed) for sample in self._images[image_id]}
+        best, value = classes.predict(heats, self.dataset.scenes[image_id].size)
+        return metrics.find_level(np.maximum(value, 0)).astype(np.uint8), best
 
     def _measure(self, row: ImageRow, heats: Sequence[tuple[Sample, np.ndarray]], truth: np.ndarray) -> ImageRow:
         """The row with the counts of heat maps (H, W) against a label map (H, W)."""

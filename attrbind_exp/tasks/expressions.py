@@ -15,6 +15,7 @@ from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import find_shorter
+from attrbind_exp.runs.levels import Levels, distinct, names_of
 from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
@@ -114,6 +115,14 @@ class ExpressionTask:
                 expression.append(under_variant(counted, variants[v], seeds[s]))
             made += with_references(expression, part[0].references)
         return made
+
+    def levels(self, rows: Sequence[Row], heat: HeatOf) -> Iterator[Levels]:
+        """The heat of each expression that has rows."""
+        variants, seeds = self.settings.variants, self.settings.seeds
+        for name in names_of(rows):
+            heats = (heat(self._by_id[name], variants[v], s) for v, s in cells(self.settings))
+            maps = ((metrics.find_level(values).astype(np.uint8), None) for values in heats)
+            yield distinct(name, maps, (len(variants), len(seeds)))
 
     def _measure(
         self, row: ExpressionRow, heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None

@@ -1,6 +1,6 @@
 """Door 4: what is scored. A task says what a row is, how heat maps become rows, and how rows become figures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from attrbind_exp.edits import Variant
+from attrbind_exp.runs.levels import Levels
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.runs.rows import Row
 from attrbind_exp.scoring.figures import Reference, VariantFigures
@@ -130,6 +131,10 @@ class Task(Protocol):
 
     def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
         """The rows that one image's `rows` become under other heat maps: what was read of the words stays."""
+        ...
+
+    def levels(self, rows: Sequence[Row], heat: HeatOf) -> Iterator[Levels]:
+        """The heat of one image's `rows` as it can be taken away. Changes nothing: threads may call it."""
         ...
 
     def add_rows(self, rows: Sequence[Row]) -> None:

@@ -1,0 +1,145 @@
+"""The files that one can take away: picture, mask, heat, figure, and the command that makes the same again."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from attrbind_exp import __version__
+from attrbind_exp.data.digests import digest_bytes
+from attrbind_exp.demo.compute import Compared, Seen, heat_map
+from attrbind_exp.demo.sent import in_words
+from attrbind_exp.reporting import figures, maps
+from attrbind_exp.runs.shown import clean, shell_command
+from attrbind_exp.tasks.task import Panel
+from attrbind_exp.types import HeatMap
+
+CHOSEN = (
+    "alpha",
+    "alpha.value",
+    "heatmap",
+    "attention_layers",
+    "threshold",
+    "threshold.value",
+    "text_processor.report",
+)
+HEIGHT = 360  # pixels of a panel in the figure, as in the command segment
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is chosen on the page: the number of a variant, and a threshold in steps of 0.01."""
+
+    variant: int
+    threshold: float
+
+
+def write_files(
+    compared: Compared,
+    path: Path,
+    image: Image.Image,
+    seen: Sequence[Seen],
+    choice: Choice,
+    started_with: Sequence[str],
+    folder: Path,
+) -> list[Path]:
+    """Write the files of a choice into `folder`, all at the picture's own size, and return their paths.
+
+    `path`: the picture's file; `started_with`: the arguments of the page that name the model and how it is read.
+    """
+    size = (image.height, image.width)
+    heats = [heat_map(compared, one, choice.variant, size) for one in seen]
+    mask = HeatMap(heats[0]).mask(choice.threshold)
+    picture = folder / path.name
+    shutil.copyfile(path, picture)
+    figures.save_mask(mask, folder / "mask.png")
+    second = {"heat_of_second": heats[1], "difference": heats[1] - heats[0]} if len(heats) > 1 else {}
+    arrays = {"heat": heats[0], "mask": mask, "threshold": np.array(choice.threshold), **second}
+    np.savez_compressed(folder / "heat.npz", allow_pickle=False, **arrays)
+    _write_figure(compared, image, seen[0], choice, mask, picture.name, folder / "figure.png")
+    text = repeat_yaml(compared, picture, seen, choice, started_with)
+    (folder / "repeat.yaml").write_text(text, encoding="utf-8")
+    return [folder / name for name in ("mask.png", "heat.npz", "figure.png", "repeat.yaml")] + [picture]
+
+
+def _write_figure(
+    compared: Compared, image: Image.Image, seen: Seen, choice: Choice, mask: np.ndarray, name: str, path: Path
+) -> None:
+    """Picture, the heat of every method at the chosen alpha in the chosen reading, and the mask, side by side."""
+    size, chosen = (image.height, image.width), compared.variants[choice.variant]
+    panels = {"image": Panel("photo")}
+    for number in beside(compared, choice.variant):
+        variant = compared.variants[number]
+        panels[label(compared, number)] = Panel("heat", heat_map(compared, seen, number, size), choice.threshold)
+        if variant is chosen:
+            panels["mask"] = Panel("mask", mask, choice.threshold)
+    about = f"{clean(name)}; {compared.reading(chosen)}; mask of {label(compared, choice.variant)}"
+    pictures, around = maps.render(panels, image, about, HEIGHT)
+    figures.panels(pictures, seen.prompt.parse.text, path, around=around, height=HEIGHT)
+
+
+def beside(compared: Compared, variant: int) -> list[int]:
+    """The variants that stand beside a chosen one: every method, read like it, at its alpha, else the one nearest to
+    the chosen or the paper's."""
+    found, chosen = compared.variants, compared.variants[variant]
+    alpha = 0.9 if chosen.alpha is None else chosen.alpha
+    alike = [n for n, v in enumerate(found) if (v.heatmap, v.layers) == (chosen.heatmap, chosen.layers)]
+    methods = dict.fromkeys(found[n].method for n in alike)
+
+    def distance(number: int) -> float:
+        other = found[number].alpha
+        return 0.0 if other is None else abs(other - alpha)
+
+    return [min((n for n in alike if found[n].method == method), key=distance) for method in methods]
+
+
+def label(compared: Compared, number: int) -> str:
+    """Such as "NCR + UEA, alpha 0.9"."""
+    variant = compared.variants[number]
+    return in_words(variant) + ("" if variant.alpha is None else f", alpha {variant.alpha:g}")
+
+
+def repeat_command(
+    compared: Compared, picture: str, expression: str, choice: Choice, started_with: Sequence[str]
+) -> list[str]:
+    """The arguments of the command segment that makes the chosen mask again."""
+    variant = compared.variants[choice.variant]
+    own = [a for a in started_with if a.partition("=")[0] not in CHOSEN]
+    layers = [a for a in started_with if a.startswith("attention_layers=")] if variant.layers is None else []
+    return [
+        f"image={picture}",
+        f"expression={expression}",
+        f"threshold={choice.threshold:g}",
+        *own,
+        *([] if variant.alpha is None else [f"alpha={variant.alpha:g}"]),
+        f"heatmap=[{variant.heatmap or next(iter(compared.segmenter.methods))}]",
+        *(layers or ([f"attention_layers={variant.layers}"] if variant.layers else [])),
+        f"text_processor.report={variant.method}",
+    ]
+
+
+def repeat_yaml(
+    compared: Compared, picture: Path, seen: Sequence[Seen], choice: Choice, started_with: Sequence[str]
+) -> str:
+    """What was chosen, and the command that repeats it beside the picture, as YAML."""
+    variant, texts = compared.variants[choice.variant], [one.prompt.parse.text for one in seen]
+    arguments = repeat_command(compared, picture.name, texts[0], choice, started_with)
+    said = {
+        "command": shell_command(["python", "-m", "attrbind_exp.segment", *arguments]),
+        "attrbind_exp": __version__,
+        "picture": picture.name,
+        "picture_digest": digest_bytes(picture.read_bytes()),
+        "expression": texts[0],
+        "second_expression": texts[1] if len(texts) > 1 else None,
+        "target": seen[0].prompt.parse.target_text,
+        "noun_chunk": seen[0].prompt.parse.chunk_text,
+        "edit": variant.method,
+        "alpha": variant.alpha,
+        "reading": compared.reading(variant),
+        "threshold": choice.threshold,
+    }
+    return yaml.safe_dump(said, sort_keys=False, allow_unicode=True, width=1000)

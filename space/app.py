@@ -1,0 +1,3 @@
+from attrbind_exp.commands.start import start
+
+start("demo")
