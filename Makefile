@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: help setup run sweep tables report study docs docs-serve examples test test-all chaos lint bench
+.PHONY: help setup run sweep tables report study docs docs-serve examples notebooks test test-all chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -55,6 +55,10 @@ docs-serve: $(DOCS_READY) ## the site while one writes on it, at http://127.0.0.
 
 examples: setup ## draw the pictures of docs/examples.md anew
 	$(BIN)/python docs/hooks/draw_examples.py
+
+notebooks: setup ## run the notebooks anew and keep what they show
+	$(BIN)/python -m pip install --quiet '.[notebooks]'
+	$(BIN)/python docs/hooks/run_notebooks.py
 
 test: setup ## the tests, slow ones left out
 	$(BIN)/python -m pytest -m "not slow"

@@ -29,7 +29,9 @@ PAGES = [
     "python-reference",
     "reading-results",
     "refcoco-and-coco",
+    "run-folder",
     "sweeps-gpus-slurm",
+    "taking-away",
 ]
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is not in an installed package")
 # A list's blocks are indented; what they hold is not.
@@ -158,7 +160,7 @@ def run_page(page, tmp_path, start, everything):
 
 def test_every_page_with_code_is_run():
     with_code = {file.stem for file in DOCS.glob("*.md") if re.search(r"^ *```(python|bash)", file.read_text(), re.M)}
-    elsewhere = {"extend", "examples"}  # test_extend.py, test_examples.py
+    elsewhere = {"extend", "examples", "commands"}  # test_extend.py, test_examples.py, test_attrbind.py
     assert with_code - elsewhere == set(PAGES)
 
 
