@@ -73,10 +73,12 @@ def told(records):
 def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folder):
     given = (f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=2", "tracker.mode=offline")
     sweep = tmp_path / "outputs" / "sweep" / "alphas"
-    code, _, err = command(
+    code, out, err = command(
         "-m", "alpha.value=0.5,0.9,[0.1,1]", "text_processor=paper", f"hydra.sweep.dir={sweep}", *given
     )
     assert code == 0, err
+    assert f"upload it by: wandb sync {sweep}/wandb {sweep}/*/wandb" in out
+    assert {file.parent.parent for file in run_files(sweep)} == {*sweep.glob("wandb"), *sweep.glob("*/wandb")}
     *evals, report = sorted((inspect(f) for f in run_files(sweep)), key=lambda r: told(r)["job_type"])
     assert [told(r)["run_group"] for r in (*evals, report)] == ["sweep/alphas"] * 4
     assert {told(r)["job_type"] for r in evals} == {"eval"} and told(report)["job_type"] == "report"

@@ -97,7 +97,7 @@ def run(
         try:
             if before is None:
                 assert segmenter is not None
-                task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts)
+                task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts, tracker)
             else:
                 task, summary = read_task(settings, dataset, folder), before
             if segmenter is not None:
@@ -137,12 +137,17 @@ def evaluate(
     captioner: "Captioner | None",
     store: RunStore,
     parts: Sequence[Part],
+    tracker: "Tracker | None",
 ) -> tuple["Task", Summary]:
-    """Score the dataset; leave tables and summary, which names the run's `parts`."""
+    """Score the dataset while the tracker is told how far it is; leave tables and summary, which names the run's
+    `parts`."""
     from attrbind_exp.evaluation.loop import score
+    from attrbind_exp.tracking.live import live_curves
 
     store.write_text("config.yaml", settings.yaml)
-    scored = score(dataset, segmenter, with_batch_size(settings, segmenter), store, captioner)
+    fitting = with_batch_size(settings, segmenter)
+    with live_curves(tracker, fitting) as watch:
+        scored = score(dataset, segmenter, fitting, store, captioner, watch)
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)

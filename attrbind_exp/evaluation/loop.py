@@ -5,6 +5,7 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 from attrbind_exp.data.dataset import Dataset, by_image
@@ -28,11 +29,17 @@ from attrbind_exp.types import Failure
 
 
 def score(
-    dataset: Dataset, segmenter: Segmenter, settings: RunSettings, store: RunStore, captioner: Captioner | None = None
+    dataset: Dataset,
+    segmenter: Segmenter,
+    settings: RunSettings,
+    store: RunStore,
+    captioner: Captioner | None = None,
+    watch: Callable[[Task, int], None] = lambda *_: None,
 ) -> Scored:
     """The evaluation loop: every image is segmented, counted and written.
 
-    Images that an earlier start of the same run has finished are taken from the store.
+    Images that an earlier start of the same run has finished are taken from the store. `watch` is called with the task
+    so far and the number of failures: first with what was taken from the store, then after every image.
     """
     started = time.perf_counter()
     task = choose_task(dataset, settings)
@@ -44,6 +51,7 @@ def score(
         check = partial(check_unchanged, images, dataset.scenes, since=store.begun)
         resumed = resume_rows(images, task, settings, store, progress, given, check)
         failures = list(resumed.failures)
+        watch(task, len(failures))
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
         counted = map_ahead(partial(count_image, task, dataset, images), segmented, depth=2)
@@ -56,6 +64,7 @@ def score(
             store.write_seconds(spent + time.perf_counter())
             task.add_rows(rows)
             progress.update(1, rows)
+            watch(task, len(failures))
     finally:
         progress.close()
     seconds = spent + time.perf_counter()

@@ -16,12 +16,13 @@ Lines = Mapping[str, Sequence[float | None]]  # None: this line has no point the
 class Tracker(Protocol):
     """Takes figures, curves, tables and pictures. Calls come in any order, `close` last.
 
-    A class of another tracker is made with `folder` (the run's), `run_config`, and by name `job` ("eval", "report"),
-    `group` and `tags`; its further arguments are what stands beside _target_ in its YAML.
+    `log` is called while a run lasts, from a thread of its own; all else when it is over. A class of another tracker is
+    made with `folder` (the run's), `run_config`, and by name `job` ("eval", "report"), `name`, `group` and `tags`; its
+    further arguments are what stands beside _target_ in its YAML.
     """
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Numbers of one training step."""
+        """One point of one or more curves: the first value is what the others are drawn over, such as the step."""
 
     def summary(self, values: Mapping[str, object]) -> None:
         """The run's figures."""
