@@ -199,7 +199,8 @@ def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, t
 
     drawn = (read_ending(folder) or Ending()).galleries or {}
     galleries = {name: {caption: folder / file for caption, file in found} for name, found in drawn.items()}
-    track_run(summary, curves(task, summary, settings), folder, tracker, galleries)
+    alone = sweep_group() is None
+    track_run(summary, curves(task, summary, settings), folder, tracker, galleries, alone)
 
 
 def curves(task: "Task", summary: Summary, settings: RunSettings) -> dict[str, "np.ndarray"]:
@@ -220,6 +221,7 @@ def start_tracker(
     return settings.make_tracker(
         folder=folder,
         run_config={**tracked_config(cfg, settings.run), **made},
+        name=tracked_name(settings.run, dataset, folder),
         group=sweep_group(),
         tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )
@@ -229,9 +231,19 @@ def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
     """The resolved configuration with `alpha` a number in every run, so that a tracker can draw by it: the headline
     variant's; 1 where nothing is averaged, which comes to the same embedding."""
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    alpha = settings.variants[settings.headline].alpha
-    alphas = [v.alpha for v in settings.variants if v.alpha is not None]
-    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": list(dict.fromkeys(alphas))}
+    head = settings.variants[settings.headline]
+    alphas = list(dict.fromkeys(v.alpha for v in settings.variants if v.alpha is not None))
+    labels = {"variant": head.label, "variants": [v.label for v in settings.variants]}
+    return resolved | labels | {"alpha": 1.0 if head.alpha is None else head.alpha, "alphas": alphas}
+
+
+def tracked_name(settings: RunSettings, dataset: Dataset, folder: Path) -> str:
+    """What a run goes by in a tracker: in a sweep what was typed of it, else the variant that heads it, how many there
+    are more, and the data."""
+    if sweep_group() is not None:
+        return folder.name.replace(".value=", "=")
+    more = len(settings.variants) - 1
+    return f"{settings.variants[settings.headline].label}{f' and {more} more' if more else ''}, {dataset.name}"
 
 
 def sweep_group() -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from attrbind_exp.runs.configuration import flatten
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
 
@@ -38,6 +39,13 @@ class Tracker(Protocol):
 
     def close(self) -> str | None:
         """End the run; a line for the terminal where there is something to say."""
+
+
+def flat_config(config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration as one level of keys, which trackers can make columns of: {"model": {"name": "sd15"}} becomes
+    {"model/name": "sd15"}. Which class each part is made of is left out."""
+    flat = {key: value for key, value in flatten(config).items() if value != {} and not key.endswith("_target_")}
+    return {key.replace(".", "/"): value for key, value in flat.items()}
 
 
 class NoTracker:

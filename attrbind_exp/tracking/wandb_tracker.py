@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrbind_exp.runs.masks import SUFFIX, read_masks
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.runs.store import write_text
-from attrbind_exp.tracking.tracker import Lines
+from attrbind_exp.tracking.tracker import Lines, flat_config
 from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class WandbTracker:
             dir=str(folder),
             id=known,
             resume="allow",
-            config=dict(run_config),
+            config=flat_config(run_config),
             job_type=job,
             group=group[-128:] if group else None,
             name=(name or folder.name)[-128:],
@@ -132,12 +133,16 @@ class WandbTracker:
         self._send(lambda run: run.summary.update(dict(values)))
 
     def curve(self, name: str, x: str, y: str, xs: Sequence[float], lines: Lines) -> None:
-        """Lines over a common x axis, as a plot that can be zoomed, with the table behind it."""
+        """Lines over a common x axis: as a plot with the table behind it, and point by point as NAME/X and NAME/Y LINE,
+        so that a panel shows those of many runs at once."""
         made = self._wandb.plot.line_series
         values = [list(line) for line in lines.values()]
         self._send(
             lambda run: self._log(run, {name: made(list(xs), values, list(lines), title=f"{y} by {x}", xname=x)})
         )
+        for number, at in enumerate(xs):
+            there = {f"{name}/{y} {label}": line[number] for label, line in lines.items()}
+            self.log({f"{name}/{x}": at, **{key: value for key, value in there.items() if value is not None}})
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table to sort and filter."""
@@ -145,10 +150,24 @@ class WandbTracker:
         self._send(lambda run: self._log(run, {name: self._wandb.Table(columns=list(columns), data=data)}))
 
     def images(self, name: str, files: Mapping[str, Path]) -> None:
-        """Pictures by caption. Of several sizes, each is a step of its own: W&B stretches what it shows together."""
+        """Pictures by caption, and those that have masks beside them once more as NAME_masks: the photo, over which
+        each mask and each of its classes can be shown or not."""
+        self._show(name, lambda: [self._wandb.Image(str(path), caption=text) for text, path in files.items()])
+        kept = {text: masks for text, path in files.items() if (masks := path.with_suffix(SUFFIX)).is_file()}
+        if kept:
+            self._show(f"{name}_masks", lambda: [self._overlay(masks, text) for text, masks in kept.items()])
+
+    def _overlay(self, file: Path, caption: str) -> "wandb.Image":
+        photo, masks = read_masks(file)
+        laid = {clean(n): {"mask_data": m.labels, "class_labels": {0: "nothing", **m.names}} for n, m in masks.items()}
+        return self._wandb.Image(photo, caption=caption, masks=laid)
+
+    def _show(self, name: str, make: Callable[[], "list[wandb.Image]"]) -> None:
+        """Show pictures under one name. Of several sizes, each is a step of its own: W&B stretches what stands
+        together."""
 
         def send(run: "wandb.Run") -> None:
-            made = [self._wandb.Image(str(path), caption=text) for text, path in files.items()]
+            made = make()
             one_size = len({image.image.size for image in made}) == 1
             for step in [made] if one_size else [[image] for image in made]:
                 self._log(run, {name: step})
