@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,10 @@ def write_masks(file: Path, photo: Image.Image, masks: Mapping[str, Mask]) -> Pa
     jpeg = io.BytesIO()
     photo.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(jpeg, "JPEG", quality=QUALITY)
     about = json.dumps([(name, list(mask.names.items())) for name, mask in masks.items()])
-    arrays = {"photo": np.frombuffer(jpeg.getvalue(), np.uint8), "about": np.frombuffer(about.encode(), np.uint8)}
+    arrays: dict[str, Any] = {
+        "photo": np.frombuffer(jpeg.getvalue(), np.uint8),
+        "about": np.frombuffer(about.encode(), np.uint8),
+    }
     for number, mask in enumerate(masks.values()):
         labels = Image.fromarray(mask.labels.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)
         arrays[f"mask_{number}"] = np.asarray(labels)

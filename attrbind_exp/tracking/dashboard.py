@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.tracking.live import STEP
@@ -37,7 +37,7 @@ def make_workspace(entity: str, project: str, sweep: str | None = None) -> "Work
     def bars(name: str) -> panels.BarPlot:
         return panels.BarPlot(title=f"{name} by run", metrics=[panels.SummaryMetric(name)], orientation="h")
 
-    shown = {
+    shown: dict[str, list[Any]] = {
         "Alpha": [over("alpha_curve", "alpha"), bars("mIoU"), bars("oIoU"), panels.RunComparer(diff_only="split")],
         "While a run lasts": [
             live("mIoU so far", "mIoU"),

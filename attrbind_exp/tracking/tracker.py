@@ -48,6 +48,14 @@ def flat_config(config: Mapping[str, object]) -> dict[str, object]:
     return {key.replace(".", "/"): value for key, value in flat.items()}
 
 
+def lacking(option: str, packages: str) -> UserError:
+    """What to say where the packages of a tracker are not installed."""
+    return UserError(
+        f"tracker={option} needs packages that are not installed; get them by 'pip install {packages}', the extra "
+        f"[{option}], or choose tracker=csv"
+    )
+
+
 class NoTracker:
     """tracker=none: the run folder holds everything anyway."""
 
