@@ -38,7 +38,7 @@ class MlflowTracker:
         try:
             from mlflow import MlflowClient
         except ImportError as error:
-            raise lacking("mlflow", '"mlflow<3.18" "importlib-metadata<10"') from error
+            raise lacking("mlflow", '"mlflow==3.17.*" "importlib-metadata<10"') from error
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
