@@ -99,7 +99,7 @@ def test_multirun_may_stand_anywhere():
         ("alpha=0.1,paper", "mixes numbers and names"),
         ("dataset=refcooc", "unknown dataset 'refcooc'; choose coco, folder, refcoco, refcoco_plus, refcocog, shapes"),
         ("text_processor=ncr", "attribute_binding, baseline, noun_chunk, uncond_average"),
-        ("tracker=mlflow", "none, wandb"),
+        ("tracker=sqlite", "csv, mlflow, none, tensorboard, wandb"),
     ],
 )
 def test_unknown_options_name_the_choices(typed, words):

@@ -3,18 +3,22 @@
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import wandb
+from PIL import Image
 
 from attrbind_exp.reporting.references import NAMES
+from attrbind_exp.runs.masks import read_masks
 from attrbind_exp.tracking import dashboard
-from attrbind_exp.tracking.dashboard import GALLERIES, TABLES, make_workspace
+from attrbind_exp.tracking.dashboard import GALLERIES, MASKS, TABLES, make_workspace
 from attrbind_exp.tracking.wandb_tracker import WandbTracker
 from attrbind_exp.types import UserError
 from tests.conftest import picture
@@ -48,7 +52,15 @@ def test_an_offline_wandb_run_reads_back(tmp_path, refer_folder):
     for word in ("attribute_binding", "mIoU", "threshold_curve", "gallery", "expressions", "tiny"):
         assert word in text, word
     media = run_file.parent / "files" / "media"
-    assert len(list(media.glob("images/*.png"))) == 2
+    assert len(list(media.glob("images/gallery_[0-9]*.png"))) == 2
+    assert len(list(media.glob("images/gallery_masks_*.png"))) == 2
+    (shown,) = (p["gallery_masks.all_masks"] for p in points(run_file) if "gallery_masks.all_masks" in p)
+    _, kept = read_masks(out / "gallery" / "gallery_000.npz")
+    assert set(shown[0]) == set(kept) > {"ground truth", "baseline"}
+    for name, mask in kept.items():
+        laid = np.asarray(Image.open(run_file.parent / "files" / shown[0][name]["path"]))
+        assert (laid == mask.labels).all() and mask.labels.any()
+    assert "gallery_masks_wandb_delimeter_ground truth" in text
     tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in media.glob("table/*.table.json")}
     assert len(tables["expressions"]["data"]) == 5 and "the white star" in tables["expressions"]["data"][0]
     assert len(tables["threshold"]["data"]) == 6 * 101
@@ -70,19 +82,40 @@ def told(records):
     return run
 
 
+def alpha_plot():
+    """What the workspace's alpha curve is drawn over, and the regular expression of what is drawn."""
+    found = json.loads(make_workspace("team", "project")._to_model().model_dump_json(by_alias=True))
+    alpha, *_ = found["spec"]["section"]["panelBankConfig"]["sections"]
+    plot = alpha["panels"][0]["config"]
+    assert plot["useMetricRegex"]
+    return plot["xAxis"], re.compile(plot["metricRegex"])
+
+
+def points(run_file):
+    """What a run's log has point by point, in order."""
+    return [r["history"]["item"] for r in inspect(run_file) if r["type"] == "history"]
+
+
 def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folder):
     given = (f"dataset.root={refer_folder.parent}", "dataset.name=tiny", "gallery=2", "tracker.mode=offline")
     sweep = tmp_path / "outputs" / "sweep" / "alphas"
-    code, _, err = command(
+    code, out, err = command(
         "-m", "alpha.value=0.5,0.9,[0.1,1]", "text_processor=paper", f"hydra.sweep.dir={sweep}", *given
     )
     assert code == 0, err
+    assert f"upload it by: wandb sync {sweep}/wandb {sweep}/*/wandb" in out
+    assert {file.parent.parent for file in run_files(sweep)} == {*sweep.glob("wandb"), *sweep.glob("*/wandb")}
     *evals, report = sorted((inspect(f) for f in run_files(sweep)), key=lambda r: told(r)["job_type"])
     assert [told(r)["run_group"] for r in (*evals, report)] == ["sweep/alphas"] * 4
     assert {told(r)["job_type"] for r in evals} == {"eval"} and told(report)["job_type"] == "report"
     assert sorted(told(r)["config"]["update"]["alpha"] for r in evals) == [0.5, 0.9, 1.0]
     made = told(evals[0])["config"]["update"]
-    assert made["provenance"]["torch"] == torch.__version__ and made["identity"]["dtype"] == "fp32"
+    assert made["provenance/torch"] == torch.__version__ and made["identity/dtype"] == "fp32"
+    assert not any(isinstance(value, dict) for key, value in made.items() if key != "_wandb")
+    assert {told(r)["display_name"] for r in evals} == {
+        f"alpha={a},dataset.name=tiny,text_processor=paper,tracker.mode=offline" for a in ("0.5", "0.9", "[0.1,1]")
+    }
+    assert told(report)["display_name"] == "report of sweep/alphas"
     assert told(evals[0])["tags"] == ["tiny test", "bundled", "test"]
     (file,) = (f for f in run_files(sweep) if f.parent.parent.parent == sweep)
     tables = {f.name.split("_")[0]: json.loads(f.read_text()) for f in file.parent.glob("files/media/table/*.json")}
@@ -98,6 +131,13 @@ def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folde
     )
     lines = {row[1] for row in tables["alpha"]["data"]}
     assert len(lines) == 1
+    # The workspace draws every alpha of the sweep once, each as high as its row says; the run of two has one summary.
+    x, named = alpha_plot()
+    drawn = [{**p} for f in run_files(sweep) for p in points(f) if x in p]
+    heights = {p[x]: [p[key] for key in p if named.search(key)] for p in drawn}
+    assert len(drawn) == 4 and list(heights) == [0.1, 0.5, 0.9, 1]
+    alpha_of = {row["alpha"]: row["mIoU oracle"] for row in rows if row["alpha"] is not None}
+    assert heights == {alpha: [pytest.approx(mIoU)] for alpha, mIoU in alpha_of.items()}
     for run in run_files(sweep):
         named = [f["path"] for r in inspect(run) if r["type"] == "files" for f in r["files"]["files"]]
         media = [name for name in named if name.startswith("media/")]
@@ -184,10 +224,10 @@ def test_the_second_run_of_a_process_keeps_its_media_in_its_own_folder(tmp_path)
 
 def test_the_workspace_speaks_of_what_is_logged():
     made = make_workspace("team", "project", "table3_alpha/shapes_bundled")._to_model().model_dump_json(by_alias=True)
-    for word in (*TABLES, *GALLERIES, "config:alpha.value", "summary:mIoU", "table3_alpha/shapes_bundled"):
+    for word in (*TABLES, *GALLERIES, *MASKS, "summary_metrics.mIoU", "table3_alpha/shapes_bundled"):
         assert f'"{word}"' in made, word
     everything = make_workspace("team", "project")._to_model().model_dump_json(by_alias=True)
-    assert '"grouping":[{"section":"run","name":"group"}]' in everything.replace(" ", "")
+    assert '"grouping":[]' in everything.replace(" ", "")  # a panel would show the mean over the alphas of a sweep
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def run(
         try:
             if before is None:
                 assert segmenter is not None
-                task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts)
+                task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts, tracker)
             else:
                 task, summary = read_task(settings, dataset, folder), before
             if segmenter is not None:
@@ -151,12 +151,17 @@ def evaluate(
     captioner: "Captioner | None",
     store: RunStore,
     parts: Sequence[Part],
+    tracker: "Tracker | None",
 ) -> tuple["Task", Summary]:
-    """Score the dataset; leave tables and summary, which names the run's `parts`."""
+    """Score the dataset while the tracker is told how far it is; leave tables and summary, which names the run's
+    `parts`."""
     from attrbind_exp.evaluation.loop import score
+    from attrbind_exp.tracking.live import live_curves
 
     store.write_text("config.yaml", settings.yaml)
-    scored = score(dataset, segmenter, with_batch_size(settings, segmenter), store, captioner)
+    fitting = with_batch_size(settings, segmenter)
+    with live_curves(tracker, fitting) as watch:
+        scored = score(dataset, segmenter, fitting, store, captioner, watch)
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)
@@ -208,7 +213,8 @@ def track(task: "Task", summary: Summary, settings: RunSettings, folder: Path, t
 
     drawn = (read_ending(folder) or Ending()).galleries or {}
     galleries = {name: {caption: folder / file for caption, file in found} for name, found in drawn.items()}
-    track_run(summary, curves(task, summary, settings), folder, tracker, galleries)
+    alone = sweep_group() is None
+    track_run(summary, curves(task, summary, settings), folder, tracker, galleries, alone)
 
 
 def curves(task: "Task", summary: Summary, settings: RunSettings) -> dict[str, "np.ndarray"]:
@@ -229,6 +235,7 @@ def start_tracker(
     return settings.make_tracker(
         folder=folder,
         run_config={**tracked_config(cfg, settings.run), **made},
+        name=tracked_name(settings.run, dataset, folder),
         group=sweep_group(),
         tags=[dataset.name, settings.segmenter.model.name, *([settings.split] if settings.split else [])],
     )
@@ -238,9 +245,19 @@ def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
     """The resolved configuration with `alpha` a number in every run, so that a tracker can draw by it: the headline
     variant's; 1 where nothing is averaged, which comes to the same embedding."""
     resolved: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    alpha = settings.variants[settings.headline].alpha
-    alphas = [v.alpha for v in settings.variants if v.alpha is not None]
-    return resolved | {"alpha": 1.0 if alpha is None else alpha, "alphas": list(dict.fromkeys(alphas))}
+    head = settings.variants[settings.headline]
+    alphas = list(dict.fromkeys(v.alpha for v in settings.variants if v.alpha is not None))
+    labels = {"variant": head.label, "variants": [v.label for v in settings.variants]}
+    return resolved | labels | {"alpha": 1.0 if head.alpha is None else head.alpha, "alphas": alphas}
+
+
+def tracked_name(settings: RunSettings, dataset: Dataset, folder: Path) -> str:
+    """What a run goes by in a tracker: in a sweep what was typed of it, else the variant that heads it, how many there
+    are more, and the data."""
+    if sweep_group() is not None:
+        return folder.name.replace(".value=", "=")
+    more = len(settings.variants) - 1
+    return f"{settings.variants[settings.headline].label}{f' and {more} more' if more else ''}, {dataset.name}"
 
 
 def sweep_group() -> str | None:

@@ -95,8 +95,9 @@ def report_sweep(config: DictConfig, folder: Path) -> None:
     group = group_name(str(folder))
     tags = [config.hydra.runtime.choices.dataset, config.model.name]
     facts = {"sweep": group, "overrides": list(config.hydra.overrides.task)}
+    about = {"job": "report", "name": f"report of {group}", "group": group, "tags": tags}
     make = instantiate(config.tracker, _partial_=True)
-    _, tracker = tell(partial(make, folder=folder.absolute(), run_config=facts, job="report", group=group, tags=tags))
+    _, tracker = tell(partial(make, folder=folder.absolute(), run_config=facts, **about))
     page = write_report(folder, tracker)
     _, upload = (False, None) if tracker is None else tell(tracker.close)
     for line in filter(None, (upload, page)):

@@ -5,7 +5,7 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,11 +32,17 @@ from attrbind_exp.types import Failure
 
 
 def score(
-    dataset: Dataset, segmenter: Segmenter, settings: RunSettings, store: RunStore, captioner: Captioner | None = None
+    dataset: Dataset,
+    segmenter: Segmenter,
+    settings: RunSettings,
+    store: RunStore,
+    captioner: Captioner | None = None,
+    watch: Callable[[Task, int], None] = lambda *_: None,
 ) -> Scored:
     """The evaluation loop: every image is segmented, counted and written.
 
-    Images that an earlier start of the same run has finished are taken from the store.
+    Images that an earlier start of the same run has finished are taken from the store. `watch` is called with the task
+    so far and the number of failures: first with what was taken from the store, then after every image.
     """
     started = time.perf_counter()
     task = choose_task(dataset, settings)
@@ -49,6 +55,7 @@ def score(
         has_heat = partial(has_levels, store.folder) if settings.save_masks else lambda _: True
         resumed = resume_rows(images, task, settings, store, progress, given, check, has_heat)
         failures = list(resumed.failures)
+        watch(task, len(failures))
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
         counted = map_ahead(partial(count_image, task, settings, dataset, images), segmented, depth=2)
@@ -63,6 +70,7 @@ def score(
             store.write_seconds(spent + time.perf_counter())
             task.add_rows(image.rows)
             progress.update(1, image.rows)
+            watch(task, len(failures))
     finally:
         progress.close()
     seconds = spent + time.perf_counter()

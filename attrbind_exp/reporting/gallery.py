@@ -13,8 +13,10 @@ from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.reporting import figures, maps
+from attrbind_exp.reporting.overlays import panel_masks
 from attrbind_exp.reporting.panels import KEY
 from attrbind_exp.runs.ending import NOT_DRAWN, NotDrawn, write_not_drawn
+from attrbind_exp.runs.masks import SUFFIX, write_masks
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring.figures import VariantFigures
@@ -111,8 +113,10 @@ class Artist:
             failed = {f.sample_id: f for f in image.failures}
             first = next((failed[s.sample_id] for s in picture.samples if s.sample_id in failed), None)
             raise SampleError(*(("not_segmented", "no heat map") if first is None else (first.reason, first.message)))
-        panels, around = maps.render(self.task.panels(items, gallery, found), items[0].image, self._about())
+        made_of, photo = self.task.panels(items, gallery, found), items[0].image
+        panels, around = maps.render(made_of, photo, self._about())
         path = self.store.gallery_path(gallery.name, number)
+        write_masks(path.with_suffix(SUFFIX), photo, panel_masks(made_of))
         return figures.panels(panels, picture.title, path, picture.name, around)
 
     def _about(self) -> str:
@@ -149,6 +153,7 @@ def remove_pictures(folder: Path) -> None:
             continue
         if ours:
             file.unlink()
+            file.with_suffix(SUFFIX).unlink(missing_ok=True)
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:

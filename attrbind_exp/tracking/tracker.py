@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from attrbind_exp.runs.configuration import flatten
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
 
@@ -16,12 +17,13 @@ Lines = Mapping[str, Sequence[float | None]]  # None: this line has no point the
 class Tracker(Protocol):
     """Takes figures, curves, tables and pictures. Calls come in any order, `close` last.
 
-    A class of another tracker is made with `folder` (the run's), `run_config`, and by name `job` ("eval", "report"),
-    `group` and `tags`; its further arguments are what stands beside _target_ in its YAML.
+    `log` is called while a run lasts, from a thread of its own; all else when it is over. A class of another tracker is
+    made with `folder` (the run's), `run_config`, and by name `job` ("eval", "report"), `name`, `group` and `tags`; its
+    further arguments are what stands beside _target_ in its YAML.
     """
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Numbers of one training step."""
+        """One point of one or more curves: the first value is what the others are drawn over, such as the step."""
 
     def summary(self, values: Mapping[str, object]) -> None:
         """The run's figures."""
@@ -37,6 +39,21 @@ class Tracker(Protocol):
 
     def close(self) -> str | None:
         """End the run; a line for the terminal where there is something to say."""
+
+
+def flat_config(config: Mapping[str, object]) -> dict[str, object]:
+    """A configuration as one level of keys, which trackers can make columns of: {"model": {"name": "sd15"}} becomes
+    {"model/name": "sd15"}. Which class each part is made of is left out."""
+    flat = {key: value for key, value in flatten(config).items() if value != {} and not key.endswith("_target_")}
+    return {key.replace(".", "/"): value for key, value in flat.items()}
+
+
+def lacking(option: str, packages: str) -> UserError:
+    """What to say where the packages of a tracker are not installed."""
+    return UserError(
+        f"tracker={option} needs packages that are not installed; get them by 'pip install {packages}', the extra "
+        f"[{option}], or choose tracker=csv"
+    )
 
 
 class NoTracker:

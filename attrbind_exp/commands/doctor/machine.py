@@ -130,9 +130,9 @@ def check_spacy() -> Finding:
 
 
 def check_tracker(mode: str | None) -> Finding:
-    """Where figures will be reported to. `mode` is tracker.mode of W&B, None without a tracker. No key is shown."""
+    """Where figures will be reported to. `mode` is tracker.mode of W&B, None for any other tracker. No key is shown."""
     if mode is None:
-        return Finding("ok", "tracker", "none: the run folder holds everything")
+        return Finding("ok", "tracker", "none that needs an account: the run folder holds everything")
     netrc = Path(os.path.expanduser(os.environ.get("NETRC", "~/.netrc")))  # noqa: PTH111, Path's raises for ~nobody
     account = (
         "the key in WANDB_API_KEY"
