@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from attrbind_exp.reporting import maps
 from attrbind_exp.reporting.html import provenance, script_data, sections
+from attrbind_exp.reporting.html.answer import Answer, answers
 from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
@@ -34,6 +35,7 @@ class Page:
     title: str
     folder: Path
     groups: Sequence[Group]
+    answers: Sequence[Answer]
     headlines: Sequence[sections.Headline]
     results: sections.Results | None
     paper: str
@@ -63,6 +65,7 @@ def make_page(measured: Measured) -> str:
             title=measured.spec.title or measured.folder.name,
             folder=measured.folder,
             groups=groups,
+            answers=answers(groups, measured.between) if groups else [],
             headlines=[sections.headline(g, part) for g, part in zip(groups, parts, strict=True)],
             results=None if results is None else sections.shown_results(measured.between, measured.spec),
             paper="" if measured.published else PAPER_LINE,
