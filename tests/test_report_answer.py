@@ -56,7 +56,9 @@ def test_zero_belongs_to_an_interval(tmp_path, low, high, tone):
 
 def test_where_all_are_below_the_highest_says_so(tmp_path):
     found = answer(tmp_path, (-3.0, -4.0, -2.0, 0.001), (-1.0, -1.5, -0.5, 0.03))
-    assert found.text.startswith("On drawn, test, noun_chunk, the highest of 2 methods, still scores 1.0 points of mIoU below")
+    assert found.text.startswith(
+        "On drawn, test, noun_chunk, the highest of 2 methods, still scores 1.0 points of mIoU below"
+    )
     assert found.tone == -1 and found.text.endswith("survives Holm's correction over the 2 comparisons of this page.")
 
 
@@ -69,7 +71,9 @@ def test_holm_is_told_of_the_best(tmp_path):
 
 def test_without_an_interval_nothing_is_said_of_other_images(tmp_path):
     found = answer(tmp_path, (2.5, None, None, None))
-    assert found.tone == 0 and "is 2.5 points of mIoU above baseline (n = 1,200 expressions); without an int" in found.text
+    assert (
+        found.tone == 0 and "is 2.5 points of mIoU above baseline (n = 1,200 expressions); without an int" in found.text
+    )
 
 
 def references(floor, ceiling):
@@ -89,7 +93,9 @@ def test_a_single_variant_stands_between_floor_and_ceiling(tmp_path):
 
 def test_a_method_that_wins_below_a_floor_says_that_too(tmp_path):
     found = answer(tmp_path, (2.5, 1.0, 4.0, 0.01), references=references(25.0, 60.0))
-    assert found.text.endswith("The method's mIoU is 22.5 %, below the highest floor, which reads no word (all objects, 25.0).")
+    assert found.text.endswith(
+        "The method's mIoU is 22.5 %, below the highest floor, which reads no word (all objects, 25.0)."
+    )
 
 
 def test_class_wise_counts_images(tmp_path):
@@ -101,9 +107,11 @@ def test_the_split_that_chooses_thresholds_is_no_answer(tmp_path):
     write_run(tmp_path / "test", {BASE: [10, 20, 30, 40], OURS: [13, 24, 33, 44]}, split="test")
     measured = collect(tmp_path, {})
     (found,) = answers(measured.groups, measured.between)
-    assert "3.5 points of mIoU above baseline" in found.text and "(baseline 0.30), chosen on another split" in found.text
+    assert (
+        "3.5 points of mIoU above baseline" in found.text and "(baseline 0.30), chosen on another split" in found.text
+    )
     said = words(page_of(tmp_path))
-    assert said.index(found.text) < said.index("Results variant")
+    assert said.index(found.text) < said.index("at 0.50 held out")
 
 
 def test_without_a_finished_run_there_is_no_answer(tmp_path):

@@ -240,3 +240,73 @@ def test_a_sweep_without_a_finished_run_has_a_page(show, tmp_path):
     (tmp_path / "cut" / "expressions.jsonl").write_text("{}\n")
     driver = show(make_report(tmp_path))
     assert "not finished" in run(driver, "document.body.innerText")
+
+
+def test_pictures_filter_by_slice_and_by_gain_or_loss(show, sweep, tmp_path):
+    draw(tmp_path / "test", "harmed", 0, "s3")  # "children in red": 40 to 37
+    driver = show(make_report(tmp_path))
+    said = "[...document.querySelectorAll('.card p:nth-of-type(1)')].map((p) => p.textContent)"
+    choose(driver, "picture-change", "gains")
+    assert run(driver, said) == ["white dog"]
+    choose(driver, "picture-change", "losses")
+    assert run(driver, said) == ["children in red"]
+    choose(driver, "picture-change", "no change")
+    assert run(driver, said) == ["black dog"]
+    choose(driver, "picture-change", "all")
+    choose(driver, "picture-slice", "kind=odd")
+    assert sorted(run(driver, said)) == ["black dog", "children in red"]
+    assert run(driver, "document.getElementById('pictures-count').textContent") == "2 of 3 are shown."
+    choose(driver, "left", "image")
+    choose(driver, "picture-change", "gains")
+    assert run(driver, said) == [], "a picture has no IoU"
+
+
+def test_everything_can_be_reached_by_keyboard_and_has_a_name(show, sweep):
+    driver = show(sweep, 390)
+    controls = (
+        "[...document.querySelectorAll('a, button, select, input, summary, .box')].filter((e) => e.checkVisibility())"
+    )
+    assert run(driver, f"{controls}.filter((e) => e.tabIndex < 0).length") == 0
+    nameless = (
+        f"{controls}.filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+    )
+    assert run(driver, nameless) == []
+    driver.execute_script("document.querySelector('[data-sort=target]').focus({ focusVisible: true })")
+    assert run(driver, "getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys("\ue007").perform()  # Enter
+    assert run(driver, "document.querySelector('[data-sort=target]').parentElement.ariaSort") == "ascending"
+
+
+def test_tables_pictures_and_parts_are_named_for_screen_readers(show, sweep):
+    driver = show(sweep)
+    count = "document.querySelectorAll({!r}).length".format
+    assert run(driver, count("main, header, nav[aria-label]")) == 3 and run(driver, count("h1")) == 1
+    assert run(driver, count("main > section:not([aria-label], [aria-labelledby])")) == 0
+    assert run(driver, "[...document.querySelectorAll('table')].filter((t) => !t.caption?.textContent).length") == 0
+    assert run(driver, count("th:not([scope])")) == 0 and run(driver, count("#results tbody th[scope=row]")) == 8
+    alts = run(driver, "[...document.images].map((i) => i.alt)")
+    assert f"{OURS_LABEL}: white dog" in alts and len(set(alts)) == len(alts) == 4
+    chart = run(driver, "document.querySelector('#threshold-chart svg').ariaLabel")
+    assert "baseline: highest 25.0 at 0; " in chart
+
+
+def test_on_paper_there_are_all_figures_and_no_controls(show, sweep):
+    driver = show(sweep)
+    click(driver, "#theme")  # dark, which paper is not
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        assert run(driver, "[...document.querySelectorAll('button, select, input, nav')].filter((e) => e.checkVisibility()"
+                           " && !e.closest('th, .legend')).length") == 0  # fmt: skip
+        assert run(driver, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert run(driver, "[...document.querySelectorAll('.of')].every((part) => part.checkVisibility())")
+        assert run(driver, "document.documentElement.scrollWidth") <= 718
+        whole = "[...document.querySelectorAll('.stage img')].every((i) => getComputedStyle(i).clipPath === 'none')"
+        assert run(driver, whole)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        click(driver, "#theme")

@@ -1,4 +1,4 @@
-"""What a report's figures say, in one to three sentences for each data that was scored. They stand first on the page."""
+"""What a report's figures say, in one to three sentences for each data that was scored. They stand first on a page."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass

@@ -23,6 +23,7 @@ from attrbind_exp.reporting.paper_tables import PAPER_LINE
 from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
+SCRIPTS = ("charts.js", "gallery.js", "report.js")  # one script in this order
 ROWS = 2000  # expressions in a page, of all groups together
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of writing
 PICTURES = 2_500_000  # characters of inlined pictures
@@ -108,9 +109,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    style, *scripts = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "charts.js", "report.js")
-    )
+    style, *scripts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", *SCRIPTS))
     script = "".join(scripts)
     text = environment.get_template("report.html.j2").render(
         **vars(page) | {"data": cleaned(page.data)},

@@ -90,8 +90,8 @@ class GroupData(TypedDict):
 
 
 class PictureData(TypedDict):
-    """A picture of a group: its panels and their thresholds by name, the colours of classes, and IoU by column where it
-    was scored as an expression."""
+    """A picture of a group: its panels and their thresholds by name, the colours of classes, and slices and IoU by
+    column where it was scored as an expression."""
 
     group: int
     title: str
@@ -99,6 +99,7 @@ class PictureData(TypedDict):
     panels: dict[str, str]
     thresholds: dict[str, float]
     classes: dict[str, Colour]
+    slices: Sequence[str]
     iou: list[float | None] | None
 
 
@@ -193,6 +194,7 @@ def picture_data(picture: Picture, table: Table) -> PictureData:
         panels=picture.panels,
         thresholds=picture.thresholds,
         classes=picture.classes,
+        slices=[] if found is None else table.about[found].slices,
         iou=None if found is None else _numbers(table.iou_at_one[found]),
     )
 
