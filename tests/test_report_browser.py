@@ -162,7 +162,7 @@ def test_a_picture_says_its_thresholds_and_classes(show, tmp_path):
     said = "[...document.querySelectorAll('.card .names span, .card p, .card .swatch')].map((s) => s.textContent)"
     assert run(driver, said) == [
         "baseline, threshold\u00a00.50", f"{OURS_LABEL}, threshold\u00a00.35",
-        "expression 0", "IoU 10.0 to 20.0, each at its own threshold", "ring",
+        "expression 0", "IoU 10.0 to 20.0, both at 0.30", "ring",
     ]  # fmt: skip
     assert run(driver, "getComputedStyle(document.querySelector('.swatch i')).backgroundColor") == "rgb(230, 159, 0)"
 
@@ -310,3 +310,61 @@ def test_on_paper_there_are_all_figures_and_no_controls(show, sweep):
     finally:
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
         click(driver, "#theme")
+
+
+VIEW = "[...document.querySelectorAll('#view tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+
+
+def test_one_click_opens_an_expression_with_all_its_maps(show, sweep):
+    driver = show(sweep)
+    click(driver, "#rows tbody tr:nth-child(1) a")
+    assert run(driver, "document.getElementById('view').open")
+    assert run(driver, "document.getElementById('view-title').textContent") == "white dog"
+    figures = [["10.0", ""], ["12.0", "+2.0"], ["14.0", "+4.0"], ["16.0", "+6.0"]]
+    assert [row[1:] for row in run(driver, VIEW)] == figures
+    said = run(driver, "[...document.querySelectorAll('#view-maps figcaption')].map((c) => c.textContent)")
+    assert said == ["image", "baseline", OURS_LABEL]
+    assert run(driver, "document.getElementById('view-iou').textContent") == "IoU, % at 0.30"
+    assert run(driver, "[...document.querySelectorAll('#view-maps img')].every((i) => i.naturalWidth > 0)")
+    assert run(driver, "document.querySelector('#view .key').checkVisibility()")  # one scale for all
+    address = driver.current_url
+    click(driver, "#view-close")
+    driver.execute_async_script("setTimeout(arguments[0])")  # "close" is told after the click
+    assert run(driver, "location.hash") == "#expressions" and not run(driver, "document.getElementById('view').open")
+    driver.get(address)  # a link that was kept
+    driver.refresh()
+    assert run(driver, "document.getElementById('view').open")
+    assert run(driver, "document.documentElement.scrollWidth") == 1200
+
+
+def test_an_expression_without_maps_names_the_command_that_draws_them(show, tmp_path):
+    texts = ["the dog's bowl", "white dog"]
+    typed = [
+        "dataset=drawn",
+        "model=sdxl",
+        "alpha=0.9",
+        "text_processor=ablation",
+        "text_processor.overrides=x.csv",
+        "seed=3",
+    ]
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]}, texts=texts, overrides=typed)
+    driver = show(make_report(folder), 390)
+    click(driver, "#rows tbody tr:nth-child(1) a")
+    assert not run(driver, "document.getElementById('view-drawn').checkVisibility()")
+    command = "attrbind segment image=PICTURE expression='the dog'\\''s bowl' model=sdxl alpha=0.9 text_processor=ablation seed=3"
+    assert run(driver, "document.querySelector('#view-draw pre').textContent") == f"{command} threshold=0.30"
+    assert "image i0 in place" in run(driver, "document.querySelector('#view-draw p').textContent")
+    assert run(driver, "document.querySelector('#view').scrollWidth") <= 390
+
+
+def test_maps_that_the_page_has_no_room_for_are_linked(show, tmp_path, monkeypatch):
+    monkeypatch.setattr("attrbind_exp.reporting.html.page.PICTURES", 1)
+    folder = write_run(tmp_path / "a run", {BASE: [10, 20, 30], OURS: [20, 20, 36]})
+    for number in range(3):
+        draw(folder, "gallery", number, f"s{number}")
+    driver = show(make_report(tmp_path))
+    assert run(driver, "document.querySelectorAll('.card').length") == 1
+    assert run(driver, "document.querySelectorAll('#rows .drawn').length") == 3
+    click(driver, "#rows tbody tr:nth-child(3) a")  # s1, without a change
+    href = run(driver, "document.querySelector('#view-beside a').href")
+    assert href == (folder / "gallery" / "gallery_001.png").as_uri()

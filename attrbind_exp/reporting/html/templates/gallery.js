@@ -1,7 +1,7 @@
 "use strict";
 // Heat maps: two at a time, one drawn over the other as far as its slider says.
 
-function card(picture, left, right, columns) {
+function card(picture, left, right, { columns, threshold }) {
   const panel = (name) => (picture.panels[name] ? name : Object.keys(picture.panels)[0]);
   const names = [panel(left), panel(right)];
   const [l, r] = names.map((name) => (Object.hasOwn(picture.thresholds, name) ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
@@ -17,12 +17,12 @@ function card(picture, left, right, columns) {
     .map((name) => columns.findIndex((c) => c.label === name))
     .map((i) => (i < 0 || !picture.iou || picture.iou[i] === null ? null : picture.iou[i].toFixed(1)));
   const said = figures.filter((f) => f !== null);
-  // A gallery may show all variants at one threshold, while each is scored at its own.
-  const other = columns.some((c) => names.includes(c.label) && Object.hasOwn(picture.thresholds, c.label) && c.threshold !== picture.thresholds[c.label]);
-  const iou = said.length ? `IoU ${said.join(" to ")}${other ? ", each at its own threshold" : ""}` : "";
+  // A picture may be drawn at other thresholds than the one at which the page compares.
+  const other = names.some((name) => Object.hasOwn(picture.thresholds, name) && picture.thresholds[name] !== threshold);
+  const iou = said.length ? `IoU ${said.join(" to ")}${other && threshold !== null ? `, both at ${threshold.toFixed(2)}` : ""}` : "";
   const classes = Object.entries(picture.classes).map(([name, colour]) => classMark(name, `rgb(${colour.map(Number).join(" ")})`));
   return element("article", { class: "card", "aria-label": picture.title }, null, [
-    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, picture.title), element("p", {}, iou), ...classes,
+    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, null, [element("a", { href: address(picture.group, picture.id) }, picture.title)]), element("p", {}, iou), ...classes,
   ]);
 }
 
@@ -49,7 +49,7 @@ function showPictures() {
   const [left, right] = [by("left"), by("right")].map((select) => select.selectedOptions[0]?.textContent);
   const chosen = pictures.filter((p) => (!which || p.galleries.includes(which)) && (!slice || p.slices.includes(slice))
     && (!change || gain(p, left, right) === Number(change)));
-  by("cards").replaceChildren(...chosen.map((p) => card(p, left, right, DATA.groups[group].columns)));
+  by("cards").replaceChildren(...chosen.map((p) => card(p, left, right, DATA.groups[group])));
   by("pictures-count").textContent = pictures.length ? `${chosen.length} of ${pictures.length} are shown.` : "No pictures were drawn (gallery=0, changed=0).";
 }
 

@@ -3,6 +3,7 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
 const STEP = 100; // rows added at a time
+const LONGEST = 300; // characters of an expression; a longer one was cut, script_data.TEXT
 
 let group = Math.max(0, DATA.groups.length - 1);
 let sort = { by: "change", down: true };
@@ -102,7 +103,7 @@ function showRows() {
   const signed = (value) => (value === null ? "-" : (value >= 0.05 ? "+" : "") + (Math.abs(value) < 0.05 ? "0.0" : value.toFixed(1)));
   const tone = (value) => (value > 0.05 ? "change up" : value < -0.05 ? "change down" : "change");
   by("rows").tBodies[0].replaceChildren(...found.slice(0, rowsShown).map((row) => element("tr", {}, null, [
-    element("td", {}, row.text), element("td", {}, number(row.first)), element("td", {}, number(row.second)),
+    element("td", {}, null, [element("a", { href: address(group, row.id), ...(isDrawn(group, row.id) && { class: "drawn" }) }, row.text)]), element("td", {}, number(row.first)), element("td", {}, number(row.second)),
     element("td", { class: tone(row.change) }, signed(row.change)), element("td", {}, row.target),
     element("td", {}, row.slices.map((i) => slices[i]).join(", ")), element("td", {}, row.id),
   ])));
@@ -155,4 +156,5 @@ if (DATA.groups.length) {
     alphaChart(false);
   } else by("alpha-figure").hidden = true;
   setGroup(group);
+  startView();
 }
