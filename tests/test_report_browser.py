@@ -368,3 +368,13 @@ def test_maps_that_the_page_has_no_room_for_are_linked(show, tmp_path, monkeypat
     click(driver, "#rows tbody tr:nth-child(3) a")  # s1, without a change
     href = run(driver, "document.querySelector('#view-beside a').href")
     assert href == (folder / "gallery" / "gallery_001.png").as_uri()
+
+
+def test_classes_keep_their_colours_in_the_view(show, tmp_path):
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]})
+    draw(folder, "gallery", 0, "s0", swatches=(Swatch("ring", (230, 159, 0)),))
+    driver = show(make_report(folder))
+    click(driver, ".card a")
+    assert run(driver, "document.querySelector('#view-classes').textContent") == "ring"
+    colour = "getComputedStyle(document.querySelector('#view-classes i')).backgroundColor"
+    assert run(driver, colour) == "rgb(230, 159, 0)"

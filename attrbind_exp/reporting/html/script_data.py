@@ -223,7 +223,7 @@ def picture_data(picture: Picture, table: Table) -> PictureData:
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(v) else round(float(v), 1) for v in values]
+    return [None if v != v else round(v, 1) for v in values.tolist()]  # NaN alone differs from itself
 
 
 def shorten(text: str, limit: int = TEXT) -> str:

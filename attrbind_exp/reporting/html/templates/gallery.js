@@ -20,16 +20,18 @@ function card(picture, left, right, { columns, threshold }) {
   // A picture may be drawn at other thresholds than the one at which the page compares.
   const other = names.some((name) => Object.hasOwn(picture.thresholds, name) && picture.thresholds[name] !== threshold);
   const iou = said.length ? `IoU ${said.join(" to ")}${other && threshold !== null ? `, both at ${threshold.toFixed(2)}` : ""}` : "";
-  const classes = Object.entries(picture.classes).map(([name, colour]) => classMark(name, `rgb(${colour.map(Number).join(" ")})`));
   return element("article", { class: "card", "aria-label": picture.title }, null, [
-    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, null, [element("a", { href: address(picture.group, picture.id) }, picture.title)]), element("p", {}, iou), ...classes,
+    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, null, [element("a", { href: address(picture.group, picture.id) }, picture.title)]), element("p", {}, iou), ...classMarks(picture),
   ]);
 }
 
-function classMark(name, colour) {
-  const mark = element("i");
-  mark.style.background = colour;
-  return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
+// The colours of a picture's classes, each with its name.
+function classMarks(picture) {
+  return Object.entries(picture.classes).map(([name, colour]) => {
+    const mark = element("i");
+    mark.style.background = `rgb(${colour.map(Number).join(" ")})`;
+    return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
+  });
 }
 
 const KNOWN = { gallery: "spread over the run", improved: "most improved", harmed: "most harmed" };
@@ -74,6 +76,7 @@ function setPictures() {
     option.dataset.slice = name;
     return option;
   }));
+  by("picture-slice").parentElement.hidden = !slices.length;
   by("picture-change").value = "";
   showPictures();
 }

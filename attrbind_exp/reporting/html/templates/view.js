@@ -29,6 +29,7 @@ function openView() {
   by("view-iou").textContent = given.threshold === null ? "IoU, %" : `IoU, % at ${given.threshold.toFixed(2)}`;
   by("view-drawn").hidden = !picture;
   by("view-maps").replaceChildren(...(picture ? Object.keys(picture.panels).map((name) => mapOf(picture, name)) : []));
+  by("view-classes").replaceChildren(...(picture ? classMarks(picture) : []));
   const files = picture ? [] : given.beside[id] ?? [];
   by("view-beside").hidden = !files.length;
   by("view-beside").replaceChildren("All its maps on one scale, in the run's folder: ", ...files.flatMap((file, i) => [i ? ", " : "", element("a", { href: file }, file)]));
