@@ -360,12 +360,14 @@ def test_an_expression_without_maps_names_the_command_that_draws_them(show, tmp_
 def test_maps_that_the_page_has_no_room_for_are_linked(show, tmp_path, monkeypatch):
     monkeypatch.setattr("attrbind_exp.reporting.html.page.PICTURES", 1)
     folder = write_run(tmp_path / "a run", {BASE: [10, 20, 30], OURS: [20, 20, 36]})
-    for number in range(3):
+    for number in range(2):
         draw(folder, "gallery", number, f"s{number}")
     driver = show(make_report(tmp_path))
     assert run(driver, "document.querySelectorAll('.card').length") == 1
-    assert run(driver, "document.querySelectorAll('#rows .drawn').length") == 3
-    click(driver, "#rows tbody tr:nth-child(3) a")  # s1, without a change
+    assert run(driver, "document.querySelectorAll('#rows .drawn').length") == 2 and len(table(driver)) == 3
+    choose(driver, "drawn", "drawn")
+    assert [row[6] for row in table(driver)] == ["s0", "s1"]
+    click(driver, "#rows tbody tr:nth-child(2) a")
     href = run(driver, "document.querySelector('#view-beside a').href")
     assert href == (folder / "gallery" / "gallery_001.png").as_uri()
 

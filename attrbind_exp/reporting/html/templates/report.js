@@ -87,7 +87,8 @@ function matching() {
   const { rows } = DATA.groups[group];
   const slice = Number(by("slice").value) - 1;
   const text = by("text").value.trim().toLowerCase();
-  const found = rows.map(cells).filter((row) => (slice < 0 || row.slices.includes(slice)) && row.text.toLowerCase().includes(text));
+  const found = rows.map(cells).filter((row) => (slice < 0 || row.slices.includes(slice)) && row.text.toLowerCase().includes(text)
+    && (!by("drawn").value || isDrawn(group, row.id)));
   const sign = sort.down ? -1 : 1;
   const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
   return found.sort((a, b) => {
@@ -139,7 +140,7 @@ addEventListener("beforeprint", () => document.querySelectorAll("[data-printed]"
 
 if (DATA.groups.length) {
   by("group")?.addEventListener("change", (event) => setGroup(Number(event.target.value)));
-  for (const id of ["first", "second", "slice", "text"]) by(id).addEventListener("input", () => { rowsShown = STEP; showRows(); });
+  for (const id of ["first", "second", "slice", "drawn", "text"]) by(id).addEventListener("input", () => { rowsShown = STEP; showRows(); });
   for (const button of by("rows").querySelectorAll("th button")) {
     button.addEventListener("click", () => {
       const mine = sort.by === button.dataset.sort;
