@@ -316,7 +316,9 @@ def test_a_page_shows_what_its_runs_were_made_with(tmp_path):
     write_files(tmp_path / "a", summary_of(OF, WITH))
     write_files(tmp_path / "b", summary_of(OF, replace(WITH, torch="<2.13>"), mIoU=41.0))
     page = write_report(tmp_path).read_text()
-    assert "<td>torch</td><td>2.12.1</td><td>&lt;2.13&gt;</td>" in page and '<td colspan="2">w0</td>' in page
+    assert (
+        '<th scope="row">torch</th><td>2.12.1</td><td>&lt;2.13&gt;</td>' in page and '<td colspan="2">w0</td>' in page
+    )
     assert "These runs differ in: torch 2.12.1 / &lt;2.13&gt;." in page and "changed working tree" not in page
     assert made_with(summary_of(None)) == {} and in_short(None, ()) == ""
 

@@ -19,9 +19,9 @@ from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
 from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.html.comparison import make_groups
-from attrbind_exp.reporting.html.expressions import choose, read_table
+from attrbind_exp.reporting.html.expressions import About, Table, choose, read_table
 from attrbind_exp.reporting.html.folder import read_folder
-from attrbind_exp.reporting.html.page import PICTURES, ROWS
+from attrbind_exp.reporting.html.page import PICTURES, make_page
 from attrbind_exp.reporting.html.pictures import describe
 from attrbind_exp.reporting.html.sections import results
 from attrbind_exp.reporting.maps import Around, Swatch
@@ -562,7 +562,7 @@ def test_a_large_run_gives_a_small_page_and_is_read_line_by_line(tmp_path):
     page = page_of(folder)
     assert len(page.encode()) < 4_500_000
     data = data_of(page)
-    assert len(data["groups"][0]["rows"]) == ROWS and data["groups"][0]["total"] == n
+    assert len(data["groups"][0]["rows"]) == data["groups"][0]["total"] == n  # cut to 300 characters all of them fit
     assert sum(len(p) for shown in data["pictures"] for p in shown["panels"].values()) < PICTURES * 1.05
     assert f"{len(data['pictures'])} of 150 pictures are in this page" in words(page)
 
@@ -599,3 +599,39 @@ def test_without_a_folder_the_newest_report_is_named(tmp_path):
     assert (code, out.strip()) == (0, "outputs/new/report.html")
     code, _, err = process(module="report", cwd=tmp_path / "outputs")
     assert code == 2 and "no report.html below 'outputs'" in err
+
+
+def test_rows_with_pictures_are_always_chosen():
+    change = np.arange(100.0) - 50
+    chosen = choose(change, 20, always={40, 50, 60})
+    assert len(chosen) == len(set(chosen)) == 20 and {40, 50, 60} <= set(chosen)
+    assert {0, 1, 2, 3, 96, 97, 98, 99} <= set(chosen)  # (20 - 3) // 4 from both ends
+    assert choose(change, 2, always={40, 50, 60}).tolist() == [40, 50]
+
+
+def test_rows_are_cut_to_what_fits(run, monkeypatch):
+    """Four rows of equal length: room for all and a byte, then for half of them."""
+    (group,) = data_of(page_of(run))["groups"]
+    size = sum(len(json.dumps(row, separators=(",", ":"))) + 1 for row in group["rows"])
+    for room, count in ((size + 1, 4), (size // 2 + 1, 2)):
+        monkeypatch.setattr("attrbind_exp.reporting.html.page.ROWS", room)
+        (group,) = data_of(page_of(run))["groups"]
+        assert (len(group["rows"]), group["total"]) == (count, 4)
+
+
+def test_twenty_thousand_expressions_make_a_page_below_five_megabytes(tmp_path):
+    """A row of six variants takes about 100 bytes, so all of them are there."""
+    names = [BASE, *(("attribute_binding", a) for a in (0.1, 0.3, 0.5, 0.7, 0.9))]
+    n, about = 20_000, [About(str(i), str(i // 3), f"the man number {i} with a red hat", "man") for i in range(20_000)]
+    values = np.random.default_rng(0).random((n, 6)) * 100
+    table = Table(about, values, values, 0.3, None, {a.sample_id: i for i, a in enumerate(about)})
+    write_files(tmp_path, make_summary([variant_figures(v, 20.0, n) for v in names]))
+    measured = replace(collect(tmp_path, {}), tables=[table])
+    tracemalloc.start()
+    page = make_page(measured)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (group,) = data_of(page)["groups"]
+    assert len(group["rows"]) == group["total"] == n
+    assert len(page.encode()) + 1.05 * PICTURES < 5_000_000  # the most that pictures add
+    assert peak < 60_000_000  # pictures of 2.5 MB and what imports take, about 110 MB, come on top

@@ -162,7 +162,7 @@ def test_a_picture_says_its_thresholds_and_classes(show, tmp_path):
     said = "[...document.querySelectorAll('.card .names span, .card p, .card .swatch')].map((s) => s.textContent)"
     assert run(driver, said) == [
         "baseline, threshold\u00a00.50", f"{OURS_LABEL}, threshold\u00a00.35",
-        "expression 0", "IoU 10.0 to 20.0, each at its own threshold", "ring",
+        "expression 0", "IoU 10.0 to 20.0, both at 0.30", "ring",
     ]  # fmt: skip
     assert run(driver, "getComputedStyle(document.querySelector('.swatch i')).backgroundColor") == "rgb(230, 159, 0)"
 
@@ -240,3 +240,143 @@ def test_a_sweep_without_a_finished_run_has_a_page(show, tmp_path):
     (tmp_path / "cut" / "expressions.jsonl").write_text("{}\n")
     driver = show(make_report(tmp_path))
     assert "not finished" in run(driver, "document.body.innerText")
+
+
+def test_pictures_filter_by_slice_and_by_gain_or_loss(show, sweep, tmp_path):
+    draw(tmp_path / "test", "harmed", 0, "s3")  # "children in red": 40 to 37
+    driver = show(make_report(tmp_path))
+    said = "[...document.querySelectorAll('.card p:nth-of-type(1)')].map((p) => p.textContent)"
+    choose(driver, "picture-change", "gains")
+    assert run(driver, said) == ["white dog"]
+    choose(driver, "picture-change", "losses")
+    assert run(driver, said) == ["children in red"]
+    choose(driver, "picture-change", "no change")
+    assert run(driver, said) == ["black dog"]
+    choose(driver, "picture-change", "all")
+    choose(driver, "picture-slice", "kind=odd")
+    assert sorted(run(driver, said)) == ["black dog", "children in red"]
+    assert run(driver, "document.getElementById('pictures-count').textContent") == "2 of 3 are shown."
+    choose(driver, "left", "image")
+    choose(driver, "picture-change", "gains")
+    assert run(driver, said) == [], "a picture has no IoU"
+
+
+def test_everything_can_be_reached_by_keyboard_and_has_a_name(show, sweep):
+    driver = show(sweep, 390)
+    controls = (
+        "[...document.querySelectorAll('a, button, select, input, summary, .box')].filter((e) => e.checkVisibility())"
+    )
+    assert run(driver, f"{controls}.filter((e) => e.tabIndex < 0).length") == 0
+    nameless = (
+        f"{controls}.filter((e) => !(e.ariaLabel || e.textContent.trim() || e.labels?.length)).map((e) => e.outerHTML)"
+    )
+    assert run(driver, nameless) == []
+    driver.execute_script("document.querySelector('[data-sort=target]').focus({ focusVisible: true })")
+    assert run(driver, "getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys("\ue007").perform()  # Enter
+    assert run(driver, "document.querySelector('[data-sort=target]').parentElement.ariaSort") == "ascending"
+
+
+def test_tables_pictures_and_parts_are_named_for_screen_readers(show, sweep):
+    driver = show(sweep)
+    count = "document.querySelectorAll({!r}).length".format
+    assert run(driver, count("main, header, nav[aria-label]")) == 3 and run(driver, count("h1")) == 1
+    assert run(driver, count("main > section:not([aria-label], [aria-labelledby])")) == 0
+    assert run(driver, "[...document.querySelectorAll('table')].filter((t) => !t.caption?.textContent).length") == 0
+    assert run(driver, count("th:not([scope])")) == 0 and run(driver, count("#results tbody th[scope=row]")) == 8
+    alts = run(driver, "[...document.images].map((i) => i.alt)")
+    assert f"{OURS_LABEL}: white dog" in alts and len(set(alts)) == len(alts) == 4
+    chart = run(driver, "document.querySelector('#threshold-chart svg').ariaLabel")
+    assert "baseline: highest 25.0 at 0; " in chart
+
+
+def test_on_paper_there_are_all_figures_and_no_controls(show, sweep):
+    driver = show(sweep)
+    click(driver, "#theme")  # dark, which paper is not
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    )
+    try:
+        assert run(driver, "[...document.querySelectorAll('button, select, input, nav')].filter((e) => e.checkVisibility()"
+                           " && !e.closest('th, .legend')).length") == 0  # fmt: skip
+        assert run(driver, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert run(driver, "[...document.querySelectorAll('.of')].every((part) => part.checkVisibility())")
+        assert run(driver, "document.documentElement.scrollWidth") <= 718
+        whole = "[...document.querySelectorAll('.stage img')].every((i) => getComputedStyle(i).clipPath === 'none')"
+        assert run(driver, whole)
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+        click(driver, "#theme")
+
+
+VIEW = "[...document.querySelectorAll('#view tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+
+
+def test_one_click_opens_an_expression_with_all_its_maps(show, sweep):
+    driver = show(sweep)
+    click(driver, "#rows tbody tr:nth-child(1) a")
+    assert run(driver, "document.getElementById('view').open")
+    assert run(driver, "document.getElementById('view-title').textContent") == "white dog"
+    figures = [["10.0", ""], ["12.0", "+2.0"], ["14.0", "+4.0"], ["16.0", "+6.0"]]
+    assert [row[1:] for row in run(driver, VIEW)] == figures
+    said = run(driver, "[...document.querySelectorAll('#view-maps figcaption')].map((c) => c.textContent)")
+    assert said == ["image", "baseline", OURS_LABEL]
+    assert run(driver, "document.getElementById('view-iou').textContent") == "IoU, % at 0.30"
+    assert run(driver, "[...document.querySelectorAll('#view-maps img')].every((i) => i.naturalWidth > 0)")
+    assert run(driver, "document.querySelector('#view .key').checkVisibility()")  # one scale for all
+    address = driver.current_url
+    click(driver, "#view-close")
+    driver.execute_async_script("setTimeout(arguments[0])")  # "close" is told after the click
+    assert run(driver, "location.hash") == "#expressions" and not run(driver, "document.getElementById('view').open")
+    driver.get(address)  # a link that was kept
+    driver.refresh()
+    assert run(driver, "document.getElementById('view').open")
+    assert run(driver, "document.documentElement.scrollWidth") == 1200
+
+
+def test_an_expression_without_maps_names_the_command_that_draws_them(show, tmp_path):
+    texts = ["the dog's bowl", "white dog"]
+    typed = [
+        "dataset=drawn",
+        "model=sdxl",
+        "alpha=0.9",
+        "text_processor=ablation",
+        "text_processor.overrides=x.csv",
+        "seed=3",
+    ]
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]}, texts=texts, overrides=typed)
+    driver = show(make_report(folder), 390)
+    click(driver, "#rows tbody tr:nth-child(1) a")
+    assert not run(driver, "document.getElementById('view-drawn').checkVisibility()")
+    command = "attrbind segment image=PICTURE expression='the dog'\\''s bowl' model=sdxl alpha=0.9 text_processor=ablation seed=3"
+    assert run(driver, "document.querySelector('#view-draw pre').textContent") == f"{command} threshold=0.30"
+    assert "image i0 in place" in run(driver, "document.querySelector('#view-draw p').textContent")
+    assert run(driver, "document.querySelector('#view').scrollWidth") <= 390
+
+
+def test_maps_that_the_page_has_no_room_for_are_linked(show, tmp_path, monkeypatch):
+    monkeypatch.setattr("attrbind_exp.reporting.html.page.PICTURES", 1)
+    folder = write_run(tmp_path / "a run", {BASE: [10, 20, 30], OURS: [20, 20, 36]})
+    for number in range(2):
+        draw(folder, "gallery", number, f"s{number}")
+    driver = show(make_report(tmp_path))
+    assert run(driver, "document.querySelectorAll('.card').length") == 1
+    assert run(driver, "document.querySelectorAll('#rows .drawn').length") == 2 and len(table(driver)) == 3
+    choose(driver, "drawn", "drawn")
+    assert [row[6] for row in table(driver)] == ["s0", "s1"]
+    click(driver, "#rows tbody tr:nth-child(2) a")
+    href = run(driver, "document.querySelector('#view-beside a').href")
+    assert href == (folder / "gallery" / "gallery_001.png").as_uri()
+
+
+def test_classes_keep_their_colours_in_the_view(show, tmp_path):
+    folder = write_run(tmp_path / "run", {BASE: [10, 20], OURS: [20, 20]})
+    draw(folder, "gallery", 0, "s0", swatches=(Swatch("ring", (230, 159, 0)),))
+    driver = show(make_report(folder))
+    click(driver, ".card a")
+    assert run(driver, "document.querySelector('#view-classes').textContent") == "ring"
+    colour = "getComputedStyle(document.querySelector('#view-classes i')).backgroundColor"
+    assert run(driver, colour) == "rgb(230, 159, 0)"

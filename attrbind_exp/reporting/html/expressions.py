@@ -1,7 +1,7 @@
 """Rows of runs -> IoU by expression and variant. They are read one by one: a file may be larger than memory."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,17 +130,20 @@ def _iou(row: Row, threshold: int) -> float:
     return float(classes.mean_iou(hit, np.array(row.truth)[:, None] + called - hit)[0])
 
 
-def choose(change: np.ndarray, limit: int, seed: int = 0) -> np.ndarray:
-    """Row numbers, ascending, of at most `limit` rows: all where they are that few, else a quarter of the most
-    improved, a quarter of the most harmed and a seeded random half of the rest. `change` (n,) may hold NaN."""
+def choose(change: np.ndarray, limit: int, seed: int = 0, always: Collection[int] = ()) -> np.ndarray:
+    """Row numbers, ascending, of at most `limit` rows: all where they are that few, else those of `always` first, a
+    quarter of the most improved, a quarter of the most harmed and a seeded random half of the rest. `change` (n,) may
+    hold NaN."""
     n = len(change)
     if n <= limit:
         return np.arange(n)
     known = np.nan_to_num(change)
     order = np.argsort(-known, kind="stable")
-    quarter = limit // 4
+    kept = np.array(sorted(always)[:limit], int)
+    quarter = (limit - len(kept)) // 4
     improved = order[:quarter][known[order[:quarter]] > 0]
     harmed = order[n - quarter :][known[order[n - quarter :]] < 0]
-    rest = np.setdiff1d(np.arange(n), np.concatenate([improved, harmed]))
-    drawn = np.random.default_rng(seed).choice(rest, limit - len(improved) - len(harmed), replace=False)
-    return np.sort(np.concatenate([improved, harmed, drawn]))
+    taken = np.unique(np.concatenate([kept, improved, harmed]))
+    rest = np.setdiff1d(np.arange(n), taken)
+    drawn = np.random.default_rng(seed).choice(rest, limit - len(taken), replace=False)
+    return np.sort(np.concatenate([taken, drawn]))

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from attrbind_exp.reporting import maps
 from attrbind_exp.reporting.html import provenance, script_data, sections
+from attrbind_exp.reporting.html.answer import Answer, answers
 from attrbind_exp.reporting.html.collect import Measured
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.html.expressions import choose
@@ -22,7 +23,8 @@ from attrbind_exp.reporting.paper_tables import PAPER_LINE
 from attrbind_exp.runs.shown import clean
 
 TEMPLATES = Path(__file__).parent / "templates"
-ROWS = 2000  # expressions in a page, of all groups together
+SCRIPTS = ("charts.js", "gallery.js", "view.js", "report.js")  # one script in this order
+ROWS = 2_000_000  # characters of rows, one an expression, of all groups together
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # and what turns the direction of writing
 PICTURES = 2_500_000  # characters of inlined pictures
 
@@ -34,6 +36,7 @@ class Page:
     title: str
     folder: Path
     groups: Sequence[Group]
+    answers: Sequence[Answer]
     headlines: Sequence[sections.Headline]
     results: sections.Results | None
     paper: str
@@ -63,6 +66,7 @@ def make_page(measured: Measured) -> str:
             title=measured.spec.title or measured.folder.name,
             folder=measured.folder,
             groups=groups,
+            answers=answers(groups, measured.between) if groups else [],
             headlines=[sections.headline(g, part) for g, part in zip(groups, parts, strict=True)],
             results=None if results is None else sections.shown_results(measured.between, measured.spec),
             paper="" if measured.published else PAPER_LINE,
@@ -85,13 +89,22 @@ def make_page(measured: Measured) -> str:
 
 
 def _data(measured: Measured, heads: Sequence[int], pictures: Pictures) -> script_data.PageData:
-    groups, tables, results = measured.groups, measured.tables, measured.results
-    chosen = [choose(t.change(0, h), ROWS // len(groups)) for t, h in zip(tables, heads, strict=True)]
+    groups, results = measured.groups, measured.results
     return script_data.PageData(
-        groups=[script_data.group_data(*given) for given in zip(groups, tables, chosen, heads, strict=True)],
+        groups=[_group(measured, number, head, pictures) for number, head in enumerate(heads)],
         alpha=None if results is None else script_data.alpha_curve(groups, results, measured.published),
-        pictures=[script_data.picture_data(p, tables[p.group]) for p in pictures.shown],
+        pictures=[script_data.picture_data(p, measured.tables[p.group]) for p in pictures.shown],
     )
+
+
+def _group(measured: Measured, number: int, head: int, pictures: Pictures) -> script_data.GroupData:
+    """One group with as many rows as fit; those with pictures are always among them."""
+    table, beside = measured.tables[number], {s: files for (g, s), files in pictures.beside.items() if g == number}
+    drawn = [*(p.sample_id for p in pictures.shown if p.group == number), *beside]
+    limit = script_data.fitting(table, ROWS // len(measured.groups))
+    chosen = choose(table.change(0, head), limit, always={table.rows[s] for s in drawn if s in table.rows})
+    addresses = {s: [provenance.file_address(f, measured.folder) for f in files] for s, files in beside.items()}
+    return script_data.group_data(measured.groups[number], table, chosen, head, addresses)
 
 
 def render(page: Page) -> str:
@@ -105,9 +118,7 @@ def render(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    style, *scripts = (
-        (TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "charts.js", "report.js")
-    )
+    style, *scripts = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", *SCRIPTS))
     script = "".join(scripts)
     text = environment.get_template("report.html.j2").render(
         **vars(page) | {"data": cleaned(page.data)},

@@ -13,6 +13,7 @@ from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.panels import Colour, Description
 
 GALLERIES = ("gallery", "improved", "harmed")
+MOST = 400  # samples whose pictures are shown or linked
 SIDE = 480  # pixels at most, of a panel
 QUALITY = 80  # of JPEG
 
@@ -33,11 +34,13 @@ class Picture:
 
 @dataclass
 class Pictures:
-    """Those that fit, how many there are, and the names of files that are no pictures."""
+    """Those that fit, how many there are, the names of files that are no pictures, and the files of those that do not
+    fit, by group and sample."""
 
     shown: list[Picture]
     total: int
     broken: list[str]
+    beside: dict[tuple[int, str], list[Path]] = field(default_factory=dict)
 
 
 def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
@@ -45,7 +48,7 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
     sample becomes one picture."""
     found: dict[tuple[int, str], Picture] = {}
     broken: list[str] = []
-    others: set[tuple[int, str]] = set()
+    others: dict[tuple[int, str], list[Path]] = {}
     spent = 0
     for number, gallery, path, labels in _files(groups):
         try:
@@ -53,7 +56,7 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
                 about = describe(image, path)
                 key = number, str(about.sample_id)
                 if key not in found and spent >= budget:
-                    others.add(key)
+                    others.setdefault(key, []).append(path)
                     continue
                 picture = found.setdefault(key, Picture(number, str(about.sample_id), about.title))
                 for name, box in about.panels:
@@ -69,7 +72,8 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
             continue
         if gallery not in picture.galleries:
             picture.galleries.append(gallery)
-    return Pictures(list(found.values()), len(found) + len(others), broken)
+    linked = dict(list(others.items())[: max(0, MOST - len(found))])
+    return Pictures(list(found.values()), len(found) + len(others), broken, linked)
 
 
 def _files(groups: Sequence[Group]) -> list[tuple[int, str, Path, dict[str, str]]]:

@@ -100,6 +100,11 @@ def link(folder: Path, root: Path) -> Link:
     return Link(name(folder, root), href)
 
 
+def file_address(file: Path, root: Path) -> str:
+    """The address of a file as seen from the page."""
+    return "./" + quote(file.relative_to(root).as_posix())
+
+
 def runs(of: FolderRuns, root: Path) -> list[RunRow]:
     """One row a run: its state, counts, time, and where its files are."""
     standing = [run.folder for run in without_merged_shards(of.finished)]

@@ -1,5 +1,6 @@
 """What a report's script draws from, as plain data that JSON takes: curves, chosen rows, pictures."""
 
+import json
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from attrbind_exp.reporting.html.comparison import Group
+from attrbind_exp.reporting.html.draw import draw_settings
 from attrbind_exp.reporting.html.expressions import Table
 from attrbind_exp.reporting.html.pictures import Picture
 from attrbind_exp.reporting.panels import Colour
@@ -17,6 +19,7 @@ from attrbind_exp.scoring.figures import without_alpha
 Row = Mapping[Hashable, Any]  # of the results, as pandas gives it: text and numbers by column
 
 TEXT = 300  # characters of an expression that are shown
+WORD = 80  # of a target
 
 
 class Point(TypedDict):
@@ -69,13 +72,14 @@ class ColumnData(TypedDict):
     threshold: float | None
 
 
-# Text, target, sample, slices, IoU by column at the group's one threshold.
-ExpressionData = tuple[str, str, str, list[int], list[float | None]]
+# Text, target, sample, slices, IoU by column at the group's one threshold, image.
+ExpressionData = tuple[str, str, str, list[int], list[float | None], str]
 
 
 class GroupData(TypedDict):
     """A group: its columns, threshold curves, and the rows that the page holds, of `total`, whose IoU is that at one
-    `threshold`."""
+    `threshold`; `draw`: the settings of a command that draws an expression; `beside`: addresses of pictures that lie in
+    the runs' folders, by sample."""
 
     name: str
     threshold: float | None
@@ -87,18 +91,22 @@ class GroupData(TypedDict):
     slices: list[str]
     total: int
     rows: list[ExpressionData]
+    draw: str
+    beside: dict[str, list[str]]
 
 
 class PictureData(TypedDict):
-    """A picture of a group: its panels and their thresholds by name, the colours of classes, and IoU by column where it
-    was scored as an expression."""
+    """A picture of a group: its panels and their thresholds by name, the colours of classes, and slices and IoU by
+    column where it was scored as an expression."""
 
     group: int
+    id: str
     title: str
     galleries: list[str]
     panels: dict[str, str]
     thresholds: dict[str, float]
     classes: dict[str, Colour]
+    slices: Sequence[str]
     iou: list[float | None] | None
 
 
@@ -147,8 +155,11 @@ def _paper_curve(figures: PaperFigures) -> PaperLine | None:
     )
 
 
-def group_data(group: Group, table: Table, chosen: np.ndarray, number: int) -> GroupData:
-    """What the page's script needs of one group: columns, threshold curves and the chosen rows."""
+def group_data(
+    group: Group, table: Table, chosen: np.ndarray, number: int, beside: Mapping[str, Sequence[str]]
+) -> GroupData:
+    """What the page's script needs of one group: columns, threshold curves and the chosen rows. `beside`: addresses of
+    pictures by sample."""
     labels = sorted({label for i in chosen for label in table.about[i].slices})
     place = {label: i for i, label in enumerate(labels)}
     entries = [c.entry for c in group.columns]
@@ -174,13 +185,25 @@ def group_data(group: Group, table: Table, chosen: np.ndarray, number: int) -> G
         slices=labels,
         total=len(table.about),
         rows=[_expression_data(table, i, place) for i in chosen],
+        draw=draw_settings(group.columns[number].run.summary, table.threshold),
+        beside={shorten(sample): list(files) for sample, files in beside.items()},
     )
+
+
+def fitting(table: Table, size: int) -> int:
+    """How many rows of a table take `size` characters in the page, by the mean of some of them."""
+    n = len(table.about)
+    some = range(0, n, max(1, n // 200))
+    place = {label: 0 for i in some for label in table.about[i].slices}
+    lengths = [len(json.dumps(_expression_data(table, i, place), separators=(",", ":"))) + 1 for i in some]
+    return n if not lengths else int(size * len(lengths) / sum(lengths))
 
 
 def _expression_data(table: Table, i: int, place: Mapping[str, int]) -> ExpressionData:
     about = table.about[i]
     slices = [place[s] for s in about.slices]
-    return shorten(about.text), shorten(about.target), shorten(about.sample_id), slices, _numbers(table.iou_at_one[i])
+    said = shorten(about.text), shorten(about.target, WORD), shorten(about.sample_id)
+    return *said, slices, _numbers(table.iou_at_one[i]), shorten(about.image_id)
 
 
 def picture_data(picture: Picture, table: Table) -> PictureData:
@@ -188,19 +211,21 @@ def picture_data(picture: Picture, table: Table) -> PictureData:
     found = table.rows.get(picture.sample_id)
     return PictureData(
         group=picture.group,
+        id=shorten(picture.sample_id),
         title=shorten(picture.title if found is None else table.about[found].text),
         galleries=picture.galleries,
         panels=picture.panels,
         thresholds=picture.thresholds,
         classes=picture.classes,
+        slices=[] if found is None else table.about[found].slices,
         iou=None if found is None else _numbers(table.iou_at_one[found]),
     )
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(v) else round(float(v), 1) for v in values]
+    return [None if v != v else round(v, 1) for v in values.tolist()]  # NaN alone differs from itself
 
 
-def shorten(text: str) -> str:
+def shorten(text: str, limit: int = TEXT) -> str:
     """A text that is too long to be read, cut."""
-    return text if len(text) <= TEXT else text[:TEXT] + "…"
+    return text if len(text) <= limit else text[:limit] + "…"

@@ -167,10 +167,11 @@ def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
 def _tone_of(row: Mapping[Hashable, Any], name: str) -> int:
     """The tone of a row's cell in the column `name`: of its difference, 0 in any other column."""
     kind = next((kind for kind in KINDS if name == f"difference {kind} [95 %]"), None)
-    return 0 if kind is None else _tone(row.get(f"low {kind}"), row.get(f"high {kind}"))
+    return 0 if kind is None else tone(row.get(f"low {kind}"), row.get(f"high {kind}"))
 
 
-def _tone(low: float | None, high: float | None) -> int:
+def tone(low: float | None, high: float | None) -> int:
+    """1 where an interval lies above zero, -1 below it; 0 where it holds zero, or there is none."""
     return 0 if low is None or high is None else int(low > 0) - int(high < 0)
 
 
@@ -192,9 +193,7 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
     row, column = part.iloc[number], group.columns[number]
     held = row["mIoU held out"] is not None
     value, at = leading(row, "mIoU"), leading(row, "threshold")
-    how = "chosen on another split" if held else "the best on this very data"
-    if not held and column.entry.mIoU is not None and not _is_best(column):
-        how = "as given"
+    how = choice_of_threshold(column, held)
     rivals = sum(c.is_rival for c in group.columns) or len(group.columns)
     several = f", the highest of {rivals}" if len(group.runs) > 1 and rivals > 1 else ""
     said = Headline(
@@ -209,18 +208,25 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
     d, low, high = (leading(row, name) for name in ("difference", "low", "high"))
     if d is None or first is None:
         return said
-    tone = _tone(low, high)
-    verdict = "" if low is None else "; the interval " + ("spans zero" if tone == 0 else "leaves out zero")
+    sign = tone(low, high)
+    verdict = "" if low is None else "; the interval " + ("spans zero" if sign == 0 else "leaves out zero")
     both = row.get("difference held out") is not None and row.get("difference oracle") is not None
     at_one = "" if row.get("counted at") is None else f", both at {row['counted at']:.2f}"
     return replace(
         said,
         difference=interval(d, low, high),
-        tone=tone,
+        tone=sign,
         against=f"against {first.label}{verdict}",
         oracle=interval(*(row[f"{x} oracle"] for x in ("difference", "low", "high"))) if both else "",
         votes=f"{row['better']:.0f} better, {row['worse']:.0f} worse, {row['same']:.0f} same{at_one}",
     )
+
+
+def choice_of_threshold(column: Column, held: bool) -> str:
+    """Who chose the threshold of a column: another split, where it is held out; its own data; or the user."""
+    if held:
+        return "chosen on another split"
+    return "the best on this very data" if column.entry.mIoU is None or _is_best(column) else "as given"
 
 
 def _is_best(column: Column) -> bool:

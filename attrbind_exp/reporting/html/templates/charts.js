@@ -70,6 +70,14 @@ function lineChart(host, { lines, xLabel, yLabel, digits = 1, signed = false }) 
   host.redraw.observe(host);
 }
 
+// What a line says to those who do not see it: its height where it is level, else where it is highest.
+function inWords(line, digits) {
+  const known = line.points.filter((p) => p.y !== null);
+  if (!known.length) return `${line.name}: no figure`;
+  const top = known.reduce((a, b) => (b.y > a.y ? b : a));
+  return line.level ? `${line.name}: ${top.y.toFixed(digits)}` : `${line.name}: highest ${top.y.toFixed(digits)} at ${top.x}`;
+}
+
 function plot(lines, { width, height, xLabel, yLabel, digits, signed }, tip) {
   const box = { left: 40, right: width - 10, top: 10, bottom: height - 36 };
   const points = lines.flatMap((line) => line.points).filter((p) => p.y !== null);
@@ -78,7 +86,7 @@ function plot(lines, { width, height, xLabel, yLabel, digits, signed }, tip) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${yLabel} by ${xLabel}`);
+  svg.setAttribute("aria-label", `${yLabel} by ${xLabel}. ${lines.map((line) => inWords(line, digits)).join("; ")}`);
   if (!xs.length || !ys.length) return svg;
   const pad = (Math.max(...ys) - Math.min(...ys)) * 0.06 || 1;
   const [low, high] = [signed ? Math.min(...ys) - pad : Math.max(0, Math.min(...ys) - pad), Math.max(...ys) + pad];

@@ -1,8 +1,9 @@
-// What moves in the page: theme, choice of data, curves, table of expressions, heat maps.
+// What moves in the page: theme, choice of data, curves, table of expressions.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const by = (id) => document.getElementById(id);
 const STEP = 100; // rows added at a time
+const LONGEST = 300; // characters of an expression; a longer one was cut, script_data.TEXT
 
 let group = Math.max(0, DATA.groups.length - 1);
 let sort = { by: "change", down: true };
@@ -86,7 +87,8 @@ function matching() {
   const { rows } = DATA.groups[group];
   const slice = Number(by("slice").value) - 1;
   const text = by("text").value.trim().toLowerCase();
-  const found = rows.map(cells).filter((row) => (slice < 0 || row.slices.includes(slice)) && row.text.toLowerCase().includes(text));
+  const found = rows.map(cells).filter((row) => (slice < 0 || row.slices.includes(slice)) && row.text.toLowerCase().includes(text)
+    && (!by("drawn").value || isDrawn(group, row.id)));
   const sign = sort.down ? -1 : 1;
   const order = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
   return found.sort((a, b) => {
@@ -102,7 +104,7 @@ function showRows() {
   const signed = (value) => (value === null ? "-" : (value >= 0.05 ? "+" : "") + (Math.abs(value) < 0.05 ? "0.0" : value.toFixed(1)));
   const tone = (value) => (value > 0.05 ? "change up" : value < -0.05 ? "change down" : "change");
   by("rows").tBodies[0].replaceChildren(...found.slice(0, rowsShown).map((row) => element("tr", {}, null, [
-    element("td", {}, row.text), element("td", {}, number(row.first)), element("td", {}, number(row.second)),
+    element("td", {}, null, [element("a", { href: address(group, row.id), ...(isDrawn(group, row.id) && { class: "drawn" }) }, row.text)]), element("td", {}, number(row.first)), element("td", {}, number(row.second)),
     element("td", { class: tone(row.change) }, signed(row.change)), element("td", {}, row.target),
     element("td", {}, row.slices.map((i) => slices[i]).join(", ")), element("td", {}, row.id),
   ])));
@@ -116,67 +118,6 @@ function showRows() {
   const means = known.length ? ` Their mean IoU: ${mean("first")} to ${mean("second")}${part ? " (of the rows here, not of the run)" : ""}.` : "";
   by("count").textContent = `${found.length} of ${rows.length} ${scored}.${means}${part}`;
   by("more").hidden = found.length <= rowsShown;
-}
-
-// Heat maps.
-function card(picture, left, right, columns) {
-  const panel = (name) => (picture.panels[name] ? name : Object.keys(picture.panels)[0]);
-  const names = [panel(left), panel(right)];
-  const [l, r] = names.map((name) => (Object.hasOwn(picture.thresholds, name) ? `${name}, threshold\u00a0${picture.thresholds[name].toFixed(2)}` : name));
-  const stage = element("div", { class: "stage" });
-  stage.style.setProperty("--at", "50%");
-  const range = element("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": `from ${names[0]} to ${names[1]}` });
-  range.addEventListener("input", () => stage.style.setProperty("--at", `${range.value}%`));
-  stage.append(
-    element("img", { src: picture.panels[names[1]], alt: names[1] }), element("img", { src: picture.panels[names[0]], alt: names[0] }),
-    element("i"), range,
-  );
-  const figures = names
-    .map((name) => columns.findIndex((c) => c.label === name))
-    .map((i) => (i < 0 || !picture.iou || picture.iou[i] === null ? null : picture.iou[i].toFixed(1)));
-  const said = figures.filter((f) => f !== null);
-  // A gallery may show all variants at one threshold, while each is scored at its own.
-  const other = columns.some((c) => names.includes(c.label) && Object.hasOwn(picture.thresholds, c.label) && c.threshold !== picture.thresholds[c.label]);
-  const iou = said.length ? `IoU ${said.join(" to ")}${other ? ", each at its own threshold" : ""}` : "";
-  const classes = Object.entries(picture.classes).map(([name, colour]) => classMark(name, `rgb(${colour.map(Number).join(" ")})`));
-  return element("article", { class: "card" }, null, [
-    stage, element("div", { class: "names" }, null, [element("span", {}, l), element("span", {}, r)]), element("p", {}, picture.title), element("p", {}, iou), ...classes,
-  ]);
-}
-
-function classMark(name, colour) {
-  const mark = element("i");
-  mark.style.background = colour;
-  return element("span", { class: "swatch" }, null, [mark, element("b", {}, name)]);
-}
-
-const KNOWN = { gallery: "spread over the run", improved: "most improved", harmed: "most harmed" };
-
-function showPictures() {
-  const pictures = DATA.pictures.filter((p) => p.group === group);
-  const which = by("which").selectedOptions[0]?.dataset.gallery;
-  const chosen = pictures.filter((p) => !which || p.galleries.includes(which));
-  const [left, right] = [by("left"), by("right")].map((select) => select.selectedOptions[0]?.textContent);
-  by("cards").replaceChildren(...chosen.map((p) => card(p, left, right, DATA.groups[group].columns)));
-}
-
-function setPictures() {
-  const { columns, head } = DATA.groups[group];
-  const pictures = DATA.pictures.filter((p) => p.group === group);
-  const names = [...new Set(pictures.flatMap((p) => Object.keys(p.panels)))];
-  const first = names.indexOf(columns[0].label) >= 0 ? names.indexOf(columns[0].label) : names.indexOf("baseline");
-  const second = names.indexOf(columns[head].label);
-  options(by("left"), names, first >= 0 && first !== second ? first : names.indexOf("image"));
-  options(by("right"), names, second >= 0 ? second : names.length - 1);
-  const galleries = [...new Set(pictures.flatMap((p) => p.galleries))];
-  by("which").replaceChildren(element("option", {}, `all (${pictures.length})`), ...galleries.map((name) => {
-    const count = pictures.filter((p) => p.galleries.includes(name)).length;
-    const option = element("option", {}, `${KNOWN[name] ?? name} (${count})`);
-    option.dataset.gallery = name;
-    return option;
-  }));
-  by("pictures-count").textContent = pictures.length ? "" : "No pictures were drawn (gallery=0, changed=0).";
-  showPictures();
 }
 
 function setGroup(number) {
@@ -194,9 +135,12 @@ function setGroup(number) {
   setPictures();
 }
 
+// On paper nothing can be opened: what belongs to the figures is open already.
+addEventListener("beforeprint", () => document.querySelectorAll("[data-printed]").forEach((part) => { part.open = true; }));
+
 if (DATA.groups.length) {
   by("group")?.addEventListener("change", (event) => setGroup(Number(event.target.value)));
-  for (const id of ["first", "second", "slice", "text"]) by(id).addEventListener("input", () => { rowsShown = STEP; showRows(); });
+  for (const id of ["first", "second", "slice", "drawn", "text"]) by(id).addEventListener("input", () => { rowsShown = STEP; showRows(); });
   for (const button of by("rows").querySelectorAll("th button")) {
     button.addEventListener("click", () => {
       const mine = sort.by === button.dataset.sort;
@@ -205,7 +149,7 @@ if (DATA.groups.length) {
     });
   }
   by("more").addEventListener("click", () => { rowsShown += STEP; showRows(); });
-  for (const id of ["left", "right", "which"]) by(id).addEventListener("change", showPictures);
+  for (const id of ["left", "right", "which", "picture-slice", "picture-change"]) by(id).addEventListener("change", showPictures);
   if (DATA.alpha) {
     by("alpha-height").addEventListener("click", () => alphaChart(false));
     by("alpha-difference").addEventListener("click", () => alphaChart(true));
@@ -213,4 +157,5 @@ if (DATA.groups.length) {
     alphaChart(false);
   } else by("alpha-figure").hidden = true;
   setGroup(group);
+  startView();
 }
