@@ -84,13 +84,13 @@ def test_what_is_installed_works_from_an_empty_folder(installed, tmp_path):
 
 def test_every_command_is_there_and_no_other():
     stubs = {f.stem for f in PACKAGE.glob("*.py") if '__name__ == "__main__"' in f.read_text()} - {"__main__"}
-    assert set(COMMANDS) == stubs | {"pretrain"}
+    assert set(COMMANDS) == stubs | {"pretrain", "demo"}
     assert all(f"  {name:<10}" in HELP for name in COMMANDS)
 
 
 def test_the_page_of_commands_and_the_files_beside_the_code_say_what_is_so():
     page = (ROOT / "docs" / "commands.md").read_text()
-    assert re.findall(r"^\| `(\w+)` \|.*`attrbind (\w+) ", page, re.MULTILINE) == [(n, n) for n in COMMANDS]
+    assert re.findall(r"^\| `(\w+)` \|.*`attrbind (\w+)[ `]", page, re.MULTILINE) == [(n, n) for n in COMMANDS]
     assert re.findall(r"^\| `(--\w+) ", page, re.MULTILINE) == list(segment_arguments.FLAGS)
     (lint,) = re.findall(r"^lint:.*\n\t(.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
@@ -117,7 +117,7 @@ def test_help_and_version_and_wrong_words():
     assert attrbind() == attrbind("--help") == attrbind("-h") == attrbind("help") == (0, HELP, "")
     assert attrbind("--version") == (0, f"attrbind {__version__}\n", "")
     for word, said in [("rnu", "did you mean run?"), ("Segment", "did you mean segment?"), ("alpha=0.9", "attrbind run alpha=0.9"),
-                       ("--verison", "choose from segment, run"), ("a\x1b[2Jb\n", "'ab ';")]:  # fmt: skip
+                       ("--verison", "choose from segment, demo, run"), ("a\x1b[2Jb\n", "'ab ';")]:  # fmt: skip
         code, out, err = attrbind(word)
         assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert attrbind("--completion", "fish")[0] == attrbind("--complete")[0] == 2

@@ -427,9 +427,8 @@ HARD = "a=b, (c) d/{e}: f"
 def test_every_path_and_text_may_hold_commas_and_equal_signs():
     for key in set(command_line.FREE_TEXT) - {"expression", "image", "mask", "heat", "rle", "folder", "out"}:
         group = key.partition(".")[0]
-        options = {"dataset": ["dataset=coco"], "captioner": ["captioner=blip"], "tracker": ["tracker=wandb"]}.get(
-            group, []
-        )
+        tracker = "tracker=wandb" if key == "tracker.project" else "tracker=mlflow"
+        options = {"dataset": ["dataset=coco"], "captioner": ["captioner=blip"], "tracker": [tracker]}.get(group, [])
         options += (
             ["dataset=folder"] if key == "dataset.file" else ["dataset=shapes"] if key == "dataset.parses" else []
         )

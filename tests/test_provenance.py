@@ -240,7 +240,10 @@ def test_a_run_goes_on_with_the_same_weights_and_says_what_else_changed(bundled,
     assert [p.torch for p in last.provenance] == [torch.__version__, "9.9"] and last.mIoU == first.mIoU
     assert len(read_parts(folder)) == 2 and "in 2 parts that differ" in out
     page = (folder / "report.html").read_text()
-    assert f"<td>torch</td><td>{torch.__version__} / 9.9</td>" in page and "Made on a changed working tree" in page
+    assert (
+        f'<th scope="row">torch</th><td>{torch.__version__} / 9.9</td>' in page
+        and "Made on a changed working tree" in page
+    )
     assert "The parts of this run differ in:" in page
 
     code, _, err = command(*given(folder, bundled, "seed=1"))
