@@ -111,7 +111,7 @@ class Runs:
         Runs(open, "owned", "w"), Runs(os.mkdir, "owned"), Runs(getattr, "", "upper"), Runs(__import__, "os"), np.zeros(3),
         io.BytesIO(b"x"), print,
     ],
-    ids=str,
+    ids=lambda payload: type(payload).__name__,
 )  # fmt: skip
 def test_pickles_that_build_anything_else_are_refused(tmp_path, monkeypatch, payload):
     monkeypatch.chdir(tmp_path)
