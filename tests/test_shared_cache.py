@@ -211,7 +211,9 @@ def test_the_folder_is_looked_through_only_when_the_limit_is_reached(tmp_path, m
 
 
 @pytest.mark.parametrize(
-    "count", [None, "", "many", "100", f"0 {time.time() - 2 * DAY:.0f}", f"0 {time.time() + 2 * DAY:.0f}"]
+    "count",
+    [None, "", "many", "100", f"0 {time.time() - 2 * DAY:.0f}", f"0 {time.time() + 2 * DAY:.0f}"],
+    ids=["none", "empty", "many", "no_time", "old", "of_tomorrow"],
 )
 def test_a_count_that_is_spoilt_or_old_is_made_anew(tmp_path, count):
     cache = Cache(tmp_path, 10 * ENTRY / 1e9)
