@@ -55,6 +55,8 @@ def installed(tmp_path_factory):
         "README.md",
         "LICENSE",
         "docs/commands.md",
+        "mkdocs.yml",
+        "examples/one_picture.py",
         "CHANGELOG.md",
     ):
         assert (source / name).is_file()
