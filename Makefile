@@ -57,7 +57,7 @@ examples: setup ## draw the pictures of docs/examples.md anew
 	$(BIN)/python docs/hooks/draw_examples.py
 
 notebooks: setup ## run the notebooks anew and keep what they show
-	$(BIN)/python -m pip install --quiet '.[notebooks]'
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[notebooks]'
 	$(BIN)/python docs/hooks/run_notebooks.py
 
 test: setup ## the tests, slow ones left out

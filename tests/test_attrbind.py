@@ -55,6 +55,8 @@ def installed(tmp_path_factory):
         "README.md",
         "LICENSE",
         "docs/commands.md",
+        "mkdocs.yml",
+        "examples/one_picture.py",
         "CHANGELOG.md",
     ):
         assert (source / name).is_file()
@@ -169,8 +171,9 @@ def test_a_sweep_runs_when_it_is_begun_by_the_one_word(tmp_path):
         (["a.jpg", "--mask", "m.png", "dog", "--rle=r.json"], ["mask=m.png", "rle=r.json", "image=a.jpg", "expression=dog"]),
         (["--heat", "-odd.npz", "a.jpg", "dog"], ["heat=-odd.npz", "image=a.jpg", "expression=dog"]),
         (["a.jpg", "dog", "--cfg", "job"], ["--cfg", "job", "image=a.jpg", "expression=dog"]),
+        (["a.jpg", "dog", "seed=1", "--cfg", "job"], ["--cfg", "job", "seed=1", "image=a.jpg", "expression=dog"]),
         (["seed=1", "--", "-a.jpg", "x=1"], ["seed=1", "image=-a.jpg", "expression=x=1"]),
-        (["+a.b=1", "~seed", "-m"], ["+a.b=1", "~seed", "-m"]),
+        (["+a.b=1", "~seed", "-m"], ["-m", "+a.b=1", "~seed"]),
     ],
     ids=" ".join,
 )  # fmt: skip

@@ -221,9 +221,7 @@ def test_without_gradio_one_line_says_what_to_install(monkeypatch, capsys):
         command.start()
     error = capsys.readouterr().err
     assert (
-        ended.value.code == 2
-        and error == f"error: {command.NO_GRADIO}\n"
-        and "pip install 'attrbind_exp[demo]'" in error
+        ended.value.code == 2 and error == f"error: {command.NO_GRADIO}\n" and "pip install 'gradio>=6.31,<7'" in error
     )
 
 
@@ -244,7 +242,7 @@ def test_the_space_calls_the_same_page(monkeypatch):
 # ---- the page in a browser ---------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def address(compared):
-    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'attrbind_exp[demo]'")
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'gradio>=6.31,<7'")
     from attrbind_exp.demo import page
 
     made = page.make_page(compared, ABOUT, BEGIN)

@@ -227,3 +227,7 @@ def test_the_same_edits_have_the_same_label_whatever_option_makes_them():
     )
     with pytest.raises(UserError, match="two different methods are called 'baseline'"):
         config.variants(cfg)
+    floor = composed("text_processor=paper")
+    floor.text_processor.methods[1] = {"name": "text_blind", "edits": [{"_target_": "attrbind_exp.edits.NounChunk"}]}
+    with pytest.raises(UserError, match="two different methods are called 'text_blind'"):
+        config.variants(floor)  # rows of the floor would be taken for those of the method

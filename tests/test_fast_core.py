@@ -268,6 +268,8 @@ def test_rescoring_equals_a_fresh_run(tmp_path, data):
         code, _, err = command(*given, f"attention_layers={layers}", f"threshold={threshold}", f"hydra.run.dir={fresh}")
         assert code == 0, err
         plain, made = (json.loads((folder / "summary.json").read_text()) for folder in (fresh, again))
+        typed = {o.replace("threshold.value=", "threshold=") for o in plain["overrides"]}
+        assert set(made["overrides"]) == {*typed, "keep_maps=true"}, "the page's commands would draw other maps"
         for one, other in zip(plain["variants"], made["variants"], strict=True):
             assert one["label"] == other["label"]
             assert one["mIoU"] == pytest.approx(other["mIoU"], abs=0.1)  # 1e-3, in percent

@@ -232,6 +232,23 @@ def test_a_tables_figure_names_data_model_and_thresholds(tmp_path, figure):
         assert [bar.get_width() for bar in axis.patches] == [50, 50, 40, 42]
 
 
+def test_figure_7_has_a_line_a_method(tmp_path, figure):
+    """Two methods under three alphas: one line through all six points would jump up and down at each alpha."""
+    base, *_ = table(None).to_dict("records")
+    rows = [{**base, "variant": v, "mIoU oracle": h} for v, h in (("baseline", 50.0), ("noun_chunk", 45.0))]
+    for method, heights in (("ours", [40.0, 41.0, 42.0]), ("ours_prefixed", [46.0, 47.0, 48.0])):
+        for alpha, height in zip((0.5, 0.7, 0.9), heights, strict=True):
+            rows.append({**base, "variant": f"{method} alpha={alpha}", "alpha": alpha, "mIoU oracle": height})
+    plots.paper_figure(pd.DataFrame(rows), "Figure 7", "shapes val", "bundled", tmp_path / "t.png")
+    (axis,) = figure().axes
+    drawn = {line.get_label(): [float(y) for y in line.get_ydata()] for line in axis.lines}
+    assert drawn == {
+        "ours: val, oracle threshold": [40, 41, 42], "ours_prefixed: val, oracle threshold": [46, 47, 48],
+        "baseline: val, oracle threshold": [50, 50], "noun_chunk: val, oracle threshold": [45, 45],
+    }  # fmt: skip
+    assert len({line.get_linestyle() + str(line._dash_pattern) for line in axis.lines[2:]}) == 2
+
+
 def test_lines_can_be_told_apart_without_colours(tmp_path, figure):
     curves = {f"variant {i}": np.full(101, i) for i in range(20)}
     plots.threshold_curve(curves, tmp_path / "t.png", "data shapes test; model bundled")

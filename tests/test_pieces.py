@@ -49,7 +49,7 @@ def imports(path: Path) -> set[str]:
         ("wandb_workspaces", {"tracking/dashboard.py"}),
         ("spacy", {"language/parse.py", "language/target.py"}),
         ("pycocotools", {"data/masks.py", "data/segmentations.py"}),
-        ("matplotlib", {"reporting/", "tracking/tensorboard_tracker.py"}),
+        ("matplotlib", {"reporting/", "tracking/tensorboard_tracker.py"}),  # TensorBoard takes a curve as a figure
         ("jinja2", {"reporting/html/page.py"}),
         ("gradio", {"demo/page.py"}),
         ("huggingface_hub", {"hub.py"}),

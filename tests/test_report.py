@@ -19,6 +19,7 @@ from attrbind_exp.commands.report import newest
 from attrbind_exp.reporting import figures
 from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.html.comparison import make_groups
+from attrbind_exp.reporting.html.draw import draw_settings
 from attrbind_exp.reporting.html.expressions import About, Table, choose, read_table
 from attrbind_exp.reporting.html.folder import read_folder
 from attrbind_exp.reporting.html.page import PICTURES, make_page
@@ -635,3 +636,14 @@ def test_twenty_thousand_expressions_make_a_page_below_five_megabytes(tmp_path):
     assert len(group["rows"]) == group["total"] == n
     assert len(page.encode()) + 1.05 * PICTURES < 5_000_000  # the most that pictures add
     assert peak < 60_000_000  # pictures of 2.5 MB and what imports take, about 110 MB, come on top
+
+
+def test_only_a_model_that_an_option_names_has_a_command_that_draws():
+    known = make_summary([variant_figures(BASE, 15.0, 2)], overrides=["seed=3", "gallery=0"])
+    assert draw_settings(known, 0.5) == "model=sd15 seed=3 threshold=0.50"
+    mine = make_summary([variant_figures(BASE, 15.0, 2)], model_name="mine", overrides=["model.name=mine"])
+    assert draw_settings(mine, 0.5) == ""
+    told = make_summary(
+        [variant_figures(BASE, 15.0, 2)], model_name="mine", overrides=["model=sd21", "model.name=mine"]
+    )
+    assert draw_settings(told, None) == "model=sd21 model.name=mine"

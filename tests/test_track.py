@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.overlays import panel_masks
 from attrbind_exp.reporting.tables import ablation
-from attrbind_exp.reporting.track import run_figures, track_run
+from attrbind_exp.reporting.track import run_figures, track_run, track_sweep
 from attrbind_exp.runs.masks import Mask, read_masks, write_masks
 from attrbind_exp.scoring.figures import Difference, Estimate, Reference, SliceFigures
 from attrbind_exp.tasks.task import Panel
@@ -119,6 +120,17 @@ def test_the_figures_of_a_run_bear_the_words_of_its_table():
     assert table["difference to baseline"].startswith("+25.0 [+20.0, +29.0]")
     assert [figures[f"difference to baseline{end}"] for end in ("", " low", " high", " p")] == [25.0, 20.0, 29.0, 0.01]
     assert (figures["spread over noise seeds"], figures["failed: no_image"]) == (0.5, 2)
+
+
+def test_the_figures_of_a_sweep_are_flat(run):
+    """A CSV file, TensorBoard and MLflow keep numbers and text; a dict would be lost there, or be a cell of braces."""
+    folder, _ = run
+    told = Told()
+    track_sweep(collect(folder, {}), told)
+    ((figures,),) = told.of("summary")
+    (data,) = {name.partition("/")[0] for name in figures}
+    assert figures[f"{data}/variant"] == "ours alpha=0.9" and figures[f"{data}/mIoU oracle"] == 40.0
+    assert all(isinstance(value, str | float) for value in figures.values())
 
 
 def test_a_run_of_several_alphas_has_its_own_curve_unless_a_sweeps_report_does(tmp_path):

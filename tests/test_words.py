@@ -125,6 +125,7 @@ def test_a_sweeps_folder_is_the_same_however_it_is_typed():
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
+        ("figure=single", "give its width: figure.width=single"), ("save_masks=jpg", "choose from none, png, rle, npz"),
         ("keep_maps=maybe", "keep_maps='maybe'; choose from True, False"), ("model.compile=x", "model.compile='x'; choose from"),
         ("model.timesteps=abc", "model.timesteps=abc; give a whole number, or several"), ("model.timesteps=[50,x]", "model.timesteps=[50, 'x']"),
         ("model.timesteps=5.5", "model.timesteps=5.5"), ("cache.gigabytes=abc", "cache.gigabytes=abc is no size"),

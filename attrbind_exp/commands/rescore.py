@@ -90,15 +90,23 @@ def origin_of(source: Path, target: Path) -> str:
     return os.path.relpath(source.resolve(), target.resolve())
 
 
-def rescore(source: Path, cfg: DictConfig, target: Path) -> Summary:
-    """Write the run that `source` would have been under `cfg` into `target` and return its summary. Pictures are not
-    drawn."""
-    summary = rescore_rows(source, cfg, target)
+def told(before: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What would have been typed for a run that was told `before` to be the rescored one: the page's commands are made
+    of it."""
+    changed = [argument.partition("=")[0] for argument in overrides]
+    kept = [o for o in before if not any(f"{o.partition('=')[0]}.".startswith(f"{key}.") for key in changed)]
+    return [*kept, *overrides]
+
+
+def rescore(source: Path, cfg: DictConfig, target: Path, overrides: Sequence[str] = ()) -> Summary:
+    """Write the run that `source` would have been under `cfg`, which `overrides` made of its own, into `target` and
+    return its summary. Pictures are not drawn."""
+    summary = rescore_rows(source, cfg, target, overrides)
     write_report(target)
     return summary
 
 
-def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
+def rescore_rows(source: Path, cfg: DictConfig, target: Path, overrides: Sequence[str] = ()) -> Summary:
     """The same without the page."""
     from attrbind_exp.evaluation.kept import KeptHeat  # torch loads when there is something to do
 
@@ -132,7 +140,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
             store.add_rows(made)
             task.add_rows(made)
         store.add_failures(failures)
-        origin = describe_origin(settings, dataset, before.captioner, before.overrides, parts)
+        origin = describe_origin(settings, dataset, before.captioner, told(before.overrides, overrides), parts)
         seconds = time.perf_counter() - started
         return finish(Scored(task, failures, seconds), settings.run, dataset, origin, store)
 
@@ -160,6 +168,6 @@ def main() -> None:
                 cfg = change(cfg, args.overrides)
             name = ",".join(args.overrides).replace("/", "_") or "same"
             target = args.out or args.run / "rescored" / name
-            show(rescore(args.run, cfg, target), target)
+            show(rescore(args.run, cfg, target, args.overrides), target)
     except command_line.MENDABLE as error:
         command_line.exit_with(error)

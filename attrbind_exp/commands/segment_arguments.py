@@ -36,8 +36,9 @@ def free_places(overrides: Sequence[str]) -> list[str]:
 
 
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what Hydra reads, our flags among it as KEY=VALUE; the words that stand alone)."""
-    overrides, words, waiting = [], [], list(arguments)
+    """(what Hydra reads, our flags among it as KEY=VALUE; the words that stand alone). Hydra's own flags come first: it
+    reads KEY=VALUE in one row alone, and the words' keys are added at the end."""
+    flags, overrides, words, waiting = [], [], [], list(arguments)
     while waiting:
         argument = waiting.pop(0)
         name, equals, value = argument.partition("=")
@@ -49,15 +50,17 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise UserError(f"{name} names no file; give {name} FILE")
             overrides.append(f"{FLAGS[name]}={value if equals else waiting.pop(0)}")
         elif argument in WITH_VALUE:
-            overrides += [argument, *waiting[:1]]
+            flags += [argument, *waiting[:1]]
             del waiting[:1]
-        elif name in (*WITH_VALUE, *ALONE) or OVERRIDE.fullmatch(argument):
+        elif name in (*WITH_VALUE, *ALONE):
+            flags.append(argument)
+        elif OVERRIDE.fullmatch(argument):
             overrides.append(argument)
         elif argument.startswith("-") and argument != "-":
             raise UserError(unknown(name))
         else:
             words.append(argument)
-    return overrides, words
+    return [*flags, *overrides], words
 
 
 def unknown(flag: str) -> str:

@@ -50,7 +50,10 @@ def check_choices(cfg: DictConfig) -> None:
     for key, choices in CHOICES.items():
         value = OmegaConf.select(cfg, key, default=ABSENT)
         if value is not ABSENT and value not in choices:
-            raise UserError(f"{key}={value!r}; choose from {', '.join(map(str, choices))}")
+            known = ", ".join(str(choice) for choice in choices if choice is not None)
+            raise UserError(f"{key}={value!r}; choose from {known}")
+    if "figure" in cfg and not isinstance(cfg.figure, DictConfig):
+        raise UserError(f"figure={cfg.figure}; give its width: figure.width=single or figure.width=double")
     template = OmegaConf.select(cfg, "text_processor.template")
     if not isinstance(template, str):
         raise UserError(f"text_processor.template={template}; give the words before an expression, or '' for none")

@@ -36,8 +36,8 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         for heatmap in heatmaps
         for layers in choices
     ]
-    check_different(found)
     found += text_blind(cfg, found)
+    check_different(found)
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
     if not candidates:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from attrbind_exp.demo.compute import Compared
 
 OWN_KEYS = ("host", "port", "share", "open")  # of the page, not of what it shows
-NO_GRADIO = "the page needs Gradio, which is not installed; pip install 'attrbind_exp[demo]'"
+NO_GRADIO = "the page needs Gradio, which is not installed; pip install 'gradio>=6.31,<7'"
 BUNDLED = (
     "A tiny Stable Diffusion that was trained on drawn shapes alone: circles, squares, triangles, stars, hearts, "
     "crosses, rings and moons in eight colours, above, below and beside each other. It knows no photo, no animal, no "

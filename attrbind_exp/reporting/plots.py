@@ -21,6 +21,7 @@ from attrbind_exp.reporting import maps
 from attrbind_exp.reporting.style import SCREEN, Style
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_whole
+from attrbind_exp.scoring.figures import without_alpha
 
 _LINES = (maps.BLUE, maps.VERMILLION, maps.GREEN, maps.PURPLE, maps.ORANGE, maps.SKY, maps.BLACK)  # yellow is too pale
 COLOURS = [maps.as_hex(colour) for colour in _LINES]
@@ -84,14 +85,20 @@ def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: P
 
 
 def _curves(axis: Axes, table: pd.DataFrame) -> None:
+    """A line a split and method; variants without an alpha as dotted ones across, the dots further apart for each."""
     axis.set_prop_cycle(LINES)
     for number, (split, part) in enumerate(table.groupby("split", sort=False)):
         by_alpha = part.dropna(subset="alpha").sort_values("alpha")
         name = f"{split}, {part['chosen'].iloc[0]}"
-        (line,) = axis.plot(by_alpha["alpha"], by_alpha["ours"], label=_plain(name))
-        for _, base in part[part["alpha"].isna()].iterrows():
-            label = _plain(f"{base['variant']}: {name}")
-            axis.axhline(base["ours"], color=line.get_color(), linestyle=":", linewidth=1 + number, label=label)
+        method = [without_alpha(*of) for of in zip(by_alpha["variant"], by_alpha["alpha"], strict=True)]
+        colour = None
+        for label, points in by_alpha.groupby(method, sort=False):
+            said = name if len(set(method)) == 1 else f"{label}: {name}"
+            (line,) = axis.plot(points["alpha"], points["ours"], label=_plain(said))
+            colour = colour or line.get_color()
+        for place, (_, base) in enumerate(part[part["alpha"].isna()].iterrows()):
+            label, dots = _plain(f"{base['variant']}: {name}"), (0, (1, 3 * place)) if place else ":"
+            axis.axhline(base["ours"], color=colour or GREY, linestyle=dots, linewidth=1 + number, label=label)
     paper = table.dropna(subset=["alpha", "paper"]).drop_duplicates("alpha").sort_values("alpha")
     if len(paper):
         axis.plot(paper["alpha"], paper["paper"], "X-.", color=GREY, label="the paper (Stable Diffusion, RefCOCO)")

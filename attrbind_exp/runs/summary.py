@@ -78,5 +78,5 @@ def read_summary(folder: Path) -> Summary:
         raise UserError(f"no finished run at '{folder}': cannot read {NAME} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:  # no summary, no UTF-8, nested without end
         raise UserError(
-            f"'{file}' is no summary that this version writes ({error}); run it again, or remove the folder"
+            f"'{file}' is no summary that this version writes ({error}); remove the folder, then run it again"
         ) from error

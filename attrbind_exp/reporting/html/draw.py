@@ -1,5 +1,6 @@
 """A run's settings -> those of the command that draws one of its expressions."""
 
+from attrbind_exp.paths import options
 from attrbind_exp.runs.shown import shell_command
 from attrbind_exp.runs.summary import Summary
 
@@ -9,12 +10,15 @@ SHARED = ("model", "text_processor", "alpha", "heatmap", "attention_layers", "se
 
 def draw_settings(summary: Summary, threshold: float | None) -> str:
     """What follows the picture and the expression after `attrbind segment`, such as "model=sd15 alpha=0.9
-    threshold=0.50"; "" where images were scored and not expressions."""
+    threshold=0.50"; "" where images were scored and not expressions, and where no option is called as the model is
+    (model.name=mine): of which option it was a variation, a summary does not say."""
     if summary.scored != "expressions":
         return ""
     told = [word for word in summary.overrides if _key(word).split(".")[0] in SHARED]
     told = [word for word in told if _key(word) != "text_processor.overrides"]  # a file of parses of this very data
     if not any(_key(word) == "model" for word in told):
+        if summary.model_name not in options("model"):
+            return ""
         told = [f"model={summary.model_name}", *told]
     return shell_command([*told, *([] if threshold is None else [f"threshold={threshold:.2f}"])])
 
