@@ -1,6 +1,5 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.unchanged import check_unchanged
+from attrbind_exp.log import log, timed
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.levels import has_masks
@@ -31,6 +31,7 @@ from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
+from attrbind_exp.work import Work, each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,13 +125,13 @@ def run(
             note_made(folder, tracked=True)
     if segmenter is not None and (flat := segmenter.flat_note()):
         # Not in the summary: a run that was resumed has seen a part of the images only.
-        print(f"WARNING: {clean(flat, 1000)}", file=sys.stderr)
+        log.warning(f"WARNING: {clean(flat, 1000)}")
     return summary, upload
 
 
 def load_segmenter(settings: Settings) -> "Segmenter":
     """The model and the ways of reading it. Its libraries load here, once configuration and data are known good."""
-    with loading():
+    with loading(), timed("loading the model"), Work("loading the model"):
         from attrbind_exp.commands.build import build_segmenter
 
         return build_segmenter(settings.segmenter)
@@ -175,7 +176,7 @@ def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
 
     task = choose_task(dataset, settings.run)
     images = by_image(dataset)
-    for image, rows in read_images(folder):
+    for image, rows in each(read_images(folder), "reading rows", "images", len(images)):
         check_unchanged(images, dataset.scenes, image, rows, folder)
         task.add_rows(rows)
     return task

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 HYDRA = ("--help", "--config-dir", "--cfg", "--multirun")
+SAID = ("--verbose", "--quiet")  # which every command takes
 
 
 class Command(NamedTuple):

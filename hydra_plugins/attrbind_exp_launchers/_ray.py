@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayError
 
 from attrbind_exp.commands.own_folder import use_config_dir
+from attrbind_exp.log import log
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from attrbind_exp.types import UserError
@@ -63,9 +64,7 @@ def check_gpus(launcher: RayLauncher) -> None:
 
     seen = torch.cuda.device_count()
     if seen == 0:
-        print(
-            f"launcher.gpus={asked}: torch sees no GPU here, so {asked} runs at a time share the CPU", file=sys.stderr
-        )
+        log.warning(f"launcher.gpus={asked}: torch sees no GPU here, so {asked} runs at a time share the CPU")
     elif asked > seen:
         raise UserError(f"launcher.gpus={asked}: torch sees {seen} here; give 1 to {seen}, or null for all of them")
 
