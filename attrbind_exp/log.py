@@ -27,9 +27,15 @@ log.propagate = False  # else a program that has a root logger would say all twi
 log.addHandler(_Stderr())
 
 
+def asked_for() -> str | None:
+    """One of LEVELS, None for the usual."""
+    asked = os.environ.get(HOW_MUCH)
+    return asked if asked in LEVELS else None
+
+
 def set_level() -> None:
     """Say as much as the environment asks for."""
-    log.setLevel(LEVELS.get(os.environ.get(HOW_MUCH, ""), logging.INFO))
+    log.setLevel(LEVELS.get(asked_for() or "", logging.INFO))
 
 
 set_level()

@@ -30,7 +30,7 @@ class Work:
 
     def __init__(self, what: str, total: float | None = None, unit: str = "", extra: str = ""):
         self.what, self.total, self.unit, self.extra = what, total, unit, extra
-        self.done: float = 0
+        self.done: float = 0.0 if isinstance(total, float) else 0
         self.failed = 0
         self._before: float = 0
         self._start = time.monotonic()
@@ -73,7 +73,7 @@ class Work:
         rate, left = self.rate, self.seconds_left
         of = "" if self.total is None else f" of {_number(self.total)}"
         parts = [f"{_number(self.done)}{of} {self.unit}".rstrip()] if self.total is not None or self.done else []
-        parts += [f"{rate:.1f} {self.unit}/s"] if rate else []
+        parts += [f"{f'{rate:.1f}' if rate >= 1 else f'{rate:.2g}'} {self.unit}/s"] if rate else []
         parts += [f"{duration(left)} left"] if left is not None else []
         parts += [f"{self.failed} failed"] if self.failed else []
         return ", ".join([*parts, self.extra] if self.extra else parts)

@@ -84,7 +84,9 @@ def made_again(left: Sequence[str]) -> str:
 
 def write_page(folder: Path) -> None:
     """The run's page, and the note that it is there."""
-    if write_report(folder) and read_ending(folder) is not None:
+    with timed("the page"):
+        written = write_report(folder)
+    if written and read_ending(folder) is not None:
         note_made(folder, page=True)
 
 
@@ -96,7 +98,8 @@ def run(
     `before`: the summary of a run that was finished; its rows are read and nothing is scored. Returns the summary and
     what the tracker has to say.
     """
-    dataset = settings.load_dataset()
+    with timed("reading the data"):
+        dataset = settings.load_dataset()
     check_not_empty(dataset)
     captioner = settings.make_captioner()
     segmenter, upload, told = None, None, False
@@ -116,7 +119,8 @@ def run(
             else:
                 task, summary = read_task(settings, dataset, folder), before
             if segmenter is not None:
-                draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
+                with timed("drawing"):
+                    draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
             if tracker is not None:
                 told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
@@ -161,8 +165,11 @@ def evaluate(
 
     store.write_text("config.yaml", settings.yaml)
     fitting = with_batch_size(settings, segmenter)
-    with live_curves(tracker, fitting) as watch:
+    log.debug(f"batch_size: {fitting.batch_size}")
+    with live_curves(tracker, fitting) as watch, timed("scoring"):
         scored = score(dataset, segmenter, fitting, store, captioner, watch)
+    if (cache := segmenter.cache) is not None:
+        log.debug(f"cache: {cache.hits} entries found, {cache.misses} made")
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)
