@@ -9,7 +9,8 @@ import pytest
 
 from attrbind_exp import work
 from attrbind_exp.commands.start import MODULES, help_text
-from attrbind_exp.commands.verbosity import HELP, take_verbosity, use_verbosity
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
 from attrbind_exp.log import log
 from attrbind_exp.types import UserError
 from attrbind_exp.work import Work, duration, each
@@ -17,7 +18,7 @@ from tests.test_command import command
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|38;[25])[0-9;]*m")
-RUN = ("tracker=none", "dataset.limit=2", "changed=0", "cache.folder=null")
+RUN = ("tracker=none", "dataset.limit=2", "text_processor=baseline", "changed=0", "cache.folder=null")
 
 
 class Terminal(io.StringIO):
@@ -152,9 +153,9 @@ def test_flags_are_taken_from_anywhere_but_behind_two_dashes():
 
 
 def test_every_commands_help_names_the_flags():
-    assert all(HELP in help_text(name) for name in MODULES)
+    assert all(SAID_HELP in help_text(name) for name in MODULES)
     for module in ("report", "merge", "rescore", "results", "study"):
-        assert HELP in command("--help", module=module)[1]
+        assert SAID_HELP in command("--help", module=module)[1]
 
 
 def test_q_leaves_the_last_line_and_v_says_what_is_silent(tmp_path):
@@ -179,5 +180,25 @@ def test_q_leaves_the_last_line_and_v_says_what_is_silent(tmp_path):
 
 
 def test_a_sweep_with_q_prints_its_folder_alone(tmp_path):
-    code, out, err = command(*RUN, "gallery=0", "-m", "alpha=0.5", "-q", f"hydra.sweep.dir={tmp_path}")
+    code, out, err = command(*RUN, "gallery=0", "-m", "seed=1", "-q", f"hydra.sweep.dir={tmp_path}")
     assert (code, out, err) == (0, f"{tmp_path}\n", "")
+
+
+def test_every_long_work_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "SAY_EVERY", 0.0)
+    shard = (*RUN, "dataset.limit=8", "keep_maps=true", "save_masks=rle")
+
+    def said(*arguments, module="run"):
+        code, _, err = command(*arguments, module=module)
+        assert code == 0, err
+        return {line.partition(":")[0] for line in err.splitlines() if "/s, " in line}
+
+    drawn = {"drawing gallery"}
+    run = {"hashing unet/diffusion_pytorch_model.safetensors", "reading", "scoring", "masks", "reading rows"}
+    assert said(*shard, "gallery=1", "shard=0/2", f"hydra.run.dir={tmp_path / '0'}") >= run | drawn
+    assert said(*shard, "gallery=0", "shard=1/2", f"hydra.run.dir={tmp_path / '1'}") >= run
+    assert said(str(tmp_path), module="merge") >= {"reading", "merging", "reading rows"}
+    assert said(str(tmp_path / "0"), "threshold=0.5", module="rescore") >= {"reading", "rescoring", "reading rows"}
+    assert said("dataset.limit=4", f"hydra.run.dir={tmp_path / 'p'}", module="parse") >= {"parsing", "writing"}
+    assert said(str(tmp_path / "0"), module="report") == {"reading rows"}
+    assert "looking for" in said("tracker=none", module="doctor")

@@ -85,7 +85,7 @@ def _digest_file(file: Path, cache: str | None) -> str:
         with suppress(OSError, ValueError):
             if SHA256.fullmatch(known := kept.read_text(encoding="ascii")):
                 return known
-    with Work(f"hashing {file.name}", about.st_size / 1e9, "GB") as work, _Counted(target) as stream:
+    with Work(f"hashing {file.parent.name}/{file.name}", about.st_size / 1e9, "GB") as work, _Counted(target) as stream:
         stream.work = work
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if kept is not None and abs(time.time() - about.st_ctime) > SETTLED:

@@ -15,7 +15,7 @@ from attrbind_exp.commands import segment_arguments
 from attrbind_exp.commands.free_text import PATHS
 from attrbind_exp.commands.known_keys import read_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
-from attrbind_exp.commands.table import COMMANDS, SAID
+from attrbind_exp.commands.table import COMMANDS
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
 
@@ -112,7 +112,7 @@ def complete_argument(name: str, before: Sequence[str], last: str) -> list[str] 
     """What an argument of a command may become, behind the arguments before it."""
     command = COMMANDS[name]
     if last.startswith("-"):
-        return starting(last, [*command.flags, *SAID])
+        return starting(last, command.flags)
     key, equals, value = last.partition("=")
     if equals and key in PATHS:
         return FILES

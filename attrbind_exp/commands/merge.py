@@ -12,7 +12,8 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import merged_parts
 from attrbind_exp.commands.start import as_called
-from attrbind_exp.commands.verbosity import HELP, taking_verbosity
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -128,7 +129,7 @@ def shard_sets(folder: Path, trusted: Collection[str] = ()) -> dict[str, dict[st
 def main() -> None:
     """Merge and print as a run does."""
     parser = argparse.ArgumentParser(
-        epilog=HELP, prog=as_called("python -m attrbind_exp.merge"), description=as_called(__doc__)
+        epilog=SAID_HELP, prog=as_called("python -m attrbind_exp.merge"), description=as_called(__doc__)
     )
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     add_config_dir(parser)

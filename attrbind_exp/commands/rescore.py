@@ -22,7 +22,8 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import rescored_parts
 from attrbind_exp.commands.start import as_called
-from attrbind_exp.commands.verbosity import HELP, taking_verbosity
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -144,7 +145,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path) -> Summary:
 def main() -> None:
     """Rescore and print as a run does."""
     parser = argparse.ArgumentParser(
-        epilog=HELP,
+        epilog=SAID_HELP,
         prog=as_called("python -m attrbind_exp.rescore"),
         description=as_called(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 from attrbind_exp.commands.start import as_called
-from attrbind_exp.commands.verbosity import HELP, taking_verbosity
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.runs.store import write_text
 
 INTRO = """# Results
@@ -51,7 +52,7 @@ def picture(folder: Path) -> tuple[Path, str]:
 def main() -> None:
     """Write FILE and copy the figures into images/ beside it."""
     parser = argparse.ArgumentParser(
-        epilog=HELP, prog=as_called("python -m attrbind_exp.results"), description=as_called(__doc__)
+        epilog=SAID_HELP, prog=as_called("python -m attrbind_exp.results"), description=as_called(__doc__)
     )
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write")

@@ -15,7 +15,6 @@ from attrbind_exp.log import HOW_MUCH, quiet, set_level
 from attrbind_exp.types import UserError
 
 FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet"}
-HELP = "-v, --verbose says more, -q, --quiet errors and the last line alone."
 
 
 def take_verbosity(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
