@@ -5,13 +5,14 @@
 """
 
 import io
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
-from attrbind_exp.log import HOW_MUCH, quiet, set_level
+from attrbind_exp.log import HOW_MUCH, log, quiet, set_level
 from attrbind_exp.types import UserError
 
 FLAGS = {"-v": "verbose", "--verbose": "verbose", "-q": "quiet", "--quiet": "quiet"}
@@ -34,7 +35,7 @@ def use_verbosity(asked: str | None, serves: bool = False) -> Iterator[None]:
     if asked is None:
         yield
         return
-    before = os.environ.get(HOW_MUCH)
+    before, disabled = os.environ.get(HOW_MUCH), logging.root.manager.disable
     os.environ[HOW_MUCH] = asked
     set_level()
     try:
@@ -43,8 +44,10 @@ def use_verbosity(asked: str | None, serves: bool = False) -> Iterator[None]:
         else:
             with last_line(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                logging.disable(logging.WARNING)  # of all libraries
                 yield
     finally:
+        logging.disable(disabled)
         if before is None:
             del os.environ[HOW_MUCH]
         else:
@@ -70,7 +73,7 @@ def taking_verbosity() -> Iterator[None]:
     try:
         asked, rest = take_verbosity(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        log.error(f"error: {error}")
         sys.exit(2)
     sys.argv[1:] = rest
     with use_verbosity(asked):
