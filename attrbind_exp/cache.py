@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from filelock import FileLock
 from safetensors.torch import load, save
 from torch import Tensor
 
+from attrbind_exp.log import log
 from attrbind_exp.types import UserError
 
 DIGEST = 64  # hex digits of SHA-256
@@ -168,7 +168,7 @@ class Cache:
 
     def _warn_once(self, about: str, text: str) -> None:
         if self._said.setdefault(about, text) is text:  # many threads come here
-            print(f"WARNING: {text}", file=sys.stderr)
+            log.warning(f"WARNING: {text}")
 
 
 def find_folder(path: str | os.PathLike) -> Path:

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 import transformers
 
-transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
+from attrbind_exp.log import verbose
+
+if not verbose():
+    transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention import FeedForward
 from diffusers.models.resnet import ResnetBlock2D

@@ -5,14 +5,17 @@ file of the Hugging Face hub's cache is a link to one that is named by its SHA-2
 """
 
 import hashlib
+import io
 import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from attrbind_exp.hub import find_file
+from attrbind_exp.work import Work
 
 # What is read of a Stable Diffusion of any kind; reading.json counts as configuration.
 READ = (
@@ -58,6 +61,17 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from read if any(f.suffix == ".safetensors" for f in read) else seen
 
 
+class _Counted(io.FileIO):
+    """A file that tells its `work` how much of it was read."""
+
+    work: Work
+
+    def readinto(self, buffer: Any, /) -> int:
+        n = super().readinto(buffer) or 0
+        self.work.advance(n / 1e9)
+        return n
+
+
 def _digest_file(file: Path, cache: str | None) -> str:
     """The SHA-256 of a file, 64 hex digits."""
     target = file.resolve()
@@ -71,7 +85,8 @@ def _digest_file(file: Path, cache: str | None) -> str:
         with suppress(OSError, ValueError):
             if SHA256.fullmatch(known := kept.read_text(encoding="ascii")):
                 return known
-    with target.open("rb") as stream:
+    with Work(f"hashing {file.parent.name}/{file.name}", about.st_size / 1e9, "GB") as work, _Counted(target) as stream:
+        stream.work = work
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if kept is not None and abs(time.time() - about.st_ctime) > SETTLED:
         with suppress(OSError):

@@ -19,6 +19,7 @@ Commands:
 {chr(10).join(f"  {name:<10}{command.does}" for name, command in COMMANDS.items())}
 
   attrbind COMMAND --help         what a command takes; python -m attrbind_exp.COMMAND is the same command
+  attrbind COMMAND -v, -q         say more, or errors and the last line alone
   attrbind --version
   attrbind --completion SHELL     completion for bash or zsh: put  eval "$(attrbind --completion bash)"  into ~/.bashrc
 

@@ -22,9 +22,12 @@ from attrbind_exp.commands.grammar import read_values, show
 from attrbind_exp.commands.known_keys import check_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
+from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
+from attrbind_exp.log import log
 from attrbind_exp.paths import SWEEPS, options, own_folder
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
+from attrbind_exp.work import end
 
 NUMBER_GROUPS = ("alpha", "threshold")
 
@@ -182,8 +185,9 @@ def run_main(
     traceback. `rewrite`: makes KEY=VALUE of what the command alone takes."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # let errors through to here
     try:
-        folder, arguments = take_config_dir(sys.argv[1:])
-        with use_config_dir(folder), disk_errors():
+        asked, arguments = take_verbosity(sys.argv[1:])
+        folder, arguments = take_config_dir(arguments)
+        with use_verbosity(asked, serves=command == "demo"), use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             arguments = rewrite(arguments)
             check_keys(command, arguments)
@@ -192,7 +196,8 @@ def run_main(
     except MENDABLE as error:
         exit_with(error)
     except KeyboardInterrupt:
-        print("stopped; started again in the same folder, it goes on from here", file=sys.stderr)
+        end()
+        log.error("stopped; started again in the same folder, it goes on from here")
         sys.exit(130)
     finally:
         remove_unused()
@@ -223,5 +228,6 @@ def exit_with(error: Exception) -> NoReturn:
     """End a command whose user can mend what went wrong: one line and exit code 2."""
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-    print("error: " + clean(" ".join(str(cause).split()), 5000), file=sys.stderr)
+    end()
+    log.error("error: " + clean(" ".join(str(cause).split()), 5000))
     sys.exit(2)

@@ -9,6 +9,7 @@ from attrbind_exp import __version__
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.evaluation.finish import Origin, Scored, summarize
+from attrbind_exp.log import log
 from attrbind_exp.runs.levels import has_masks, masks_folder
 from attrbind_exp.runs.provenance import Part, in_short, summed
 from attrbind_exp.runs.shown import clean
@@ -43,7 +44,7 @@ def leave_masks(folder: Path, dataset: Dataset, settings: RunSettings, summary: 
     from attrbind_exp.reporting.saved_masks import save_masks
 
     if why_not := save_masks(folder, dataset, settings, summary.variants):
-        print(f"WARNING: {clean(why_not, PATH)}", file=sys.stderr)
+        log.warning(f"WARNING: {clean(why_not, PATH)}")
 
 
 def describe_origin(

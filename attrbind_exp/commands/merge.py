@@ -12,6 +12,8 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import merged_parts
 from attrbind_exp.commands.start import as_called
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -24,6 +26,7 @@ from attrbind_exp.runs.store import RunStore, read_failures
 from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.types import UserError
+from attrbind_exp.work import each
 
 
 def merge(shards: Mapping[str, Path], target: Path, trusted: Collection[str] = ()) -> Summary:
@@ -52,7 +55,8 @@ def merge_rows(shards: Mapping[str, Path], target: Path, trusted: Collection[str
         store.write_text("config.yaml", settings.yaml)
         images = by_image(dataset)
         found = in_order(list(images), list(shards.values()))
-        for rows in check_images(found, images, settings.run, failures, target.parent):
+        checked = check_images(found, images, settings.run, failures, target.parent)
+        for rows in each(checked, "merging", "images", len(images)):
             check_unchanged(images, dataset.scenes, rows[0].image_id, rows, target.parent)
             store.add_rows(rows)
             task.add_rows(rows)
@@ -121,9 +125,12 @@ def shard_sets(folder: Path, trusted: Collection[str] = ()) -> dict[str, dict[st
     }
 
 
+@taking_verbosity()
 def main() -> None:
     """Merge and print as a run does."""
-    parser = argparse.ArgumentParser(prog=as_called("python -m attrbind_exp.merge"), description=as_called(__doc__))
+    parser = argparse.ArgumentParser(
+        epilog=SAID_HELP, prog=as_called("python -m attrbind_exp.merge"), description=as_called(__doc__)
+    )
     parser.add_argument("folder", type=Path, help="the folder below which the runs of all shards lie")
     add_config_dir(parser)
     given = parser.parse_args()

@@ -18,6 +18,7 @@ from attrbind_exp.edits import Edit, NounChunk, Variant
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.types import Failure, Prompt, Sample, TextSettings, UserError
+from attrbind_exp.work import Work, each
 
 if TYPE_CHECKING:
     from attrbind_exp.language.window import TextWindow
@@ -46,6 +47,7 @@ class AuditRow:
     fallback: str | None = None
 
 
+PART = 1024  # expressions parsed at once, a multiple of the parser's own batch
 COLUMNS = [field.name for field in fields(AuditRow)]
 
 
@@ -90,7 +92,7 @@ def main(cfg: DictConfig) -> None:
         window = ClipWindow(load_tokenizer(cfg.model.path))
     except UserError as error:
         note = f"columns of tokens are empty: {error}"
-    prompts = read_prompts(dataset.samples, settings, window)
+    prompts = read_in_parts(dataset.samples, settings, window)
     rows = audit(dataset.samples, prompts, window)
     changed = count_changed(prompts, variants)
     summary = summarize(rows, settings, dataset.name, changed, dataset.failures, note)
@@ -98,6 +100,16 @@ def main(cfg: DictConfig) -> None:
         summary = replace(summary, unused_overrides=[])
     write(folder, rows, dataset.failures, summary)
     show(summary, folder)
+
+
+def read_in_parts(samples: Sequence[Sample], settings: TextSettings, window: "TextWindow | None") -> list[Prompt]:
+    """What read_prompts returns, part by part, while it is shown how far it is."""
+    prompts: list[Prompt] = []
+    with Work("parsing", len(samples), "expressions") as work:
+        for start in range(0, len(samples), PART):
+            prompts += read_prompts(part := samples[start : start + PART], settings, window)
+            work.advance(len(part))
+    return prompts
 
 
 def read_prompts(samples: Sequence[Sample], settings: TextSettings, window: "TextWindow | None" = None) -> list[Prompt]:
@@ -125,7 +137,8 @@ def read_prompts(samples: Sequence[Sample], settings: TextSettings, window: "Tex
 
 def audit(samples: Sequence[Sample], prompts: Sequence[Prompt], window: "TextWindow | None" = None) -> list[AuditRow]:
     """One row for every sample, in order. `window`: the model's, None where it is not at hand."""
-    return [_row(s, p, window) for s, p in zip(samples, prompts, strict=True)]
+    pairs = each(list(zip(samples, prompts, strict=True)), "writing", "expressions")
+    return [_row(sample, prompt, window) for sample, prompt in pairs]
 
 
 def _row(sample: Sample, prompt: Prompt, window: "TextWindow | None") -> AuditRow:

@@ -1,6 +1,5 @@
 """The parts of a run: each is written down before it scores anything, and compared with what came before."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.digests import digest_dataset
 from attrbind_exp.evaluation.unchanged import check_unchanged
+from attrbind_exp.log import log
 from attrbind_exp.runs.provenance import Identity, Part, check_same, differences, read_parts, summed
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
@@ -52,10 +52,9 @@ def check_goes_on(before: Part, now: Part, dataset: Dataset, folder: Path) -> No
     check_same(before.identity, now.identity, f"the run in '{folder}' cannot go on")
     if found := differences(before.provenance, now.provenance):
         said = clean(", ".join(found), 2000)
-        print(
+        log.warning(
             f"WARNING: this run goes on, made with something else from here: {said} (before / now); provenance.jsonl "
-            "has every part",
-            file=sys.stderr,
+            "has every part"
         )
 
 

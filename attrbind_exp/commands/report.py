@@ -16,6 +16,8 @@ from typing import get_args
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.start import as_called
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.reporting.style import Width
 from attrbind_exp.reporting.write import NAME, make_report
 from attrbind_exp.runs.shown import clean
@@ -48,9 +50,11 @@ def print_figures(folder: Path | None, name: str, form: str | None, width: Width
         print(clean(str(file), 5000))
 
 
+@taking_verbosity()
 def main() -> None:
     """Write the page or a figure, or take the newest page; print where it is."""
     parser = argparse.ArgumentParser(
+        epilog=SAID_HELP,
         prog=as_called("python -m attrbind_exp.report"),
         description=as_called(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -22,6 +22,8 @@ from attrbind_exp.commands.finish import describe_origin, finish, show
 from attrbind_exp.commands.own_folder import add_config_dir, use_config_dir
 from attrbind_exp.commands.parts import rescored_parts
 from attrbind_exp.commands.start import as_called
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.evaluation.finish import Scored
 from attrbind_exp.evaluation.unchanged import check_unchanged
@@ -34,6 +36,7 @@ from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.levels import encode_heat
 from attrbind_exp.types import UserError
+from attrbind_exp.work import each
 
 KEYS = ("attention_layers", "threshold")
 ORIGIN = "rescored_from"  # names the run that a rescored one was made of, as seen from its folder
@@ -129,7 +132,8 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path, overrides: Sequenc
         store.write_parts(parts)
         store.write_text("config.yaml", settings.yaml)
         found = (rows for _, rows in read_images(source))
-        for rows in check_images(found, images, scored, failures, source):
+        checked = check_images(found, images, scored, failures, source)
+        for rows in each(checked, "rescoring", "images", len(images)):
             image = rows[0].image_id
             check_unchanged(images, dataset.scenes, image, rows, source)
             heat = KeptHeat(source, image, methods, settings.segmenter.maps, reading)
@@ -145,9 +149,11 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path, overrides: Sequenc
         return finish(Scored(task, failures, seconds), settings.run, dataset, origin, store)
 
 
+@taking_verbosity()
 def main() -> None:
     """Rescore and print as a run does."""
     parser = argparse.ArgumentParser(
+        epilog=SAID_HELP,
         prog=as_called("python -m attrbind_exp.rescore"),
         description=as_called(__doc__),
         formatter_class=argparse.RawDescriptionHelpFormatter,

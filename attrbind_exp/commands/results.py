@@ -5,6 +5,8 @@ import shutil
 from pathlib import Path
 
 from attrbind_exp.commands.start import as_called
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.runs.store import write_text
 
 INTRO = """# Results
@@ -46,9 +48,12 @@ def picture(folder: Path) -> tuple[Path, str]:
     return folder / name, f"{folder.parent.name}_{folder.name}.png"
 
 
+@taking_verbosity()
 def main() -> None:
     """Write FILE and copy the figures into images/ beside it."""
-    parser = argparse.ArgumentParser(prog=as_called("python -m attrbind_exp.results"), description=as_called(__doc__))
+    parser = argparse.ArgumentParser(
+        epilog=SAID_HELP, prog=as_called("python -m attrbind_exp.results"), description=as_called(__doc__)
+    )
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write")
     given = parser.parse_args()

@@ -1,6 +1,5 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from attrbind_exp.commands.start import loading
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.unchanged import check_unchanged
+from attrbind_exp.log import log, timed
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.levels import has_masks
@@ -31,6 +31,7 @@ from attrbind_exp.runs.summary import Summary
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tracking.tracker import tell
 from attrbind_exp.types import UserError
+from attrbind_exp.work import Work, each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,9 @@ def made_again(left: Sequence[str]) -> str:
 
 def write_page(folder: Path) -> None:
     """The run's page, and the note that it is there."""
-    if write_report(folder) and read_ending(folder) is not None:
+    with timed("the page"):
+        written = write_report(folder)
+    if written and read_ending(folder) is not None:
         note_made(folder, page=True)
 
 
@@ -95,7 +98,8 @@ def run(
     `before`: the summary of a run that was finished; its rows are read and nothing is scored. Returns the summary and
     what the tracker has to say.
     """
-    dataset = settings.load_dataset()
+    with timed("reading the data"):
+        dataset = settings.load_dataset()
     check_not_empty(dataset)
     captioner = settings.make_captioner()
     segmenter, upload, told = None, None, False
@@ -115,7 +119,8 @@ def run(
             else:
                 task, summary = read_task(settings, dataset, folder), before
             if segmenter is not None:
-                draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
+                with timed("drawing"):
+                    draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
             if tracker is not None:
                 told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
@@ -124,13 +129,13 @@ def run(
             note_made(folder, tracked=True)
     if segmenter is not None and (flat := segmenter.flat_note()):
         # Not in the summary: a run that was resumed has seen a part of the images only.
-        print(f"WARNING: {clean(flat, 1000)}", file=sys.stderr)
+        log.warning(f"WARNING: {clean(flat, 1000)}")
     return summary, upload
 
 
 def load_segmenter(settings: Settings) -> "Segmenter":
     """The model and the ways of reading it. Its libraries load here, once configuration and data are known good."""
-    with loading():
+    with loading(), timed("loading the model"), Work("loading the model"):
         from attrbind_exp.commands.build import build_segmenter
 
         return build_segmenter(settings.segmenter)
@@ -160,8 +165,11 @@ def evaluate(
 
     store.write_text("config.yaml", settings.yaml)
     fitting = with_batch_size(settings, segmenter)
-    with live_curves(tracker, fitting) as watch:
+    log.debug(f"batch_size: {fitting.batch_size}")
+    with live_curves(tracker, fitting) as watch, timed("scoring"):
         scored = score(dataset, segmenter, fitting, store, captioner, watch)
+    if (cache := segmenter.cache) is not None:
+        log.debug(f"cache: {cache.hits} entries found, {cache.misses} made")
     choices = HydraConfig.get()
     typed = command_line.as_typed(choices.overrides.task)
     origin = describe_origin(settings, dataset, choices.runtime.choices["captioner"], typed, parts)
@@ -175,7 +183,7 @@ def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
 
     task = choose_task(dataset, settings.run)
     images = by_image(dataset)
-    for image, rows in read_images(folder):
+    for image, rows in each(read_images(folder), "reading rows", "images", len(images)):
         check_unchanged(images, dataset.scenes, image, rows, folder)
         task.add_rows(rows)
     return task

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from attrbind_exp.commands.table import SAID_HELP
 from attrbind_exp.paths import CONF
 
 MODULES = {
@@ -49,7 +50,7 @@ def loading() -> Iterator[None]:
 def help_text(command: str) -> str:
     """What --help prints: hydra.help.template of conf/COMMAND.yaml."""
     with open(CONF / f"{command}.yaml", encoding="utf-8") as file:
-        return as_called(yaml.safe_load(file)["hydra"]["help"]["template"])
+        return as_called(yaml.safe_load(file)["hydra"]["help"]["template"]).rstrip() + f"\n\n  {SAID_HELP}"
 
 
 def as_called(text: str | None) -> str:

@@ -12,6 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from attrbind_exp.commands.start import as_called
+from attrbind_exp.commands.table import SAID_HELP
+from attrbind_exp.commands.verbosity import taking_verbosity
 from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.reporting.binding_study import between, by_group, gains, read_expressions, slice_table
 from attrbind_exp.reporting.made_with import difference_line
@@ -191,10 +193,11 @@ def draw(rows: pd.DataFrame, test: Run, file: Path) -> None:
         small.save(images / f"{file.stem}_{name}.png", optimize=True)
 
 
+@taking_verbosity()
 def main() -> None:
     """Write FILE and its pictures into images/ beside it."""
     parser = argparse.ArgumentParser(
-        prog=as_called("python -m attrbind_exp.study"), description=as_called(__doc__).splitlines()[0]
+        epilog=SAID_HELP, prog=as_called("python -m attrbind_exp.study"), description=as_called(__doc__).splitlines()[0]
     )
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write; its words above the first section stay")

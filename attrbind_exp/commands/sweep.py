@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.commands.disk import disk_errors
+from attrbind_exp.log import log
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.tracking.tracker import tell
@@ -50,7 +51,7 @@ def attempt(step: Callable[[], None]) -> bool:
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        print(f"error: {clean(str(error) or type(error).__name__, 2000)}", file=sys.stderr)
+        log.error(f"error: {clean(str(error) or type(error).__name__, 2000)}")
         return False
 
 
@@ -82,7 +83,7 @@ def name_failed(folder: Path) -> None:
     failed = [run for run in runs if run.state == "failed"]
     for run in failed:
         said = f"failed: {clean(run.name)}: {clean(run.error or '', 2000)}"
-        print(f"{said}\n  again: {clean(run.command, 10_000)}", file=sys.stderr)
+        log.error(f"{said}\n  again: {clean(run.command, 10_000)}")
     if failed:
         many = f"{len(failed)} of {len(runs)} runs failed"
         raise UserError(f"{many}; the same command again runs these alone; finished runs are kept")

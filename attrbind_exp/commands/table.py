@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
-HYDRA = ("--help", "--config-dir", "--cfg", "--multirun")
+SAID = ("--verbose", "--quiet")  # which every command takes
+SAID_HELP = "-v, --verbose says more, -q, --quiet errors and the last line alone."
+HYDRA = ("--help", "--config-dir", "--cfg", *SAID, "--multirun")
 
 
 class Command(NamedTuple):
@@ -11,30 +13,30 @@ class Command(NamedTuple):
     groups of run that it takes."""
 
     does: str
-    flags: tuple[str, ...] = ("--help",)
+    flags: tuple[str, ...] = ("--help", *SAID)
     module: str | None = None
     groups: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "segment": Command("a picture and an expression: heat maps and a mask", (*HYDRA, "--mask", "--heat", "--rle")),
-    "demo": Command("a page to try it: pictures, sliders, edits side by side", HYDRA[:3]),
+    "demo": Command("a page to try it: pictures, sliders, edits side by side", HYDRA[:-1]),
     "run": Command("score a model and its edits on a dataset; with -m or sweep= several runs", HYDRA),
     "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
-    "doctor": Command("is everything there for a run?", HYDRA[:3]),
+    "doctor": Command("is everything there for a run?", HYDRA[:-1]),
     "report": Command(
         "a run or a sweep as one HTML page, or a figure of it for a paper",
-        ("--help", "--config-dir", "--open", "--figure", "--format", "--width"),
+        ("--help", "--config-dir", "--open", "--figure", "--format", "--width", *SAID),
         "attrbind_exp.commands.report",
     ),
-    "merge": Command("one run of its shards", ("--help", "--config-dir"), "attrbind_exp.commands.merge"),
+    "merge": Command("one run of its shards", ("--help", "--config-dir", *SAID), "attrbind_exp.commands.merge"),
     "rescore": Command(
         "other layers or thresholds of a finished run, without a model",
-        ("--help", "--config-dir", "--out"),
+        ("--help", "--config-dir", "--out", *SAID),
         "attrbind_exp.commands.rescore",
         ("attention_layers", "threshold"),
     ),
     "results": Command("all tables and figures that sweeps left, as one page", module="attrbind_exp.commands.results"),
-    "study": Command("the binding study as a page", ("--help", "--of"), "attrbind_exp.commands.study"),
-    "pretrain": Command("make the bundled model again", HYDRA[:3]),
+    "study": Command("the binding study as a page", ("--help", "--of", *SAID), "attrbind_exp.commands.study"),
+    "pretrain": Command("make the bundled model again", HYDRA[:-1]),
 }

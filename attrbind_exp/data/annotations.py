@@ -6,6 +6,7 @@ hold anything.
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, NotRequired, TypedDict, TypeGuard
 
 from attrbind_exp.data.pickles import read_plain_pickle
 from attrbind_exp.types import Failure, UserError
+from attrbind_exp.work import Work
 
 
 class ImageEntry(TypedDict):
@@ -80,6 +82,7 @@ class Instances:
         return {category["name"]: number for number, category in reversed(list(self.categories.items()))}
 
 
+LARGE = 20_000_000  # bytes of a file that takes so long to read that a person wants to know
 NEEDED = {
     "images": {"id", "file_name", "height", "width"},
     "annotations": {"id", "image_id", "category_id", "segmentation"},
@@ -171,7 +174,8 @@ def read_json(path: Path) -> Any:
     try:
         if not S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise UserError(f"'{path}' is no file; get or write it again")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with Work(f"reading {path.name}") if path.stat().st_size > LARGE else nullcontext():
+            return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"'{path}' does not exist; it belongs to REFER's layout (see README, 'Data')") from error
     except OSError as error:

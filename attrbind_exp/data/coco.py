@@ -10,6 +10,7 @@ from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.data.refer import ImageFinder
 from attrbind_exp.types import IGNORED, Failure, Region, Sample, SampleError, Scene, UserError
+from attrbind_exp.work import each
 
 # Class names of published label files, and what COCO calls them. "toothbrus" is how DiffSegmenter's file spells it.
 SYNONYMS = {
@@ -81,7 +82,7 @@ def load_coco(
             if a["image_id"] not in data.images
         ),
     ]
-    for image in chosen:
+    for image in each(chosen, "reading", "images"):
         key = str(image["id"])
         present = (
             {r.label for r in scenes[key].regions if not r.crowd}

@@ -16,6 +16,7 @@ from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.data.images import open_picture
 from attrbind_exp.data.rows import ENDINGS, Row, read_rows
 from attrbind_exp.types import Failure, Sample, SampleError, UserError
+from attrbind_exp.work import each
 
 NEEDED = ("image", "expression")
 OPTIONAL = ("mask", "category", "id")
@@ -42,7 +43,7 @@ def load_folder(
     sizes: dict[Path, tuple[int, int]] = {}
     seen: set[str] = set()
     labels, others = sort_columns(row for _, row in read_rows(table, NEEDED))
-    for line, row in read_rows(table, NEEDED):
+    for line, row in each(read_rows(table, NEEDED), "reading", "rows"):
         if limit is not None and len(samples) + len(failures) >= limit:
             break
         sample_id = f"line {line}"

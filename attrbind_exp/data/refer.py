@@ -25,6 +25,7 @@ from attrbind_exp.data.annotations import read_json as read_json
 from attrbind_exp.data.dataset import Dataset, choose_image
 from attrbind_exp.data.refs import check_text, describe_targets, list_ids, list_sentences, names_nothing, own_slices
 from attrbind_exp.types import Failure, Other, Sample, UserError
+from attrbind_exp.work import each
 
 COCO_FOLDERS = ("train2014", "val2014", "train2017", "val2017")
 IMAGE_FOLDERS = ("images/mscoco/images", "images", "")  # below ROOT, each flat or with COCO_FOLDERS in it
@@ -64,7 +65,7 @@ def load_refer(
     reader = _RefReader(instances, ImageFinder(image_folders(folder, images)), described)
     samples: list[Sample] = []
     failures: list[Failure] = []
-    for item in (item for ref in chosen for item in reader.read(ref)):
+    for item in (item for ref in each(chosen, "reading", "refs") for item in reader.read(ref)):
         if limit is not None and len(samples) + len(failures) >= limit:
             break
         if isinstance(item, Sample):

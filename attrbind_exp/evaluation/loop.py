@@ -55,6 +55,7 @@ def score(
         has_heat = partial(has_levels, store.folder) if settings.save_masks else lambda _: True
         resumed = resume_rows(images, task, settings, store, progress, given, check, has_heat)
         failures = list(resumed.failures)
+        progress.work.advance(0, len(failures))
         watch(task, len(failures))
         segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
@@ -69,7 +70,7 @@ def score(
             failures += image.failures
             store.write_seconds(spent + time.perf_counter())
             task.add_rows(image.rows)
-            progress.update(1, image.rows)
+            progress.update(1, image.rows, len(image.failures))
             watch(task, len(failures))
     finally:
         progress.close()

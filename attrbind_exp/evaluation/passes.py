@@ -1,6 +1,5 @@
 """The rows of passes, and the passes that give them their maps."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.evaluation.loading import LoadedSample
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.log import log
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import Failure
 
@@ -99,4 +99,4 @@ class Batcher:
         # Not in the except clause: there the error still holds the tensors that were too many.
         self.size //= 2
         torch.cuda.empty_cache()
-        print(f"WARNING: out of memory: batch_size is {self.size} from here on", file=sys.stderr)
+        log.warning(f"WARNING: out of memory: batch_size is {self.size} from here on")

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import sqlite3
-import sys
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeVar
+
+from attrbind_exp.log import log
 
 TIMEOUT = 120.0  # seconds that a process waits for another one's write
 VARIABLES = 500  # in one SQL statement; old versions of SQLite allow 999
@@ -62,7 +63,7 @@ class CaptionCache:
             self._warn("written", error)
 
     def _warn(self, done: str, error: sqlite3.Error | OSError) -> None:
-        print(f"WARNING: no captions are {done} in '{self.file}' ({error}); the run goes on without", file=sys.stderr)
+        log.warning(f"WARNING: no captions are {done} in '{self.file}' ({error}); the run goes on without")
 
     def _with_database(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """What `work` returns. Where the file turns out to be damaged, it is renamed and `work` is done on a new
@@ -75,10 +76,7 @@ class CaptionCache:
             aside = self.file.with_suffix(f".broken-{os.getpid()}")
             with suppress(FileNotFoundError):  # another process was first
                 self.file.rename(aside)
-            print(
-                f"WARNING: '{self.file}' is damaged ({error}); kept as '{aside}', captions are made again",
-                file=sys.stderr,
-            )
+            log.warning(f"WARNING: '{self.file}' is damaged ({error}); kept as '{aside}', captions are made again")
             return self._attempt(work)
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T]) -> T:

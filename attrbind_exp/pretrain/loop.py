@@ -5,7 +5,6 @@ The batch of step k depends on (seed, k) alone, so a training that was killed en
 
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from attrbind_exp.work import Work
 
 Log = Callable[[int, float], None]  # gives a step and its loss to the tracker
 Batch = Sequence[Tensor]  # each has the batch's rows first
@@ -80,26 +80,26 @@ def train(
     average = {name: p.detach().clone() for name, p in module.named_parameters()}
     file = folder / f"{plan.name}.safetensors"
     first, recent = _restore(file, module, average, optimizer) if file.exists() else (0, [])
-    redraw = 0.5 if sys.stderr.isatty() else 30  # seconds; few lines in a log file
-    progress = tqdm(range(first, plan.steps), initial=first, total=plan.steps, desc=plan.name, mininterval=redraw)
     module.train()
-    for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
-        optimizer.zero_grad(set_to_none=True)
-        value = differentiate(module, sample(step), loss, plan)
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        optimizer.step()
-        decay = min(plan.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [p.detach() for p in module.parameters()], 1 - decay)
-        recent = [*recent[-199:], value]
-        if step % 50 == 49:
-            mean = sum(recent[-50:]) / 50
-            progress.set_postfix(loss=f"{mean:.4f}")
-            log(step + 1, mean)
-        if step % plan.checkpoint_every == plan.checkpoint_every - 1 or step == plan.steps - 1:
-            _save(file, module, average, optimizer, step + 1, recent)
+    with Work(plan.name, plan.steps, "steps") as work:
+        work.advance(first, fresh=False)
+        for step in range(first, plan.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = plan.rate(step)
+            optimizer.zero_grad(set_to_none=True)
+            value = differentiate(module, sample(step), loss, plan)
+            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            decay = min(plan.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(average.values()), [p.detach() for p in module.parameters()], 1 - decay)
+            recent = [*recent[-199:], value]
+            if step % 50 == 49:
+                mean = sum(recent[-50:]) / 50
+                work.extra = f"loss {mean:.4f}"
+                log(step + 1, mean)
+            if step % plan.checkpoint_every == plan.checkpoint_every - 1 or step == plan.steps - 1:
+                _save(file, module, average, optimizer, step + 1, recent)
     with torch.no_grad():
         for name, p in module.named_parameters():
             p.copy_(average[name])

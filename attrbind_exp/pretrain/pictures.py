@@ -8,15 +8,15 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from attrbind_exp.pretrain import architecture
 from attrbind_exp.pretrain.scenes import Scene, draw
+from attrbind_exp.work import Work, each
 
 
 def draw_pictures(scenes: Sequence[Scene], name: str = "pictures") -> Tensor:
-    """The scenes as pictures, (scenes, 3, 64, 64) uint8. `name` stands beside the progress bar."""
-    drawn = [draw(scene, architecture.PIXELS) for scene in tqdm(scenes, desc=name, disable=None)]
+    """The scenes as pictures, (scenes, 3, 64, 64) uint8. `name` is what is shown of it."""
+    drawn = [draw(scene, architecture.PIXELS) for scene in each(scenes, name, "pictures")]
     return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -41,8 +41,11 @@ def kept_latents(vae: AutoencoderKL, pictures: Tensor, folder: Path) -> Tensor:
     """
     file = folder / f"latents_{len(pictures)}.safetensors"
     if not file.exists():
-        parts = tqdm(pictures.split(100), desc="latents", disable=None)
-        found = [vae.encode(as_tensor(part).to(vae.device)).latent_dist.mean.cpu() for part in parts]
+        found = []
+        with Work("latents", len(pictures), "pictures") as work:
+            for part in pictures.split(100):
+                found.append(vae.encode(as_tensor(part).to(vae.device)).latent_dist.mean.cpu())
+                work.advance(len(part))
         save_file({"latents": torch.cat(found).contiguous()}, file)
     latents = load_file(file)["latents"]
     vae.register_to_config(scaling_factor=float(1 / latents.std()))

@@ -1,6 +1,5 @@
 """What the numbers look like: the samples that a task chooses, drawn with their heat maps."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
 from attrbind_exp.language.caption import Captioner
+from attrbind_exp.log import log
 from attrbind_exp.reporting import figures, maps
 from attrbind_exp.reporting.overlays import panel_masks
 from attrbind_exp.reporting.panels import KEY
@@ -23,6 +23,7 @@ from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Gallery, SegmentedImage, Task
 from attrbind_exp.types import Sample, SampleError, UserError
+from attrbind_exp.work import Work
 
 MANY = 5  # variants; of more only the one that heads the summary is drawn
 
@@ -52,7 +53,8 @@ class Artist:
         try:
             remove_pictures(self.store.folder / "gallery")
             for gallery in self.task.galleries(found, shown_variants(self.settings)):
-                pictures = self._draw(gallery, found, left_out)
+                with Work(f"drawing {gallery.name}", len(gallery.pictures), "pictures") as work:
+                    pictures = self._draw(gallery, found, left_out, work)
                 self._sheet(gallery.name, pictures, left_out)
                 drawn[gallery.name] = pictures
             write_not_drawn(self.store.folder, left_out)
@@ -63,7 +65,7 @@ class Artist:
             ) from error
         if left_out:
             file = self.store.folder / NOT_DRAWN
-            print(f"WARNING: {len(left_out)} pictures could not be drawn: see {clean(str(file))}", file=sys.stderr)
+            log.warning(f"WARNING: {len(left_out)} pictures could not be drawn: see {clean(str(file))}")
         return drawn
 
     def _sheet(self, name: str, pictures: Pictures, left_out: list[NotDrawn]) -> None:
@@ -75,8 +77,11 @@ class Artist:
         except Exception as error:
             left_out.append(NotDrawn(gallery=name, sample_id="the sheet", message=explain(error)))
 
-    def _draw(self, gallery: Gallery, found: Sequence[VariantFigures], left_out: list[NotDrawn]) -> Pictures:
-        """One picture after the other, as their images are segmented; in the gallery's order. `left_out` grows."""
+    def _draw(
+        self, gallery: Gallery, found: Sequence[VariantFigures], left_out: list[NotDrawn], work: Work
+    ) -> Pictures:
+        """One picture after the other, as their images are segmented; in the gallery's order. `left_out` grows, `work`
+        is told."""
         paths: dict[int, Path] = {}
         why: dict[int, str] = {}
         try:
@@ -87,6 +92,7 @@ class Artist:
                             paths[number] = self._picture(gallery, number, image, found)
                         except Exception as error:
                             why[number] = explain(error)
+                        work.advance(1, number in why)
         except Exception as error:  # what remains of the gallery
             rest = explain(error)
             why = dict.fromkeys(set(range(len(gallery.pictures))) - set(paths), rest) | why

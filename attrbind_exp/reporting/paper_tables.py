@@ -21,6 +21,7 @@ from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import Difference, VariantFigures
 from attrbind_exp.types import UserError
+from attrbind_exp.work import Work
 
 PAPER_LINE = "The paper's figures, of Stable Diffusion on RefCOCO and COCO 2014: docs/protocol.md, section 6."
 KINDS = ("held out", "oracle")  # of thresholds: chosen on another split, best on the very data; in this order
@@ -46,9 +47,13 @@ class Run:
         """Its rows one by one; none where the folder has no such file. Raises UserError for a line that is no row."""
         file = self.folder / run_rows.NAME
         if file.is_file():
-            with open(file, "rb") as stream:
-                for row, _ in run_rows.read_rows(stream, file):
+            reading = Work("reading rows", file.stat().st_size / 1e6, "MB")
+            with open(file, "rb") as stream, reading:
+                before = 0
+                for row, end in run_rows.read_rows(stream, file):
                     yield row
+                    reading.advance((end - before) / 1e6)
+                    before = end
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from attrbind_exp.runs.store import write_text, write_whole
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import Sample
+from attrbind_exp.work import each
 
 IMAGES = "images.json"
 
@@ -61,9 +62,10 @@ def save_masks(folder: Path, dataset: Dataset, settings: RunSettings, figures: S
     to = masks_folder(folder, form)
     to.mkdir(parents=True, exist_ok=True)
     if form == "png":
-        _write_pictures(to, (read_levels(folder, name) for name in of), cells)
+        _write_pictures(to, (read_levels(folder, name) for name in each(of, "masks", "samples")), cells)
     elif form == "rle":
-        _write_results(to, ((image, read_levels(folder, name)) for name, image in of.items()), cells, dataset)
+        found = ((of[name], read_levels(folder, name)) for name in each(of, "masks", "samples"))
+        _write_results(to, found, cells, dataset)
     masks = [
         {"name": c.name, "variant": c.label, "seed": settings.seeds[c.seed], "threshold": c.row / 100} for c in cells
     ]

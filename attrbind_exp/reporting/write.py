@@ -1,11 +1,11 @@
 """Making report.html, and telling the tracker what it says."""
 
-import sys
 import traceback
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrbind_exp.log import log
 from attrbind_exp.runs.ending import PAGE
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.runs.store import write_text
@@ -31,7 +31,7 @@ def write_report(folder: Path, tracker: Tracker | None = None) -> Path | None:
         if not isinstance(error, (UserError, OSError)):
             traceback.print_exc()
         again = shell_command(["python", "-m", "attrbind_exp.report", str(folder)])
-        print(f"warning: no report was written: {clean(str(error), 1000)}; to make it: {again}", file=sys.stderr)
+        log.warning(f"warning: no report was written: {clean(str(error), 1000)}; to make it: {again}")
         return None
 
 

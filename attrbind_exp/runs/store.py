@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from attrbind_exp import __version__
+from attrbind_exp.log import log
 from attrbind_exp.runs import configuration, provenance, rows, summary
 from attrbind_exp.runs.provenance import Part
 from attrbind_exp.runs.rows import Row
@@ -67,10 +67,9 @@ def lock_folder(folder: Path) -> FileLock:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        print(
+        log.warning(
             f"WARNING: no locks on the file system of '{clean(str(folder), 5000)}' ({error.strerror}): nothing keeps "
-            "a second process out of this run's folder; start none there",
-            file=sys.stderr,
+            "a second process out of this run's folder; start none there"
         )
     return lock
 

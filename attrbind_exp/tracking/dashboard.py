@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from attrbind_exp.log import log
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.tracking.live import STEP
 
@@ -74,5 +75,5 @@ def main() -> None:
         print(make_workspace(entity, project, given.sweep).save().url)
     except (wandb.errors.Error, ValueError, OSError) as error:
         said = clean(" ".join(str(error).split()), 1000)
-        print(f"error: W&B refused: {said}; log in by: wandb login", file=sys.stderr)
+        log.error(f"error: W&B refused: {said}; log in by: wandb login")
         sys.exit(2)

@@ -8,6 +8,7 @@ from functools import partial
 from queue import Empty, Full, Queue
 from threading import Thread
 
+from attrbind_exp.log import log
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import Task
 from attrbind_exp.tracking.tracker import NoTracker, Tracker, tell
@@ -70,7 +71,7 @@ class Live:
             self._figures.put(None, timeout=LAST)
             self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
-            print(f"warning: the tracker did not take the live curves within {LAST:.0f} s", file=sys.stderr)
+            log.warning(f"warning: the tracker did not take the live curves within {LAST:.0f} s")
 
     def _hand_over(self, task: Task, n_failed: int, now: float) -> None:
         assert self._last is not None

@@ -1,11 +1,11 @@
 """Where a run reports to besides its folder: what the rest of the project asks of a tracker."""
 
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from attrbind_exp.log import log
 from attrbind_exp.runs.configuration import flatten
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import UserError
@@ -80,5 +80,5 @@ def tell(step: Callable[[], Answer]) -> tuple[bool, Answer | None]:
         if not isinstance(cause, UserError):
             traceback.print_exc()
         said = clean(str(cause) or type(cause).__name__, 1000)
-        print(f"warning: the tracker failed: {said}; all figures are in the folder", file=sys.stderr)
+        log.warning(f"warning: the tracker failed: {said}; all figures are in the folder")
         return False, None

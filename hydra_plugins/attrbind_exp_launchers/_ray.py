@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from ray.exceptions import RayError
 
 from attrbind_exp.commands.own_folder import use_config_dir
+from attrbind_exp.commands.verbosity import use_verbosity
+from attrbind_exp.log import asked_for, log
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from attrbind_exp.types import UserError
@@ -33,8 +35,9 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Board) -
         start(launcher)
         options: dict[str, Any] = keywords(launcher.ray_cfg.remote) | resources(launcher)
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
-        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd()), own_folder()
-        waiting = {run.remote(cfg, board.runs[i].folder, *given): i for i, cfg in enumerate(configs)}
+        given = launcher.hydra_context, launcher.task_function, Singleton.get_state(), str(Path.cwd())
+        inherited = own_folder(), asked_for()
+        waiting = {run.remote(cfg, board.runs[i].folder, *given, *inherited): i for i, cfg in enumerate(configs)}
         returns: dict[int, JobReturn] = {}
         while waiting:
             done, _ = ray.wait(list(waiting), timeout=POLL)
@@ -63,9 +66,7 @@ def check_gpus(launcher: RayLauncher) -> None:
 
     seen = torch.cuda.device_count()
     if seen == 0:
-        print(
-            f"launcher.gpus={asked}: torch sees no GPU here, so {asked} runs at a time share the CPU", file=sys.stderr
-        )
+        log.warning(f"launcher.gpus={asked}: torch sees no GPU here, so {asked} runs at a time share the CPU")
     elif asked > seen:
         raise UserError(f"launcher.gpus={asked}: torch sees {seen} here; give 1 to {seen}, or null for all of them")
 
@@ -131,9 +132,11 @@ def run_job(
     state: dict[type, Singleton],
     where: str,
     own: Path | None,
+    asked: str | None,
 ) -> JobReturn:
     """One run, in its own process, which works in the launching one's directory `where`, since paths may be relative to
-    it, and finds the user's folder `own`; what it prints goes to output.log in its folder."""
+    it, finds the user's folder `own` and says as much as was `asked` for; what it prints goes to output.log in its
+    folder."""
     os.chdir(where)
     Path(folder).mkdir(parents=True, exist_ok=True)
     with (
@@ -141,6 +144,7 @@ def run_job(
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
         use_config_dir(own),
+        use_verbosity(asked),
     ):
         result = _run_job(hydra_context, config, task_function, state)
     if result.status == JobStatus.FAILED:

@@ -12,6 +12,8 @@ from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmitit
 from omegaconf import OmegaConf
 
 from attrbind_exp.commands.own_folder import use_config_dir
+from attrbind_exp.commands.verbosity import use_verbosity
+from attrbind_exp.log import asked_for
 from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.board import Board
 from attrbind_exp.types import UserError
@@ -21,16 +23,16 @@ KILLED = (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJob
 
 
 class Job(BaseSubmititLauncher):
-    """What a job executes: one run, which finds the user's folder that the launching process had."""
+    """What a job executes: one run, which finds the user's folder that the launching process had, and says as much."""
 
     def __init__(self, launcher: SlurmLauncher):
         super().__init__(**launcher.params)
-        self.own = own_folder()
+        self.own, self.asked = own_folder(), asked_for()
         self.setup(hydra_context=launcher.hydra_context, task_function=launcher.task_function, config=launcher.config)
 
     def __call__(self, *given: Any) -> JobReturn:
         """One run, from its overrides, the key of its folder, its number, its name and Hydra's state."""
-        with use_config_dir(self.own):
+        with use_config_dir(self.own), use_verbosity(self.asked):
             return super().__call__(*given)
 
 

@@ -14,6 +14,7 @@ from attrbind_exp.commands.doctor import files, machine, published, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
+from attrbind_exp.log import log, quiet
 from attrbind_exp.types import Sample, UserError
 
 MAKES_FOLDERS = ("-m", "--multirun", "hydra.")
@@ -29,6 +30,8 @@ def main(cfg: DictConfig) -> None:
     found = []
     for finding in examine(cfg):
         print(finding, flush=True)
+        if quiet() and finding.status == "MISSING":  # what is printed is kept back
+            log.error(str(finding))
         found.append(finding.status)
     print(f"{found.count('MISSING')} missing, {found.count('WARN')} warnings, {found.count('ok')} ok")
     if "MISSING" in found:

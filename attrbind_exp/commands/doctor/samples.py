@@ -13,12 +13,13 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.scoring import metrics
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.types import Failure, Sample, SampleError
+from attrbind_exp.work import each
 
 
 def check_images(paths: Iterable[Path], searched: Sequence[Path], mend: str) -> Finding:
     """Is there a file for every image? Only looked for, not opened. `mend` says how to get those that are not there."""
     unique = dict.fromkeys(paths)
-    missing = [path for path in unique if not path.is_file()]
+    missing = [path for path in each(unique, "looking for", "images") if not path.is_file()]
     if not missing:
         return Finding("ok", "images", f"all {len(unique):,} image files are there")
     names, where = ", ".join(path.name for path in missing[:3]), ", ".join(map(str, searched))
