@@ -60,8 +60,8 @@ notebooks: setup ## run the notebooks anew and keep what they show
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[notebooks]'
 	$(BIN)/python docs/hooks/run_notebooks.py
 
-test: setup ## the tests, slow ones left out
-	$(BIN)/python -m pytest -m "not slow"
+test: setup ## the tests, slow ones left out, two files at a time
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-all: setup ## all tests
 	$(BIN)/python -m pytest
