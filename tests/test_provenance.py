@@ -332,3 +332,10 @@ def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     old.pop("identity"), old.pop("provenance")
     (tmp_path / "summary.json").write_text(json.dumps(old))
     assert read_summary(tmp_path).identity is None
+
+
+def test_the_source_of_one_own_folder_is_not_that_of_the_next(tmp_path):
+    """Asked in one process, as a program does that starts several runs."""
+    (tmp_path / "edit.py").write_text("x = 1\n")
+    without, own = here.source_digest(None), here.source_digest(tmp_path)
+    assert len({without, own}) == 2 and here.source_digest(None) == without

@@ -230,6 +230,6 @@ def test_a_level_is_the_last_threshold_that_a_value_reaches():
 
 def test_a_choice_that_there_is_not(tmp_path):
     code, _, err = command(*SMALL, "save_masks=jpg", f"hydra.run.dir={tmp_path / 'x'}")
-    assert code == 2 and "save_masks='jpg'; choose from None, none, png, rle, npz" in err
+    assert code == 2 and "save_masks='jpg'; choose from none, png, rle, npz" in err
     assert config.config_hash(composed("save_masks=png")) == config.config_hash(composed())
     assert not has_levels(tmp_path, [expression_row(("baseline", None), "s", 0.5)])

@@ -113,7 +113,7 @@ def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folde
     assert made["provenance/torch"] == torch.__version__ and made["identity/dtype"] == "fp32"
     assert not any(isinstance(value, dict) for key, value in made.items() if key != "_wandb")
     assert {told(r)["display_name"] for r in evals} == {
-        f"alpha={a},dataset.name=tiny,text_processor=paper,tracker.mode=offline" for a in ("0.5", "0.9", "[0.1,1]")
+        f"alpha={a},dataset.name=tiny,text_processor=paper" for a in ("0.5", "0.9", "[0.1,1]")
     }
     assert told(report)["display_name"] == "report of sweep/alphas"
     assert told(evals[0])["tags"] == ["tiny test", "bundled", "test"]

@@ -40,7 +40,7 @@ def surroundings(device: torch.device) -> Provenance:
     return Provenance(
         commit=commit,
         changed=changed,
-        source=source_digest(),
+        source=source_digest(own_folder()),
         python=platform.python_version(),
         torch=str(torch.__version__),
         diffusers=installed("diffusers"),
@@ -84,20 +84,19 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
 
 
 @lru_cache(maxsize=1)
-def source_digest() -> str:
-    """Twelve hex digits over the source of the rooms that can change a figure, and over Python files in the user's own
-    folder. A comment counts, too: so this is told, and refuses nothing."""
+def source_digest(own: Path | None) -> str:
+    """Twelve hex digits over the source of the rooms that can change a figure, and over Python files in the user's
+    `own` folder. A comment counts, too: so this is told, and refuses nothing."""
     files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))] + [PACKAGE / "types.py"]
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(PACKAGE).as_posix()} {digest_file(file)}\n".encode())
-    for file in _own_files():
+    for file in _own_files(own):
         total.update(f"{file.name} {digest_file(file)}\n".encode())
     return total.hexdigest()[:12]
 
 
-def _own_files() -> Sequence[Path]:
-    own = own_folder()
+def _own_files(own: Path | None) -> Sequence[Path]:
     return [] if own is None else [f for depth in ("*.py", "*/*.py") for f in sorted(own.glob(depth)) if f.is_file()]
 
 
