@@ -141,8 +141,8 @@ def test_q_shows_no_work_and_no_warning_but_errors(clock, terminal, stream):
         far.advance()
         log.warning("WARNING: of something")
         log.error("error: of something")
-        assert not logging.getLogger("another.library").isEnabledFor(logging.WARNING)
-    assert logging.getLogger("another.library").isEnabledFor(logging.WARNING)
+        assert not logging.getLogger("somebody.elses").isEnabledFor(logging.WARNING)
+    assert logging.getLogger("somebody.elses").isEnabledFor(logging.WARNING)
     assert found.getvalue() == "error: of something\n"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import yaml
 
@@ -60,9 +60,9 @@ def _shown(values: Sequence[object]) -> str:
     return "" if any(isinstance(value, list) for value in values) else " / ".join(str(v)[:80] for v in values)
 
 
-def counted(configuration: Configuration) -> dict[str, Any]:
+def counted(configuration: Configuration) -> dict[str, object]:
     """The part of a configuration that can change a figure."""
-    kept: dict[str, Any] = {k: v for k, v in configuration.items() if k not in CHANGE_NO_FIGURE}
+    kept = {k: v for k, v in configuration.items() if k not in CHANGE_NO_FIGURE}
     if isinstance(model := kept.get("model"), Mapping):
         kept["model"] = {k: v for k, v in model.items() if k not in MODEL_CHANGES_NO_FIGURE}
     return kept
