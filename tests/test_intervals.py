@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from attrbind_exp.reporting.tables import few_line
 from attrbind_exp.scoring.compare import PERCENT, class_difference, estimate, paired_difference
 from attrbind_exp.scoring.holm import survive
 from attrbind_exp.scoring.intervals import FEW, drawn_weights, means_and_errors, of_means, of_statistic, p_values, width
@@ -155,3 +156,12 @@ def test_holm_by_hand():
     assert (
         survive([]) == survive([None])[1:] and survive([0.05]) == [True] and survive([0.2, 0.02], 0.01) == [False] * 2
     )
+
+
+def test_a_table_over_few_images_says_that_its_intervals_are_rough():
+    few = paired_difference(np.zeros(8), np.arange(8.0), [f"image {i // 2}" for i in range(8)])
+    assert few.images == 4
+    assert few_line([few.images, 300]) == (
+        "4 images: of so few, a 95 % interval holds the truth in about 90 to 98 % of cases"
+    )
+    assert few_line([20, None]) == few_line([1]) == few_line([]) == ""  # a single image has no interval

@@ -16,7 +16,7 @@ from attrbind_exp.reporting.paper_tables import (
     Run,
     TableSpec,
     beside_paper,
-    comparisons,
+    notes,
     paper_table,
     read_spec,
     readable,
@@ -24,7 +24,7 @@ from attrbind_exp.reporting.paper_tables import (
 from attrbind_exp.reporting.printed_gallery import gallery_figure
 from attrbind_exp.reporting.references import with_references, without_floors
 from attrbind_exp.reporting.style import FORMS, Style, Width
-from attrbind_exp.reporting.tables import ablation, mark_line
+from attrbind_exp.reporting.tables import ablation
 from attrbind_exp.reporting.write import published
 from attrbind_exp.runs.store import picture_folder, write_text
 from attrbind_exp.types import UserError
@@ -160,7 +160,7 @@ def _paper(measured: Measured, name: str, to: Path, form: str, width: Width) -> 
     if form == "csv":
         return write_text(to, table.to_csv(index=False))
     if form == "tex":
-        about = "; ".join(filter(None, [_about(measured, title), mark_line(comparisons(table))]))
+        about = "; ".join(filter(None, [_about(measured, title), *notes(table)]))
         return _table(readable(table, beside_paper(runs, spec)), about, to, form)
     style = _style(form, width)
     return plots.paper_figure(without_floors(table), title, _data(measured), _model(measured), to, style)

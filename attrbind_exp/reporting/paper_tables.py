@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from attrbind_exp.edits.variant import is_floor
-from attrbind_exp.reporting.tables import figure, interval, mark_line, markdown, marks, way_from
+from attrbind_exp.reporting.tables import few_line, figure, interval, mark_line, markdown, marks, way_from
 from attrbind_exp.runs import rows as run_rows
 from attrbind_exp.runs import summary as run_summary
 from attrbind_exp.runs.index import sweep_runs
@@ -207,8 +207,8 @@ def difference_columns(
     counts = held or oracle
     if counts is None:
         return {}
-    found = _ends("difference", held, oracle)
-    return found | {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+    votes = {"better": counts.better, "worse": counts.worse, "same": counts.same, "counted at": counted_at}
+    return _ends("difference", held, oracle) | votes | {"images": counts.images}
 
 
 def _ends(name: str, held: Difference | None, oracle: Difference | None) -> dict[str, float | None]:
@@ -235,6 +235,12 @@ def comparisons(table: pd.DataFrame) -> list[float | None]:
     return [None if is_floor(str(row["variant"])) else leading(row, "p") for row in table.to_dict("records")]
 
 
+def notes(table: pd.DataFrame) -> list[str]:
+    """The lines under the table: what its marks say, and where its intervals are rough; none, one or both."""
+    images = table["images"].replace({np.nan: None}).tolist() if "images" in table else []
+    return [line for line in (mark_line(comparisons(table)), few_line(images)) if line]
+
+
 def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
     """The table for the eye, as text: thresholds after @, intervals beside differences, marked where they survive
     Holm's correction over all `comparisons`; held-out figures before oracle ones. What no row has, the paper's figures
@@ -248,8 +254,8 @@ def readable(table: pd.DataFrame, spec: TableSpec) -> pd.DataFrame:
 
 
 def table_page(table: pd.DataFrame, spec: TableSpec) -> str:
-    """The same as Markdown, and under it what its marks say."""
-    return "\n\n".join(filter(None, [markdown(readable(table, spec)), mark_line(comparisons(table))]))
+    """The same as Markdown, and under it what its marks say and where its intervals are rough."""
+    return "\n\n".join(filter(None, [markdown(readable(table, spec)), *notes(table)]))
 
 
 def _readable_row(r: Mapping[Hashable, Any], way: str, mark: str) -> dict[str, str]:

@@ -21,6 +21,8 @@ BINDING: tuple[tuple[str, Callable[[Binding], Estimate], int], ...] = (
     ("swapped word moves the heat by (log ratio)", lambda b: b.shift, 2),
 )
 
+ROUGH = 20  # images; below, no way of making intervals that we tried holds the truth in 93 to 97 % (protocol 4.4)
+
 
 def ablation(summary: Summary) -> pd.DataFrame:
     """One column a variant: mIoU overall, between which floors and ceiling it stands, and per slice with its n, then
@@ -53,7 +55,9 @@ def ablation(summary: Summary) -> pd.DataFrame:
 
 def ablation_page(summary: Summary) -> str:
     """The same as Markdown, and under it what its marks say."""
-    return "\n\n".join(filter(None, [markdown(ablation(summary)), mark_line(_compared(summary.variants))]))
+    images = [v.difference.images for v in summary.variants if v.difference]
+    notes = (mark_line(_compared(summary.variants)), few_line(images))
+    return "\n\n".join(filter(None, [markdown(ablation(summary)), *notes]))
 
 
 def _between(summary: Summary) -> list[list[str]]:
@@ -126,6 +130,15 @@ def mark_line(ps: Sequence[float | None]) -> str:
     """The line under a table that says what its marks are; "" where there are fewer than two comparisons."""
     n = sum(p is not None for p in ps)
     return "" if n < 2 else f"*: survives Holm's correction over the {n} comparisons of this table"
+
+
+def few_line(images: Sequence[float | None]) -> str:
+    """The line under a table some of whose differences are over so few images (None = not known) that their intervals
+    are rough; "" where none are."""
+    fewest = min((n for n in images if n is not None), default=ROUGH)
+    if not 1 < fewest < ROUGH:
+        return ""
+    return f"{fewest:.0f} images: of so few, a 95 % interval holds the truth in about 90 to 98 % of cases"
 
 
 def interval(mean: float, low: float | None, high: float | None) -> str:

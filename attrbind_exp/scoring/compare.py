@@ -76,7 +76,8 @@ def paired_differences(
     changes = np.asarray(others, float) - np.asarray(base, float)
     bounds = _intervals_of_means(changes, clusters, resamples, seed)
     found = zip(changes, bounds, changes if counted is None else counted, strict=True)
-    return [_difference(float(row.mean()), bound, votes) for row, bound, votes in found]
+    images = len(np.unique(np.asarray(clusters)))
+    return [_difference(float(row.mean()), bound, votes, images) for row, bound, votes in found]
 
 
 def class_difference(
@@ -102,7 +103,7 @@ def class_difference(
     bound = of_statistic(lambda w: difference([w @ t for t in tables])[None], point, without, resamples, seed)
     at_one = (a, b if counted is None else counted)
     each = [mean_iou(t[:, 0, :, None], t[:, 1, :, None])[:, 0] for t in at_one]
-    return _difference(point, bound, each[1] - each[0])
+    return _difference(point, bound, each[1] - each[0], len(a))
 
 
 def _intervals_of_means(rows: Iterable[np.ndarray], clusters: Clusters, resamples: int, seed: int) -> list[Interval]:
@@ -112,7 +113,8 @@ def _intervals_of_means(rows: Iterable[np.ndarray], clusters: Clusters, resample
     return of_means(np.stack(found), np.bincount(cluster).astype(float), resamples, seed) if found else []
 
 
-def _difference(mean: float, bound: Interval, changes: np.ndarray, tolerance: float = 1e-9) -> Difference:
+def _difference(mean: float, bound: Interval, changes: np.ndarray, images: int, tolerance: float = 1e-9) -> Difference:
     """A difference whose better, worse and same are counted in `changes` (n,)."""
     better, worse = int((changes > tolerance).sum()), int((changes < -tolerance).sum())
-    return Difference(mean, bound.low, bound.high, better, worse, len(changes) - better - worse, bound.p)
+    same = len(changes) - better - worse
+    return Difference(mean, bound.low, bound.high, better, worse, same, bound.p, images)

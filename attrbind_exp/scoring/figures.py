@@ -32,7 +32,7 @@ class Difference:
     """How much a second variant scores above a first one, in the unit of the scores, with its 95 % interval; and how
     many expressions (or images) got better, worse, and stayed the same. `p`: how probable a mean this far from zero is
     where there is no difference, two-sided. `low`, `high` and `p` are None where there is a single image; `p` also in
-    summaries of earlier versions.
+    summaries of earlier versions, and so are `images`: how many there are.
 
     The mean compares each variant at its own threshold. The counts compare both at one threshold, the first variant's:
     so a change is one of the heat map, and equal heat maps are always the same.
@@ -45,6 +45,7 @@ class Difference:
     worse: int
     same: int
     p: float | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from attrbind_exp.reporting.paper_tables import (
     KINDS,
     Run,
     TableSpec,
-    comparisons,
     difference_columns,
     leading,
+    notes,
     paper_table,
     readable,
 )
 from attrbind_exp.reporting.references import reference_rows, with_shares
-from attrbind_exp.reporting.tables import figure, interval, mark_line
+from attrbind_exp.reporting.tables import figure, interval
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.scoring.references import NAMES
@@ -41,12 +41,12 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Results:
-    """The results for the eye: the names of the columns that are not empty, the rows, and what the marks say, "" where
-    there are none."""
+    """The results for the eye: the names of the columns that are not empty, the rows, and the notes under them in one
+    line, "" where there are none."""
 
     names: Sequence[str]
     rows: Sequence[ResultRow]
-    marks: str
+    notes: str
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def shown_results(table: pd.DataFrame, spec: TableSpec) -> Results:
     records, numbers = table.to_dict("records"), [*table["group"], *[-1] * others]
     tones = [[_tone_of(r, name) for name in kept] for r in records] + [[0] * len(kept)] * others
     rows = [ResultRow(*r) for r in zip(numbers, shown[kept].to_numpy().tolist(), tones, strict=True)]
-    return Results(kept, rows, mark_line(comparisons(table)))
+    return Results(kept, rows, ". ".join(notes(table)))
 
 
 def _tone_of(row: Mapping[Hashable, Any], name: str) -> int:
