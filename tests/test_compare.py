@@ -46,7 +46,8 @@ def test_it_draws_and_prints_what_python_has(tmp_path):
         "a.jpg", TEXT, "baseline", "ncr+uea", "alpha=0.5", "hydra.run.dir=out", module="compare", cwd=tmp_path
     )
     assert code == 0 and err == "", err
-    found = load_segmenter(alpha=0.5).compare(tmp_path / "a.jpg", TEXT, ["baseline", "ncr+uea"])
+    with pytest.warns(UserWarning, match="the bundled model knows only shapes"):
+        found = load_segmenter(alpha=0.5).compare(tmp_path / "a.jpg", TEXT, ["baseline", "ncr+uea"])
     lines = out.splitlines()
     assert lines[0] == f"expression  {TEXT}" and lines[-1] == str(tmp_path / "out")
     for line, result in zip(lines[1:3], found.values(), strict=True):

@@ -227,7 +227,7 @@ def choice_of_threshold(column: Column, held: bool) -> str:
     nobody does."""
     if held:
         return "chosen on another split"
-    if column.entry.mIoU is not None and len(set(column.entry.mIoU_at.values())) == 1:
+    if column.run.summary.command == "score" and len(set(column.entry.mIoU_at.values())) == 1:
         return "the same at any"
     return "the best on this very data" if column.entry.mIoU is None or _is_best(column) else "as given"
 
