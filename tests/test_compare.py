@@ -63,7 +63,7 @@ def test_it_draws_and_prints_what_python_has(tmp_path):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ([], "no image given"), (["a.jpg"], "no expression given"), (["a.jpg", "a dog", "alpha=grid"], "compare takes one number"),
+        ([], "no image given"), (["a.jpg"], "no expression given"), (["a.jpg", "a dog", "alpha=grid"], "compare takes one number"), (["a.jpg", "a dog", "alpha=-1"], "from 0 on"),
         (["a.jpg", "a dog", "threshold.value=null"], "threshold=null"), (["a.jpg", "a dog", "edits=uea"], "edits=uea"), (["a.jpg", "a dog", "mask=m.png"], "no key 'mask'"),
     ],
 )  # fmt: skip

@@ -182,7 +182,7 @@ def test_paths_that_hold_nothing(tmp_path):
     (tmp_path / "a.txt").touch()
     for path, said in (
         (tmp_path / "none.json", "is not there"),
-        (tmp_path / "a.txt", "is no such file"),
+        (tmp_path / "a.txt", "is of another kind"),
         (tmp_path, "holds neither PNG"),
     ):
         with pytest.raises(UserError, match=said):
@@ -219,6 +219,23 @@ def test_ids_are_those_of_samples_or_of_sentences_where_they_are_clear(tmp_path)
     assert found.by_sample == {"1:7": 0, "4:9": 3, long: 5} and found.unknown == ["7", "8", "5"]
     folder = Dataset("folder", [sample(n) for n in names], [])  # there a number is that of a line
     assert match(predictions, folder).by_sample == {"1:7": 0, long: 5}
+
+
+def test_what_our_own_folder_says_of_itself_is_checked(tmp_path):
+    for about in (
+        '{"format": "png", "masks": 1}',
+        '{"format": "png", "masks": [{"name": "../a"}]}',
+        "[]",
+        '{"format": "gif"}',
+    ):
+        (tmp_path / "about.json").write_text(about)
+        with pytest.raises(UserError, match="not what save_masks writes"):
+            read_predictions(tmp_path)
+    (tmp_path / "about.json").write_text(
+        '{"format": "png", "masks": [{"name": "a"}], "classes": ["background", "star"]}'
+    )
+    with pytest.raises(UserError, match="masks of classes"):
+        read_predictions(tmp_path)
 
 
 def test_the_digest_is_of_what_is_predicted(tmp_path):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line, segment_arguments
 from attrbind_exp.commands.segment import ONE_MASK
+from attrbind_exp.config.variants import is_real
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import picture_folder
 from attrbind_exp.types import UserError
@@ -27,8 +28,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"threshold=null; {ONE_MASK}")
     if not isinstance(cfg.edits, ListConfig):
         raise UserError(f"edits={cfg.edits}; give words behind the expression, such as baseline ncr+uea")
-    if not isinstance(cfg.alpha.value, int | float):
-        raise UserError(f"alpha={cfg.alpha.value}; compare takes one number, such as alpha=0.9")
+    if not is_real(cfg.alpha.value) or cfg.alpha.value < 0:
+        raise UserError(f"alpha={cfg.alpha.value}; compare takes one number from 0 on, such as alpha=0.9")
     config.check(cfg)
     settings = config.segmenter_settings(cfg)
     from attrbind_exp import LoadedSegmenter

@@ -65,10 +65,10 @@ def read_predictions(path: Path, variant: str | None = None) -> Predictions:
             return Predictions(_find_arrays(path), masks=False)
     except OSError as error:
         raise UserError(f"cannot read predictions='{path}': {error.strerror or error}; give {FORMS}") from error
-    there = (
-        "holds neither PNG nor npz files" if path.is_dir() else "is no such file" if path.exists() else "is not there"
+    what = "is of another kind" if path.is_file() else "is not there"
+    raise UserError(
+        f"predictions='{path}' {'holds neither PNG nor npz files' if path.is_dir() else what}; give {FORMS}"
     )
-    raise UserError(f"predictions='{path}' {there}; give {FORMS}")
 
 
 def digest_predictions(path: Path) -> str:
@@ -88,11 +88,17 @@ def _read_about(path: Path) -> Mapping[str, Any] | None:
         return None
     found = _load_json(path / ABOUT)
     known = isinstance(found, dict) and found.get("format") in ("png", "rle", "npz")
-    if not known or not all(isinstance(m, dict) and "name" in m for m in found.get("masks", [None])):
+    masks = found.get("masks") if known else None
+    if not isinstance(masks, list) or not all(isinstance(m, dict) and _is_name(m.get("name")) for m in masks):
         raise UserError(f"'{path / ABOUT}' is not what save_masks writes; remove it, or give another predictions=")
     if found.get("classes"):
         raise UserError(f"'{path}' holds masks of classes; score takes those of expressions")
     return found
+
+
+def _is_name(value: object) -> bool:
+    """Whether a file in this very folder can be called so."""
+    return isinstance(value, str) and value == Path(value).name
 
 
 def _load_json(file: Path) -> Any:

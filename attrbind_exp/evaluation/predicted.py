@@ -37,7 +37,8 @@ def match(predictions: Predictions, dataset: Dataset) -> Matched:
     counts = Counter(sentences)
     left, found = dict(predictions.by_id), {}
     for sample, sentence in zip(dataset.samples, sentences, strict=True):
-        names = [sample.sample_id, unquote(file_name(sample.sample_id)), *([sentence] if counts[sentence] == 1 else [])]
+        names = [sample.sample_id, unquote(file_name(sample.sample_id))]
+        names += [sentence] if sentence and counts[sentence] == 1 else []
         for name in names:
             if name in predictions.by_id:
                 found[sample.sample_id] = predictions.by_id[name]
@@ -55,14 +56,13 @@ def segment_predicted(
     samples = [[sample for group in part.values() for sample in group] for part in groups]
     for group, files in zip(groups, map_ahead(read_files, samples, depth=2), strict=True):
         read = dict(zip((s.sample_id for s, _ in files.samples), prompts([s for s, _ in files.samples])))
-        for image, members in group.items():
+        for image in group:
             failures = [failure for sample, failure in files.failures if sample.image_id == image]
-            yield _image(image, members, files, read, failures, partial(_predict, matched.by_sample, missing))
+            yield _image(image, files, read, failures, partial(_predict, matched.by_sample, missing))
 
 
 def _image(
     image: str,
-    members: Sequence[Sample],
     files: Files,
     prompts: Mapping[str, Prompt],
     failures: Sequence[Failure],
@@ -76,7 +76,7 @@ def _image(
         for sample, truth in files.samples
         if sample.image_id == image
     ]
-    digest = files.digests[members[0].image_path] if items else ""
+    digest = files.digests[items[0].sample.image_path] if items else ""
     return SegmentedImage(image, items, failures, digest)
 
 
