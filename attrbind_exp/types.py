@@ -20,6 +20,7 @@ UncondRule = Literal["same", "eos", "mean"]
 PoolingRule = Literal["mean", "last"]
 MaskFormat = Literal["png", "rle", "npz"]
 FigureWidth = Literal["single", "double"]
+Missing = Literal["fail", "empty"]  # what an expression without a prediction is
 
 
 class UserError(ValueError):

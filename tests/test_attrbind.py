@@ -119,7 +119,7 @@ def test_help_and_version_and_wrong_words():
     assert attrbind() == attrbind("--help") == attrbind("-h") == attrbind("help") == (0, HELP, "")
     assert attrbind("--version") == (0, f"attrbind {__version__}\n", "")
     for word, said in [("rnu", "did you mean run?"), ("Segment", "did you mean segment?"), ("alpha=0.9", "attrbind run alpha=0.9"),
-                       ("--verison", "choose from segment, demo, run"), ("a\x1b[2Jb\n", "'ab ';")]:  # fmt: skip
+                       ("--verison", "choose from segment, compare, demo, run"), ("a\x1b[2Jb\n", "'ab ';")]:  # fmt: skip
         code, out, err = attrbind(word)
         assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1 and err.startswith("error: ")
     assert attrbind("--completion", "fish")[0] == attrbind("--complete")[0] == 2

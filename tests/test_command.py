@@ -198,7 +198,7 @@ HEAVY = {"torch", "diffusers", "transformers", "spacy", "scipy", "pandas", "matp
 
 @pytest.mark.parametrize(
     ("name", "more"),
-    [*((n, {"hydra", "omegaconf", "numpy"}) for n in ("run", "segment", "parse", "doctor", "demo", "pretrain")), ("merge", set()),
+    [*((n, {"hydra", "omegaconf", "numpy"}) for n in ("run", "segment", "compare", "score", "parse", "doctor", "demo", "pretrain")), ("merge", set()),
      ("rescore", set()), ("report", set()), ("results", set()), ("study", {"-pandas"})],
 )  # fmt: skip
 def test_help_loads_nothing_that_it_does_not_need(name, more):

@@ -170,7 +170,7 @@ def test_the_page_of_keys_has_every_option_and_every_key():
             loaded.pop("_target_", None)
             for key in loaded:
                 assert f"`{folder.name}.{key}" in section, f"{key} of {file}"
-    for name in ("run", "segment", "parse", "doctor", "pretrain"):
+    for name in ("run", "segment", "compare", "score", "parse", "doctor", "pretrain"):
         section = page.split(f"\n## Keys of {name}\n")[1].split("\n## ")[0]
         loaded = yaml.safe_load((CONF / f"{name}.yaml").read_text(encoding="utf-8"))
         kept = {key: value for key, value in loaded.items() if key not in ("hydra", "defaults")}

@@ -25,6 +25,7 @@ PAGES = [
     "faq",
     "first-steps",
     "method",
+    "other-systems",
     "own-pictures",
     "python-reference",
     "reading-results",
@@ -37,8 +38,12 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is not in an in
 # A list's blocks are indented; what they hold is not.
 BLOCK = re.compile(r'^(?P<in> *)```(\w+)(?: title="([^"]+)")?\n(.*?)^(?P=in)```', re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"\s+# needs .*$")
-COMPOSED = ("run", "segment", "parse", "doctor")
-SMALL = {"run": ("dataset.limit=2", "tracker=none", "gallery=0", "changed=0"), "parse": ("dataset.limit=2",)}
+COMPOSED = ("run", "segment", "score", "parse", "doctor")
+SMALL = {
+    "run": ("dataset.limit=2", "tracker=none", "gallery=0", "changed=0"),
+    "parse": ("dataset.limit=2",),
+    "score": ("dataset.limit=2", "gallery=0"),
+}
 PRELOADED = [
     "attrbind_exp.api.load",
     "attrbind_exp.commands.run",

@@ -55,7 +55,7 @@ def test_a_key_that_another_argument_refers_to_is_taken():
 
 
 def test_every_key_of_every_configuration_is_known():
-    for name in ("run", "segment", "parse", "doctor", "demo", "pretrain"):
+    for name in ("run", "segment", "compare", "score", "parse", "doctor", "demo", "pretrain"):
         keys = read_keys(name)
         check_keys(name, [f"+{key}=1" for key in keys.known if key and key.split(".")[0] not in ("launcher", "sweep")])
         check_keys(name, [f"{key}=1" for key in keys.known if key])

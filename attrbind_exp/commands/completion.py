@@ -133,9 +133,10 @@ def complete_argument(name: str, before: Sequence[str], last: str) -> list[str] 
 
 
 def wants_file(name: str, before: Sequence[str], last: str) -> bool:
-    """Whether an argument without "=" names a file or a folder: the picture of segment, the folders of commands that
-    Hydra does not start. A picture may as well be given by key, so there the beginning of a file's name is needed."""
-    if name == "segment":
+    """Whether an argument without "=" names a file or a folder: the picture of segment and compare, the folders of
+    commands that Hydra does not start. A picture may as well be given by key, so there the beginning of a file's name
+    is needed."""
+    if name in ("segment", "compare"):
         overrides, words = segment_arguments.split(before)
         due = not words and "image" in segment_arguments.free_places(overrides)
         return due and begins_a_file(last)

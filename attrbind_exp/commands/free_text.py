@@ -5,6 +5,7 @@ PATHS = (
     "mask",
     "heat",
     "rle",
+    "predictions",
     "model.path",
     "dataset.root",
     "dataset.images",
@@ -25,6 +26,8 @@ PATHS = (
 )
 WORDS = (
     "expression",
+    "name",
+    "variant",
     "model.name",
     "dataset.note",
     "text_processor.template",

@@ -36,6 +36,11 @@ def begin_part(settings: Settings, dataset: Dataset, segmenter: "Segmenter", sto
     backbone = segmenter.backbone
     data = digest_dataset(by_image(dataset), dataset.scenes)
     now = this_part(settings.key, data, model_digest(settings), dtype_name(backbone.dtype), backbone.device)
+    return add_part(now, dataset, store)
+
+
+def add_part(now: Part, dataset: Dataset, store: RunStore) -> list[Part]:
+    """The parts of a run and the one that begins `now`, written down. Raises UserError as `begin_part` does."""
     before = read_parts(store.folder) if store.has_rows() else []  # where nothing is scored, nothing can be mixed
     if before:
         check_goes_on(before[-1], now, dataset, store.folder)
@@ -60,9 +65,13 @@ def check_goes_on(before: Part, now: Part, dataset: Dataset, folder: Path) -> No
 
 def check_finished(summary: Summary, settings: Settings, folder: Path) -> None:
     """Raise UserError where a finished run was made by other weights than those that lie at model.path now."""
+    check_made_of(summary, model_digest(settings), f"the run in '{folder}' was finished with another model")
+
+
+def check_made_of(summary: Summary, weights: str | None, what: str) -> None:
+    """Raise UserError, beginning with `what`, where a finished run was made of files of another digest."""
     if summary.identity is not None:
-        now = replace(summary.identity, weights=model_digest(settings))
-        check_same(summary.identity, now, f"the run in '{folder}' was finished with another model")
+        check_same(summary.identity, replace(summary.identity, weights=weights), what)
 
 
 def merged_parts(shards: Mapping[str, Path], key: str) -> list[Part]:

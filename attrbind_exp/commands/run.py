@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from attrbind_exp.heatmaps.segmenter import Segmenter
     from attrbind_exp.language.caption import Captioner
+    from attrbind_exp.reporting.gallery import Segment
     from attrbind_exp.tasks.task import Task
     from attrbind_exp.tracking.tracker import Tracker
 
@@ -117,10 +118,11 @@ def run(
                 assert segmenter is not None
                 task, summary = evaluate(settings, dataset, segmenter, captioner, store, parts, tracker)
             else:
-                task, summary = read_task(settings, dataset, folder), before
+                task, summary = read_task(settings.run, dataset, folder), before
             if segmenter is not None:
                 with timed("drawing"):
-                    draw(task, summary, with_batch_size(settings, segmenter), segmenter, captioner, store)
+                    segment = segment_with(segmenter, captioner)
+                    draw(task, summary, with_batch_size(settings, segmenter), segment, store)
             if tracker is not None:
                 told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
@@ -177,11 +179,11 @@ def evaluate(
     return scored.task, finish(scored, settings.run, dataset, origin, store)
 
 
-def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
+def read_task(settings: RunSettings, dataset: Dataset, folder: Path) -> "Task":
     """The task of a finished run, of the rows that lie in its folder."""
     from attrbind_exp.tasks.choose import choose_task
 
-    task = choose_task(dataset, settings.run)
+    task = choose_task(dataset, settings)
     images = by_image(dataset)
     for image, rows in each(read_images(folder), "reading rows", "images", len(images)):
         check_unchanged(images, dataset.scenes, image, rows, folder)
@@ -189,21 +191,21 @@ def read_task(settings: Settings, dataset: Dataset, folder: Path) -> "Task":
     return task
 
 
-def draw(
-    task: "Task",
-    summary: Summary,
-    settings: RunSettings,
-    segmenter: "Segmenter",
-    captioner: "Captioner | None",
-    store: RunStore,
-) -> None:
+def segment_with(segmenter: "Segmenter", captioner: "Captioner | None") -> "Segment":
+    """How pictures are segmented again by a model, to be drawn."""
+    from attrbind_exp.evaluation.batching import segment_images
+
+    return lambda images, settings: segment_images(images, segmenter, settings, captioner)
+
+
+def draw(task: "Task", summary: Summary, settings: RunSettings, segment: "Segment", store: RunStore) -> None:
     """Galleries and the threshold curve; written down when all are there."""
     # Plots and tables load when there is something to draw: the first pass does not wait for them.
     from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.gallery import Artist
 
     about = f"data {summary.dataset}; model {summary.model_name}"
-    galleries = Artist(task, segmenter, settings, store, captioner, about).draw(summary.variants)
+    galleries = Artist(task, segment, settings, store, about).draw(summary.variants)
     others = [file for name in galleries if (file := store.folder / f"{name}.png").is_file()]
     if lines := curves(task, summary, settings):
         others.append(plots.threshold_curve(lines, store.folder / "threshold_curve.png", about))

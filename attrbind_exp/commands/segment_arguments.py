@@ -1,8 +1,9 @@
-"""What may be typed after `attrbind segment`: a picture, an expression and three flags, besides Hydra's KEY=VALUE."""
+"""What may be typed after `attrbind segment` and `attrbind compare`: a picture and an expression, besides Hydra's
+KEY=VALUE; three flags after the one, edits after the other."""
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from attrbind_exp.runs.shown import clean, shell_command
 from attrbind_exp.types import UserError
@@ -13,6 +14,21 @@ FLAGS = {"--mask": "mask", "--heat": "heat", "--rle": "rle"}
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--info", "-i")
 ALONE = ("--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m", "--shell-completion", "-sc")
 OVERRIDE = re.compile(r"[+~]*[A-Za-z_][\w./@-]*=.*|~[A-Za-z_][\w./@-]*", re.DOTALL)
+
+
+def rewrite_compare(arguments: Sequence[str]) -> list[str]:
+    """The same for compare, where all further words are edits and there are no files to write."""
+    overrides, words = split(arguments, flags={})
+    places = free_places(overrides)
+    edits = words[len(places) :]
+    if edits and any(o.startswith("edits=") for o in overrides):
+        raise UserError(f"edits= and the words {' '.join(edits)}; give edits in one of the two ways")
+    named = ",".join(f"'{clean(edit)}'" for edit in edits)
+    return [
+        *overrides,
+        *(f"{key}={word}" for key, word in zip(places, words)),
+        *([f"edits=[{named}]"] if edits else []),
+    ]
 
 
 def rewrite(arguments: Sequence[str]) -> list[str]:
@@ -35,39 +51,39 @@ def free_places(overrides: Sequence[str]) -> list[str]:
     return [key for key in PLACES if not any(o.startswith(f"{key}=") for o in overrides)]
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(what Hydra reads, our flags among it as KEY=VALUE; the words that stand alone). Hydra's own flags come first: it
-    reads KEY=VALUE in one row alone, and the words' keys are added at the end."""
-    flags, overrides, words, waiting = [], [], [], list(arguments)
+def split(arguments: Sequence[str], flags: Mapping[str, str] = FLAGS) -> tuple[list[str], list[str]]:
+    """(what Hydra reads, our `flags` among it as KEY=VALUE; the words that stand alone). Hydra's own flags come first:
+    it reads KEY=VALUE in one row alone, and the words' keys are added at the end."""
+    hydras, overrides, words, waiting = [], [], [], list(arguments)
     while waiting:
         argument = waiting.pop(0)
         name, equals, value = argument.partition("=")
         if argument == "--":
             words += waiting
             break
-        if name in FLAGS:
+        if name in flags:
             if not equals and not waiting:
                 raise UserError(f"{name} names no file; give {name} FILE")
-            overrides.append(f"{FLAGS[name]}={value if equals else waiting.pop(0)}")
+            overrides.append(f"{flags[name]}={value if equals else waiting.pop(0)}")
         elif argument in WITH_VALUE:
-            flags += [argument, *waiting[:1]]
+            hydras += [argument, *waiting[:1]]
             del waiting[:1]
         elif name in (*WITH_VALUE, *ALONE):
-            flags.append(argument)
+            hydras.append(argument)
         elif OVERRIDE.fullmatch(argument):
             overrides.append(argument)
         elif argument.startswith("-") and argument != "-":
-            raise UserError(unknown(name))
+            raise UserError(unknown(name, flags))
         else:
             words.append(argument)
-    return [*flags, *overrides], words
+    return [*hydras, *overrides], words
 
 
-def unknown(flag: str) -> str:
+def unknown(flag: str, flags: Mapping[str, str]) -> str:
     """What is wrong with a flag that there is not."""
-    near = difflib.get_close_matches(flag, [*FLAGS, *WITH_VALUE, *ALONE], 1)
+    near = difflib.get_close_matches(flag, [*flags, *WITH_VALUE, *ALONE], 1)
     meant = f"did you mean {near[0]}? " if near else ""
     return (
-        f"unknown option '{clean(flag)}'; {meant}choose from {', '.join(FLAGS)}, --help; "
+        f"unknown option '{clean(flag)}'; {meant}choose from {', '.join([*flags, '--help'])}; "
         "words that begin with - come after --"
     )

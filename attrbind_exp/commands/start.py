@@ -15,6 +15,8 @@ from attrbind_exp.paths import CONF
 MODULES = {
     "run": "attrbind_exp.commands.run",
     "segment": "attrbind_exp.commands.segment",
+    "compare": "attrbind_exp.commands.compare",
+    "score": "attrbind_exp.commands.score",
     "parse": "attrbind_exp.commands.parse",
     "doctor": "attrbind_exp.commands.doctor.command",
     "demo": "attrbind_exp.demo.command",

@@ -20,8 +20,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "segment": Command("a picture and an expression: heat maps and a mask", (*HYDRA, "--mask", "--heat", "--rle")),
+    "compare": Command("one picture under several edits, side by side", HYDRA),
     "demo": Command("a page to try it: pictures, sliders, edits side by side", HYDRA[:-1]),
     "run": Command("score a model and its edits on a dataset; with -m or sweep= several runs", HYDRA),
+    "score": Command("another system's masks or heat maps, scored as our own runs are", HYDRA),
     "parse": Command("how a dataset's expressions are read, without a model", HYDRA),
     "doctor": Command("is everything there for a run?", HYDRA[:-1]),
     "report": Command(

@@ -5,6 +5,7 @@ from omegaconf import OmegaConf
 from attrbind_exp.config.checks import check, check_choices
 from attrbind_exp.config.from_folder import naming_config, read_config, targets_in
 from attrbind_exp.config.identity import config_hash
+from attrbind_exp.config.score import ScoreSettings, score_settings
 from attrbind_exp.config.settings import (
     SegmenterSettings,
     Settings,
@@ -27,6 +28,7 @@ __all__ = [
     "CONF",
     "PACKAGE",
     "SWEEPS",
+    "ScoreSettings",
     "SegmenterSettings",
     "Settings",
     "check",
@@ -44,6 +46,7 @@ __all__ = [
     "read_config",
     "read_settings",
     "reading_of",
+    "score_settings",
     "segmenter_settings",
     "shard",
     "targets_in",

@@ -6,7 +6,16 @@ from typing import Any, get_args
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attrbind_exp.config.variants import is_real, variants
-from attrbind_exp.types import ChunkRule, FigureWidth, MaskFormat, PoolingRule, PrefixRule, UncondRule, UserError
+from attrbind_exp.types import (
+    ChunkRule,
+    FigureWidth,
+    MaskFormat,
+    Missing,
+    PoolingRule,
+    PrefixRule,
+    UncondRule,
+    UserError,
+)
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "text_processor.chunk": get_args(ChunkRule),
@@ -24,6 +33,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "text_blind": (True, False),
     "figure.width": (None, "none", *get_args(FigureWidth)),
     "save_masks": (None, "none", *get_args(MaskFormat)),
+    "missing": get_args(Missing),
 }
 LEAST: dict[str, int] = {
     "batch_size": 1,
@@ -62,6 +72,16 @@ def check_choices(cfg: DictConfig) -> None:
 def check(cfg: DictConfig) -> None:
     """Raise UserError for the first value that makes no sense."""
     check_choices(cfg)
+    check_numbers(cfg)
+    size = cfg.model.size
+    if size is not None and not isinstance(size, int) and (len(size) != 2 or not all(isinstance(n, int) for n in size)):
+        raise UserError(f"model.size={size}; give one whole number or [height,width], in pixels")
+    check_lists(cfg)
+    variants(cfg)
+
+
+def check_numbers(cfg: DictConfig) -> None:
+    """Raise UserError for a threshold, a count or a share that cannot be one."""
     check_threshold(cfg.threshold.value)
     for key, least in LEAST.items():
         value = OmegaConf.select(cfg, key)
@@ -69,14 +89,9 @@ def check(cfg: DictConfig) -> None:
             continue
         if value is not None and (not isinstance(value, int) or value < least):
             raise UserError(f"{key}={value!r}; give a whole number >= {least}")
-    size = cfg.model.size
-    if size is not None and not isinstance(size, int) and (len(size) != 2 or not all(isinstance(n, int) for n in size)):
-        raise UserError(f"model.size={size}; give one whole number or [height,width], in pixels")
     fraction = cfg.get("dataset", {}).get("fraction")
     if fraction is not None and not is_real(fraction):
         raise UserError(f"dataset.fraction={fraction}; give a number above 0 and up to 1, or null for all images")
-    check_lists(cfg)
-    variants(cfg)
 
 
 def check_lists(cfg: DictConfig) -> None:

@@ -10,6 +10,7 @@ from attrbind_exp.edits.noun_chunk import NounChunk
 
 BASELINE = "baseline"  # the label of no edits at all
 TEXT_BLIND = "text_blind"  # that of edits.TextBlind
+OURS = (BASELINE, TEXT_BLIND, "attribute_binding", "noun_chunk", "uncond_average")  # how labels of our own begin
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Variant:
     `method`: the name of the edits in the configuration, by which rows are found; `edits`: applied one after the other,
     none for the baseline; `alpha`: what tells variants of one method apart; `heatmap`: the heat-map method that reads
     it, None where the run has a single one; `layers`: which of MapSettings.grid makes its map, None = the settings' own
-    choice.
+    choice; `system`: the name of another system whose predictions are scored, which edits and reads nothing of ours.
     """
 
     method: str
@@ -27,6 +28,7 @@ class Variant:
     alpha: float | None = None
     heatmap: str | None = None
     layers: str | None = None
+    system: str | None = None
 
     @property
     def name(self) -> str:
@@ -36,8 +38,9 @@ class Variant:
     @property
     def label(self) -> str:
         """What tables, pages and trackers call it: "attribute_binding alpha=0.9 layers=up". It is made of the edits, so
-        that the same edits have the same label in every run, whatever the configuration calls them."""
-        return " ".join([edits_label(self.edits), *self._reading])
+        that the same edits have the same label in every run, whatever the configuration calls them. Another system's is
+        its name."""
+        return " ".join([self.system or edits_label(self.edits), *self._reading])
 
     @property
     def edit(self) -> tuple[str, float | None]:
@@ -53,6 +56,11 @@ class Variant:
 def is_floor(label: str) -> bool:
     """Whether a label is that of the text-blind floor, however it is read: shown beside variants, but no rival."""
     return label.split(" ")[0] == TEXT_BLIND
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name begins as a label of our own edits does, so that no other system may have it."""
+    return name.startswith(OURS)
 
 
 def find_shorter(variants: Sequence[Variant]) -> list[int | None]:

@@ -75,15 +75,17 @@ def delay_by_one(items: Iterable[Item]) -> Iterator[Item]:
     yield from kept
 
 
-def read_files(samples: Sequence[Sample], segmenter: Segmenter) -> Files:
-    """Pictures and ground truths of samples. Touches no device: safe in a thread."""
+def read_files(samples: Sequence[Sample], segmenter: Segmenter | None = None) -> Files:
+    """Pictures and ground truths of samples, and what a model sees where there is one. Touches no device: safe in a
+    thread."""
     files = Files([], {}, {}, {}, [])
     truths: dict[tuple[str, str], np.ndarray | None] = {}
     for sample in samples:
         try:
             if (path := sample.image_path) not in files.pictures:
                 files.pictures[path], files.digests[path] = read_picture(path, sample.size)
-                files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
+                if segmenter is not None:
+                    files.pixels[path] = segmenter.backbone.pixels(files.pictures[path])
             # Expressions of one object share its mask.
             key = (sample.image_id, sample.object_id or f"of {sample.sample_id}")
             if key not in truths:

@@ -5,7 +5,7 @@ stopped. A bad sample is counted and named; it never stops the run.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +30,8 @@ from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import SegmentedImage, Task
 from attrbind_exp.types import Failure
 
+Segment = Callable[[Images, int], Iterator[SegmentedImage]]  # every image, but so many at the beginning
+
 
 def score(
     dataset: Dataset,
@@ -37,6 +39,21 @@ def score(
     settings: RunSettings,
     store: RunStore,
     captioner: Captioner | None = None,
+    watch: Callable[[Task, int], None] = lambda *_: None,
+) -> Scored:
+    """What `score_images` does, with the heat maps of a model."""
+
+    def segment(images: Images, done: int) -> Iterator[SegmentedImage]:
+        return segment_images(images, segmenter, settings, captioner, done)
+
+    return score_images(dataset, segment, settings, store, watch)
+
+
+def score_images(
+    dataset: Dataset,
+    segment: Segment,
+    settings: RunSettings,
+    store: RunStore,
     watch: Callable[[Task, int], None] = lambda *_: None,
 ) -> Scored:
     """The evaluation loop: every image is segmented, counted and written.
@@ -57,7 +74,7 @@ def score(
         failures = list(resumed.failures)
         progress.work.advance(0, len(failures))
         watch(task, len(failures))
-        segmented = segment_images(images, segmenter, settings, captioner, resumed.images)
+        segmented = segment(images, resumed.images)
         # Counted in threads, so that counting pixels does not keep the device waiting.
         counted = map_ahead(partial(count_image, task, settings, dataset, images), segmented, depth=2)
         for image in counted:

@@ -1,6 +1,6 @@
 """What the numbers look like: the samples that a task chooses, drawn with their heat maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,9 +8,8 @@ from PIL import Image
 
 from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import is_floor
-from attrbind_exp.evaluation.batching import segment_images
-from attrbind_exp.heatmaps.segmenter import BASELINE, Segmenter
-from attrbind_exp.language.caption import Captioner
+from attrbind_exp.evaluation.batching import Images
+from attrbind_exp.heatmaps.segmenter import BASELINE
 from attrbind_exp.log import log
 from attrbind_exp.reporting import figures, maps
 from attrbind_exp.reporting.overlays import panel_masks
@@ -28,18 +27,18 @@ from attrbind_exp.work import Work
 MANY = 5  # variants; of more only the one that heads the summary is drawn
 
 Pictures = dict[str, Path]  # by caption
+Segment = Callable[[Images, RunSettings], Iterator[SegmentedImage]]
 
 
 @dataclass(frozen=True)
 class Artist:
-    """All that drawing needs: heat maps are made again for the few samples that become pictures. `about`: the data and
-    the model, as every picture names them."""
+    """All that drawing needs: `segment` makes heat maps again for the few samples that become pictures. `about`: the
+    data and the model, as every picture names them."""
 
     task: Task
-    segmenter: Segmenter
+    segment: Segment
     settings: RunSettings
     store: RunStore
-    captioner: Captioner | None = None
     about: str = ""
 
     def draw(self, found: Sequence[VariantFigures]) -> dict[str, Pictures]:
@@ -108,7 +107,7 @@ class Artist:
             for sample in picture.samples:
                 images.setdefault(sample.image_id, []).append(sample)
         drawing = replace(self.settings, variants=gallery.variants, seeds=self.settings.seeds[:1], keep_maps=False)
-        return segment_images(images, self.segmenter, drawing, self.captioner)
+        return self.segment(images, drawing)
 
     def _picture(self, gallery: Gallery, number: int, image: SegmentedImage, found: Sequence[VariantFigures]) -> Path:
         """Draw one picture. Raises SampleError where none of its samples could be segmented."""
@@ -163,9 +162,11 @@ def remove_pictures(folder: Path) -> None:
 
 
 def shown_variants(settings: RunSettings) -> list[Variant]:
-    """The baseline first, then all variants where they are few, else the one that heads the summary; no floor."""
+    """The baseline first, then all variants where they are few, else the one that heads the summary; no floor. Of
+    another system its own alone."""
     variants = [v for v in settings.variants if not is_floor(v.label)]
     ours = [settings.variants[settings.headline]] if len(variants) > MANY else variants
-    if any(v.heatmap and not v.edits for v in ours):  # several ways of reading the plain prompt are compared
+    # Several ways of reading the plain prompt are compared, or there is no model that could read it.
+    if any(v.system or (v.heatmap and not v.edits) for v in ours):
         return list(ours)
     return [BASELINE, *(v for v in ours if v != BASELINE)]

@@ -55,6 +55,11 @@ class Summary(msgspec.Struct, kw_only=True, frozen=True):
     provenance: tuple[Provenance, ...] = ()
 
     @property
+    def command(self) -> str:
+        """The command that made the run: "score" where another system's predictions were given, else "run"."""
+        return "score" if any(word.startswith("predictions=") for word in self.overrides) else "run"
+
+    @property
     def head(self) -> VariantFigures:
         """The figures of the variant that heads the run."""
         return self.variants[self.headline]

@@ -134,7 +134,8 @@ class ExpressionTask:
         truth = masks[sample.object_id]
         hit, union = metrics.count_overlap(heat, truth)
         at = metrics.iou(hit, union)
-        found = None if sample.others is None else binding.locate(heat, sample, masks)
+        sought = self.settings.peaks and sample.others is not None
+        found = binding.locate(heat, sample, masks) if sought else None
         measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
         return msgspec.structs.replace(
             row,

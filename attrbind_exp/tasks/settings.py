@@ -17,7 +17,7 @@ class RunSettings:
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
     the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; save_masks: leave its
     masks and heat maps there to be taken away; figure_width: make the figures for a paper, too, this wide; metrics: the
-    user's own, by name.
+    user's own, by name; peaks: whether a map's highest place says anything, which of masks it does not.
     """
 
     variants: Sequence[Variant]
@@ -32,3 +32,4 @@ class RunSettings:
     save_masks: MaskFormat | None = None
     figure_width: FigureWidth | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    peaks: bool = True

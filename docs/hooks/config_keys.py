@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 CONF, SWEEPS = ROOT / "conf", ROOT / "sweeps"
 PAGE, MARK = "config-keys.md", "<!-- keys -->"
-COMMANDS = ("run", "segment", "parse", "doctor", "pretrain")
+COMMANDS = ("run", "segment", "compare", "score", "parse", "doctor", "pretrain")
 HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")  # what people set of Hydra's own keys
 BEHIND = re.compile(r"""((?:[^"'#]|"[^"]*"|'[^']*')*(?<=\s))# ?(.*)$""")  # a line and the comment behind it
 LEFT_OUT = ("defaults", "_target_", "help")  # not to be set

@@ -10,9 +10,9 @@ SHARED = ("model", "text_processor", "alpha", "heatmap", "attention_layers", "se
 
 def draw_settings(summary: Summary, threshold: float | None) -> str:
     """What follows the picture and the expression after `attrbind segment`, such as "model=sd15 alpha=0.9
-    threshold=0.50"; "" where images were scored and not expressions, and where no option is called as the model is
-    (model.name=mine): of which option it was a variation, a summary does not say."""
-    if summary.scored != "expressions":
+    threshold=0.50"; "" where images were scored and not expressions, where another system was, and where no option is
+    called as the model is (model.name=mine): of which option it was a variation, a summary does not say."""
+    if summary.scored != "expressions" or summary.command == "score":
         return ""
     told = [word for word in summary.overrides if _key(word).split(".")[0] in SHARED]
     told = [word for word in told if _key(word) != "text_processor.overrides"]  # a file of parses of this very data

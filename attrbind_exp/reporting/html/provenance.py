@@ -134,8 +134,8 @@ def _unfinished(run: Unfinished, root: Path) -> RunRow:
 
 def commands(of: FolderRuns, root: Path) -> Commands:
     """How to make all of it again."""
-    alone = [(name(r.folder, root), r.summary.overrides) for r in of.finished]
-    lines = [(n, shell_command(["python", "-m", "attrbind_exp.run", *typed])) for n, typed in alone]
+    made = [(name(r.folder, root), r.summary) for r in of.finished]
+    lines = [(n, shell_command(["python", "-m", f"attrbind_exp.{s.command}", *s.overrides])) for n, s in made]
     lines += [(name(r.folder, root), r.command) for r in of.unfinished if r.command]
     return Commands(read_sweep(root).command or None, lines)
 

@@ -223,7 +223,10 @@ def headline(group: Group, part: pd.DataFrame) -> Headline:
 
 
 def choice_of_threshold(column: Column, held: bool) -> str:
-    """Who chose the threshold of a column: another split, where it is held out; its own data; or the user."""
+    """Who chose the threshold of a column: another split, where it is held out; its own data; or the user. Of masks
+    nobody does."""
+    if column.run.summary.command == "score" and len(set(column.entry.mIoU_at.values())) == 1:
+        return "the same at any"
     if held:
         return "chosen on another split"
     return "the best on this very data" if column.entry.mIoU is None or _is_best(column) else "as given"
