@@ -9,6 +9,7 @@ import pytest
 
 from attrbind_exp.reporting.maps import Swatch
 from attrbind_exp.reporting.write import make_report
+from tests.accessibility import faults
 from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
 
 DRIVER = shutil.which("chromedriver")
@@ -214,6 +215,24 @@ def test_light_and_dark(show, sweep):
     assert run(driver, colour) == "rgb(20, 23, 27)"  # kept
     click(driver, "#theme")
     assert run(driver, colour) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_serious_fault_keeps_anyone_out(show, sweep, width):
+    """axe-core on the page and on an expression's view, light and dark."""
+    driver = show(sweep, width)
+    for _ in ("light", "dark"):
+        assert faults(driver) == []
+        click(driver, "#rows tbody tr:nth-child(1) a")
+        assert faults(driver) == []
+        click(driver, "#view-close")
+        click(driver, "#theme")
+
+
+def test_axe_finds_a_fault(show, sweep):
+    driver = show(sweep)
+    driver.execute_script("document.body.append(Object.assign(document.createElement('img'), { src: 'data:,' }))")
+    assert [fault.partition(" ")[0] for fault in faults(driver)] == ["image-alt"]
 
 
 def test_more_rows_come_on_demand(show, tmp_path):
