@@ -8,7 +8,7 @@ NAMELESS = {
 
 
 def on_post_page(output: str, **_: object) -> str:
-    """The page with those parts named. Where the theme writes them otherwise, axe-core complains in tests/test_docs.py."""
+    """The page with those parts named. Where the theme writes them otherwise, tests/test_docs.py fails."""
     for part, name in NAMELESS.items():
         output = output.replace(part, f'{part[:-1]} aria-label="{name}">')
     return output
