@@ -322,7 +322,7 @@ DOWNLOADS = {
     "Mask": "mask.png",
     "Heat": "heat.npz",
     "Figure": "figure.png",
-    "Command to": "repeat.yaml",
+    "Command": "repeat.yaml",
     "All, with": "all.zip",
 }
 

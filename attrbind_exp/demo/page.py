@@ -30,7 +30,7 @@ DOWNLOADS = {
     MASK: "Mask (PNG)",
     HEAT: "Heat (NPZ)",
     FIGURE: "Figure (PNG)",
-    REPEAT: "Command to repeat it (YAML)",
+    REPEAT: "Command (YAML)",
     ALL: "All, with the picture (ZIP)",
 }
 FONTS, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # none from the net
