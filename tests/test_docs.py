@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from attrbind_exp.config import CONF
+from tests.accessibility import faults
 from tests.test_report_browser import driver, show  # noqa: F401
 from tests.test_report_browser import pytestmark as needs_browser
 
@@ -127,6 +128,18 @@ def test_the_site_works_from_a_folder(site, show):  # noqa: F811
     links = "return [...document.querySelectorAll('.md-search-result__link')].map(link => link.href)"
     hits = WebDriverWait(page, 20).until(lambda page: page.execute_script(links))
     assert any("sweeps-gpus-slurm.html" in hit for hit in hits)
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme, width", [("default", 1280), ("slate", 390)])
+def test_no_serious_fault_keeps_readers_out(site, show, scheme, width):  # noqa: F811
+    """axe-core on every kind of page, light and dark; and none scrolls sideways as a whole."""
+    for name in ("index", "first-steps", "results", "python-reference", "config-keys", "examples", "method"):
+        page = show(site / f"{name}.html", width)
+        page.execute_script(f"document.querySelector('input[data-md-color-scheme={scheme}]').click()")
+        assert page.execute_script("return document.body.dataset.mdColorScheme") == scheme
+        assert (name, faults(page)) == (name, [])
+        assert (name, page.execute_script("return document.documentElement.scrollWidth")) == (name, width)
 
 
 def test_formulas_are_drawn_without_a_script(site):

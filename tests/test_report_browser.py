@@ -9,6 +9,7 @@ import pytest
 
 from attrbind_exp.reporting.maps import Swatch
 from attrbind_exp.reporting.write import make_report
+from tests.accessibility import faults
 from tests.test_report import BASE, HOSTILE, OURS, draw, hostile, write_run  # noqa: F401
 
 DRIVER = shutil.which("chromedriver")
@@ -216,6 +217,31 @@ def test_light_and_dark(show, sweep):
     assert run(driver, colour) == "rgb(255, 255, 255)"
 
 
+def test_long_names_of_variants_break_between_their_words(show, sweep):
+    driver = show(sweep, 390)
+    name = "document.querySelector('#results tbody tr:nth-child(3) th[scope=row]')"
+    assert run(driver, f"{name}.textContent").startswith("attribute_binding alpha=")
+    assert run(driver, f"{name}.innerHTML").startswith("attribute_<wbr>binding alpha=")
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_no_serious_fault_keeps_anyone_out(show, sweep, width):
+    """axe-core on the page and on an expression's view, light and dark."""
+    driver = show(sweep, width)
+    for _ in ("light", "dark"):
+        assert faults(driver) == []
+        click(driver, "#rows tbody tr:nth-child(1) a")
+        assert faults(driver) == []
+        click(driver, "#view-close")
+        click(driver, "#theme")
+
+
+def test_axe_finds_a_fault(show, sweep):
+    driver = show(sweep)
+    driver.execute_script("document.body.append(Object.assign(document.createElement('img'), { src: 'data:,' }))")
+    assert [fault.partition(" ")[0] for fault in faults(driver)] == ["image-alt"]
+
+
 def test_more_rows_come_on_demand(show, tmp_path):
     folder = write_run(tmp_path / "run", {BASE: [10] * 150, OURS: [20] * 150})
     driver = show(make_report(folder))
@@ -328,8 +354,10 @@ def test_one_click_opens_an_expression_with_all_its_maps(show, sweep):
     assert run(driver, "[...document.querySelectorAll('#view-maps img')].every((i) => i.naturalWidth > 0)")
     assert run(driver, "document.querySelector('#view .key').checkVisibility()")  # one scale for all
     address = driver.current_url
-    click(driver, "#view-close")
-    driver.execute_async_script("setTimeout(arguments[0])")  # "close" is told after the click
+    told = "document.getElementById('view').addEventListener('close', arguments[0], { once: true })"
+    driver.execute_async_script(
+        f"{told}; document.querySelector('#view-close').click()"
+    )  # after the click, at times long
     assert run(driver, "location.hash") == "#expressions" and not run(driver, "document.getElementById('view').open")
     driver.get(address)  # a link that was kept
     driver.refresh()

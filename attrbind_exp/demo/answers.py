@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from attrbind_exp.demo.compute import Compared, Seen, check_expression, open_limited, see
 from attrbind_exp.demo.examples import EXAMPLES
-from attrbind_exp.demo.files import Choice, write_files
+from attrbind_exp.demo.files import Choice, write_file
 from attrbind_exp.demo.sent import Sent, to_send
 from attrbind_exp.types import UserError
 
@@ -74,18 +74,19 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:].removesuffix(".") + "."
 
 
-def take_away(compared: Compared, about: About, choice: Mapping[str, float] | None, kept: Look | None) -> list[str]:
-    """The paths of the files of what is chosen in the viewer. Raises UserError while nothing is shown, and for a choice
-    that the page does not offer."""
+def take_away(
+    name: str, compared: Compared, about: About, choice: Mapping[str, float] | None, kept: Look | None
+) -> str:
+    """The path of one file of what is chosen in the viewer, or of all in a ZIP.
+
+    Raises UserError while nothing is shown, and for a choice that the page does not offer.
+    """
     if kept is None or choice is None:
-        raise UserError("nothing to download yet; press “Look” first")
+        raise UserError("nothing to download; press “Look” first, also an hour after the last time")
     picked = Choice(int(choice["variant"]), round(float(choice["threshold"]), 2))
     if not (0 <= picked.variant < len(compared.variants) and 0 <= picked.threshold <= 1):
         raise UserError(f"no map {picked.variant} at threshold {picked.threshold}; choose both on the page")
-    folder = new_folder()
-    image = open_limited(kept.path)
-    made = write_files(compared, Path(kept.path), image, kept.seen, picked, about.started_with, folder)
-    return [str(path) for path in made]
+    return str(write_file(name, compared, Path(kept.path), kept.seen, picked, about.started_with, new_folder()))
 
 
 @cache
@@ -95,7 +96,7 @@ def workplace() -> tempfile.TemporaryDirectory[str]:
 
 
 def new_folder() -> Path:
-    """A folder for the files of one press of the button. Gradio copies them; folders of an hour ago are removed."""
+    """A folder for the file of one press of a button. Gradio copies them; folders of an hour ago are removed."""
     place = Path(workplace().name)
     for old in place.iterdir():
         if old.stat().st_mtime < time.time() - KEPT:

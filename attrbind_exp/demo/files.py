@@ -1,6 +1,6 @@
 """The files that one can take away: picture, mask, heat, figure, and the command that makes the same again."""
 
-import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from PIL import Image
 
 from attrbind_exp import __version__
 from attrbind_exp.data.digests import digest_bytes
-from attrbind_exp.demo.compute import Compared, Seen, heat_map
+from attrbind_exp.demo import compute
+from attrbind_exp.demo.compute import Compared, Seen
 from attrbind_exp.demo.sent import in_words
 from attrbind_exp.reporting import figures, maps
 from attrbind_exp.runs.shown import clean, shell_command
@@ -27,6 +28,8 @@ CHOSEN = (
     "threshold.value",
     "text_processor.report",
 )
+MASK, HEAT, FIGURE, REPEAT = NAMES = "mask.png", "heat.npz", "figure.png", "repeat.yaml"
+ALL = "all.zip"  # those and the picture
 HEIGHT = 360  # pixels of a panel in the figure, as in the command segment
 
 
@@ -38,32 +41,48 @@ class Choice:
     threshold: float
 
 
-def write_files(
+def write_file(
+    name: str,
     compared: Compared,
     path: Path,
-    image: Image.Image,
     seen: Sequence[Seen],
     choice: Choice,
     started_with: Sequence[str],
     folder: Path,
-) -> list[Path]:
-    """Write the files of a choice into `folder`, all at the picture's own size, and return their paths.
+) -> Path:
+    """Write one of NAMES, or ALL, of a choice into `folder`, at the picture's own size, and return its path.
 
     `path`: the picture's file; `started_with`: the arguments of the page that name the model and how it is read.
     """
+    file = folder / name
+    if name == ALL:
+        made = [write_file(one, compared, path, seen, choice, started_with, folder) for one in NAMES]
+        with zipfile.ZipFile(file, "w") as zipped:
+            for source, inside in [*((one, one.name) for one in made), (path, picture_name(path))]:
+                zipped.write(source, inside)
+        return file
+    if name == REPEAT:
+        file.write_text(repeat_yaml(compared, path, seen, choice, started_with), encoding="utf-8")
+        return file
+    image = compute.open_limited(str(path))
     size = (image.height, image.width)
-    heats = [heat_map(compared, one, choice.variant, size) for one in seen]
-    mask = HeatMap(heats[0]).mask(choice.threshold)
-    picture = folder / path.name
-    shutil.copyfile(path, picture)
-    figures.save_mask(mask, folder / "mask.png")
-    second = {"heat_of_second": heats[1], "difference": heats[1] - heats[0]} if len(heats) > 1 else {}
-    arrays = {"heat": heats[0], "mask": mask, "threshold": np.array(choice.threshold), **second}
-    np.savez_compressed(folder / "heat.npz", allow_pickle=False, **arrays)
-    _write_figure(compared, image, seen[0], choice, mask, picture.name, folder / "figure.png")
-    text = repeat_yaml(compared, picture, seen, choice, started_with)
-    (folder / "repeat.yaml").write_text(text, encoding="utf-8")
-    return [folder / name for name in ("mask.png", "heat.npz", "figure.png", "repeat.yaml")] + [picture]
+    heat = compute.heat_map(compared, seen[0], choice.variant, size)
+    mask = HeatMap(heat).mask(choice.threshold)
+    if name == MASK:
+        figures.save_mask(mask, file)
+    elif name == HEAT:
+        others = [compute.heat_map(compared, one, choice.variant, size) for one in seen[1:]]
+        second = {"heat_of_second": others[0], "difference": others[0] - heat} if others else {}
+        arrays = {"heat": heat, "mask": mask, "threshold": np.array(choice.threshold), **second}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    else:
+        _write_figure(compared, image, seen[0], choice, mask, path.name, file)
+    return file
+
+
+def picture_name(path: Path) -> str:
+    """What the picture is called beside the other files: its own name, unless that is one of theirs."""
+    return f"picture_{path.name}" if path.name in NAMES else path.name
 
 
 def _write_figure(
@@ -74,7 +93,9 @@ def _write_figure(
     panels = {"image": Panel("photo")}
     for number in beside(compared, choice.variant):
         variant = compared.variants[number]
-        panels[label(compared, number)] = Panel("heat", heat_map(compared, seen, number, size), choice.threshold)
+        panels[label(compared, number)] = Panel(
+            "heat", compute.heat_map(compared, seen, number, size), choice.threshold
+        )
         if variant is chosen:
             panels["mask"] = Panel("mask", mask, choice.threshold)
     about = f"{clean(name)}; {compared.reading(chosen)}; mask of {label(compared, choice.variant)}"
@@ -127,11 +148,11 @@ def repeat_yaml(
 ) -> str:
     """What was chosen, and the command that repeats it beside the picture, as YAML."""
     variant, texts = compared.variants[choice.variant], [one.prompt.parse.text for one in seen]
-    arguments = repeat_command(compared, picture.name, texts[0], choice, started_with)
+    arguments = repeat_command(compared, picture_name(picture), texts[0], choice, started_with)
     said = {
         "command": shell_command(["python", "-m", "attrbind_exp.segment", *arguments]),
         "attrbind_exp": __version__,
-        "picture": picture.name,
+        "picture": picture_name(picture),
         "picture_digest": digest_bytes(picture.read_bytes()),
         "expression": texts[0],
         "second_expression": texts[1] if len(texts) > 1 else None,

@@ -17,14 +17,22 @@ from gradio.data_classes import ImageData
 from gradio.events import Dependency
 
 from attrbind_exp.demo.answers import KEPT, About, Begin, Look, look, sentence, take_away
-from attrbind_exp.demo.compute import MOST_CHARACTERS, Compared
+from attrbind_exp.demo.compute import MOST_CHARACTERS, MOST_PIXELS, Compared
 from attrbind_exp.demo.examples import EXAMPLES, Example
+from attrbind_exp.demo.files import ALL, FIGURE, HEAT, MASK, REPEAT
 from attrbind_exp.demo.sent import Sent
 from attrbind_exp.types import UserError
 
 STATIC = Path(__file__).parent / "static"
-LARGEST_FILE = "12mb"
+MEGABYTES = 12  # of a picture's file at most
 WAITING = 16  # people at most; the next is told to come back
+DOWNLOADS = {
+    MASK: "Mask (PNG)",
+    HEAT: "Heat (NPZ)",
+    FIGURE: "Figure (PNG)",
+    REPEAT: "Command (YAML)",
+    ALL: "All, with the picture (ZIP)",
+}
 FONTS, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")  # none from the net
 BROKEN = "No answer: too many people are waiting, or something broke, which the server's terminal tells. Try again."
 
@@ -37,26 +45,16 @@ def make_page(compared: Compared, about: About, begin: Begin) -> gr.Blocks:
         kept, sent, choice = gr.State(None, time_to_live=KEPT), gr.JSON(visible=False), gr.JSON(visible=False)
         picture, expression, second, button, drawn = questions()
         gr.HTML((STATIC / "viewer.html").read_text(encoding="utf-8"))
-        get = gr.Button("Make files of the chosen map", elem_id="get")
-        label = "Mask, heat, figure, the command that repeats it, the picture"
-        files = gr.File(label=label, interactive=False, file_count="multiple", elem_id="files", visible=False)
 
         def show(path: str | None, text: str, other: str) -> tuple[Sent, Look | None]:
             return look(compared, about, begin, path, text, other)
-
-        def make(chosen: dict[str, float] | None, last: Look | None) -> gr.File:
-            try:
-                return gr.File(take_away(compared, about, chosen, last), visible=True)
-            except UserError as error:
-                raise gr.Error(sentence(str(error)), print_exception=False) from error
 
         for ask in (button.click, expression.submit, second.submit):
             show_in_viewer(ask, show, [picture, expression, second], [sent, kept])
         for example, press in zip(EXAMPLES, drawn, strict=True):
             picked = press.click(partial(fill, example), None, [picture, expression, second], api_visibility="private")
             show_in_viewer(picked.then, show, [picture, expression, second], [sent, kept])
-        js = "(chosen, last) => [window.attrbind.choice(), last]"
-        get.click(make, [choice, kept], files, js=js, api_visibility="private")
+        downloads(partial(file_or_error, compared, about), choice, kept)
     return page.queue(max_size=WAITING, default_concurrency_limit=1)
 
 
@@ -83,6 +81,39 @@ def show_in_viewer(
     )
     asked.success(None, outputs[0], None, js="(sent) => { window.attrbind.show(sent); }")
     asked.failure(None, None, None, js=f"() => {{ window.attrbind.complain({json.dumps(BROKEN)}); }}")
+
+
+def downloads(make: Callable[..., str], choice: gr.JSON, kept: gr.State) -> None:
+    """A button for each file: it has the file of the chosen map made, and the browser save it."""
+    with gr.Column(elem_id="take"):
+        gr.HTML("<h2>Download the chosen map</h2>")
+        made = gr.File(visible=False)
+        with gr.Row():
+            for name, label in DOWNLOADS.items():
+                begun = f"window.attrbind.tell('Making {name} …'); return [window.attrbind.choice(), kept];"
+                ended = f"window.attrbind.tell('{name} is among your downloads.'); window.attrbind.save(file);"
+                asked = gr.Button(label, size="md", min_width=110).click(
+                    partial(make, name),
+                    [choice, kept],
+                    made,
+                    js=f"(_, kept) => {{ {begun} }}",
+                    api_visibility="private",
+                    concurrency_id="files",
+                    show_progress="hidden",
+                )
+                asked.success(None, made, None, js=f"(file) => {{ {ended} }}")
+                asked.failure(None, None, None, js="() => { window.attrbind.tell(''); }")
+        gr.HTML('<p id="v-file" role="status"></p>')
+
+
+def file_or_error(
+    compared: Compared, about: About, name: str, chosen: dict[str, float] | None, last: Look | None
+) -> str:
+    """The path of a file to download; what a visitor can mend is shown by Gradio."""
+    try:
+        return take_away(name, compared, about, chosen, last)
+    except UserError as error:
+        raise gr.Error(sentence(str(error)), print_exception=False) from error
 
 
 def questions() -> tuple[gr.Image, gr.Textbox, gr.Textbox, gr.Button, list[gr.Button]]:
@@ -129,11 +160,13 @@ def path_of(uploaded: ImageData | None) -> str | None:
 
 
 def head(about: About) -> str:
-    """Title, and which model this is and what it cannot know."""
+    """Title, which model this is and what it cannot know, and what the page takes."""
     return (
         "<h1>What does a diffusion model see in your words?</h1>"
         "<p>Heat shows where the model sees what the expression names, after one noising step and one pass.</p>"
         f'<p class="model-note"><b>Model: {html.escape(about.name)}.</b> {html.escape(about.limits)}</p>'
+        f'<p class="limits">Pictures up to {MEGABYTES} MB and {MOST_PIXELS // 1_000_000} million pixels, expressions '
+        f"up to {MOST_CHARACTERS} characters. One visitor is answered at a time; up to {WAITING} wait.</p>"
     )
 
 
@@ -160,7 +193,7 @@ def launch(page: gr.Blocks, host: str | None, port: int | None, share: bool, ope
             inbrowser=open_it,
             prevent_thread_lock=True,
             quiet=True,
-            max_file_size=LARGEST_FILE,
+            max_file_size=f"{MEGABYTES}mb",
             show_error=False,
             footer_links=[],
             ssr_mode=False,

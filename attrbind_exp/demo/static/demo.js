@@ -5,7 +5,7 @@ window.attrbind = (() => {
   const at = (id) => document.getElementById("v-" + id);
   const make = (tag, className, text) => Object.assign(document.createElement(tag), { className: className || "", textContent: text || "" });
   const chosen = { method: 0, reading: 0, alpha: 0, threshold: 50 };
-  const SLOW = "Still looking … A large model takes minutes without a GPU. If nothing comes, the page’s server may have stopped.";
+  const SLOW = "Still looking … Others may come first, and a large model takes minutes without a GPU. If nothing comes, the page’s server may have stopped.";
   let slow = 0, sent = null, photo = null, maps = [], tiles = [], point = null;
 
   async function unpack(text) {
@@ -248,8 +248,7 @@ window.attrbind = (() => {
 
   function complain(text) {
     clearTimeout(slow);
-    at("alert").hidden = !text;
-    at("alert").textContent = text || "";
+    Object.assign(at("alert"), { hidden: !text, textContent: text || "" });
     at("empty").hidden = true;
     document.getElementById("viewer").classList.remove("busy");
   }
@@ -268,8 +267,7 @@ window.attrbind = (() => {
       if (!before) Object.assign(chosen, sent.begin);
       point = null;
       at("body").hidden = false;
-      at("warning").hidden = !sent.warning;
-      at("warning").textContent = sent.warning || "";
+      Object.assign(at("warning"), { hidden: !sent.warning, textContent: sent.warning || "" });
       at("alpha").max = Math.max(0, sent.alphas.length - 1);
       at("alpha").value = chosen.alpha;
       at("threshold").value = chosen.threshold;
@@ -296,5 +294,7 @@ window.attrbind = (() => {
     },
     complain,
     choice: () => sent && { variant: variantOf(chosen.method, chosen.reading), threshold: chosen.threshold / 100 },
+    tell: (text) => { at("file").textContent = text; },
+    save: (file) => Object.assign(make("a"), { href: file.url, download: file.orig_name }).click(),
   };
 })();
