@@ -1,0 +1,157 @@
+"""LoRAs are added to the weights once, to the number, or refused. Without peft, which adds them, most tests skip."""
+
+import importlib.util
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from attrbind_exp.backbones import lora as loras
+from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
+from attrbind_exp.backbones.weights_digest import loras_digest
+from attrbind_exp.config import PACKAGE
+from attrbind_exp.types import UserError
+
+BUNDLED = PACKAGE / "assets" / "bundled"
+needs_peft = pytest.mark.skipif(
+    importlib.util.find_spec("peft") is None, reason="peft is not installed (pip install '.[lora]')"
+)
+RANK, ALPHA = 4, 2.0
+# Layers that LoRAs usually change, in each block and in the text encoder; a convolution's factors are convolutions.
+LAYERS = {
+    "unet": ["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+             "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0", "up_blocks.3.attentions.0.proj_in"],
+    "text_encoder": ["encoder.layers.0.self_attn.q_proj", "encoder.layers.2.mlp.fc1"],
+}  # fmt: skip
+
+
+def pairs(model, seed=0):
+    """{part: {layer: (A, B)}} of random factors, and {part: {layer: B A}} in the shape of its weight."""
+    torch.manual_seed(seed)
+    factors, products = {}, {}
+    for part, names in LAYERS.items():
+        weights = getattr(model, part).state_dict()
+        for name in names:
+            shape = weights[f"{name}.weight"].shape
+            more = (1, 1) if len(shape) == 4 else ()
+            down, up = torch.randn(RANK, shape[1], *more), torch.randn(shape[0], RANK, *more)
+            factors[part, name] = (down, up)
+            products[part, name] = (up.flatten(1) @ down.flatten(1)).view(shape)
+    return factors, products
+
+
+def diffusers_names(factors):
+    """As diffusers' training scripts save them: alpha is the rank."""
+    found = {}
+    for (part, name), (down, up) in factors.items():
+        whole = f"{part}.{'text_model.' if part == 'text_encoder' else ''}{name}"
+        found |= {f"{whole}.lora_A.weight": down, f"{whole}.lora_B.weight": up}
+    return found
+
+
+def kohya_names(factors):
+    """As kohya's scripts save them, and the web has them."""
+    found = {}
+    for (part, name), (down, up) in factors.items():
+        whole = f"lora_unet_{name}" if part == "unet" else f"lora_te_text_model_{name}"
+        whole = whole.replace(".", "_")
+        found |= {
+            f"{whole}.lora_down.weight": down,
+            f"{whole}.lora_up.weight": up,
+            f"{whole}.alpha": torch.tensor(ALPHA),
+        }
+    return found
+
+
+def states(model):
+    return {(part, name): values for part in LAYERS for name, values in getattr(model, part).state_dict().items()}
+
+
+def load(lora, scale=1.0):
+    return load_stable_diffusion(str(BUNDLED), "cpu", lora=lora, lora_scale=scale)
+
+
+@needs_peft
+@pytest.mark.parametrize(("named", "factor"), [(diffusers_names, 1.0), (kohya_names, ALPHA / RANK)])
+@pytest.mark.parametrize("scale", [1.0, 0.3, -0.5])
+def test_a_weight_becomes_itself_and_the_product(model, tmp_path, named, factor, scale):
+    factors, products = pairs(model)
+    save_file(named(factors), tmp_path / "lora.safetensors")
+    before, after = states(model), states(load(str(tmp_path / "lora.safetensors"), scale))
+    assert list(before) == list(after)  # the structure is as it was
+    changed = {
+        (part, name.removesuffix(".weight"))
+        for part, name in before
+        if not torch.equal(before[part, name], after[part, name])
+    }
+    assert changed == set(products)
+    for (part, name), product in products.items():
+        expected = before[part, f"{name}.weight"] + scale * factor * product
+        torch.testing.assert_close(after[part, f"{name}.weight"], expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_peft
+def test_several_add_up_and_zero_is_nothing(model, tmp_path):
+    made = [pairs(model, seed) for seed in (1, 2)]
+    files = [str(tmp_path / f"{i}.safetensors") for i in (1, 2)]
+    for file, (factors, _) in zip(files, made, strict=True):
+        save_file(diffusers_names(factors), file)
+    before, after = states(model), states(load(files, [0.5, 2.0]))
+    for part, name in made[0][1]:
+        expected = before[part, f"{name}.weight"] + 0.5 * made[0][1][part, name] + 2 * made[1][1][part, name]
+        torch.testing.assert_close(after[part, f"{name}.weight"], expected, rtol=1e-5, atol=1e-5)
+    nothing = states(load(files, 0))
+    for key, values in before.items():
+        assert torch.equal(values.view(torch.uint8), nothing[key].view(torch.uint8))  # the sign of a zero, too
+    with pytest.raises(UserError, match=r"model\.lora_scale=\[1\.0\] are 1 numbers for 2 files"):
+        load(files, [1.0])
+
+
+@needs_peft
+@pytest.mark.parametrize("named", [diffusers_names, kohya_names])
+def test_loras_for_other_models_are_refused(model, tmp_path, named):
+    factors, _ = pairs(model)
+    file = tmp_path / "lora.safetensors"
+    key = ("unet", LAYERS["unet"][1])
+    wider = factors | {key: (torch.randn(RANK, 768), factors[key][1])}
+    absent = factors | {("unet", "down_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q"): factors[key]}
+    for spoilt in (wider, absent):
+        save_file(named(spoilt), file)
+        with pytest.raises(UserError, match=r"model\.lora='.*' does not fit this model") as error:
+            load(str(file))
+        assert str(error.value).isprintable()
+
+
+def test_files_that_are_no_loras_are_refused(model, tmp_path, monkeypatch):
+    file = tmp_path / "lora.safetensors"
+    for names, words in (
+        (["emb_params"], "is no LoRA: found emb_params"),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "is no LoRA: found lora_unet_x.dora_scale"),
+        (["lora_unet_x.hada_w1_a"], "is no LoRA: found lora_unet_x.hada_w1_a"),
+    ):
+        save_file({name: torch.ones(1) for name in names}, file)
+        with pytest.raises(UserError, match=words):
+            load(str(file))
+    file.write_bytes(b"torn")
+    with pytest.raises(UserError, match="cannot be read .*get the file again"):
+        load(str(file))
+    with pytest.raises(UserError, match="does not exist; give the file of a LoRA"):
+        load(str(tmp_path / "nothing.safetensors"))
+    (tmp_path / "lora.pt").touch()
+    with pytest.raises(UserError, match="pickles are not read"):
+        load(str(tmp_path / "lora.pt"))
+    save_file(diffusers_names(pairs(model)[0]), file)
+    monkeypatch.setattr(loras, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs peft; install it by pip install 'attrbind_exp\[lora\]'"):
+        load(str(file))
+
+
+def test_the_digest_is_of_all_files_in_their_order(tmp_path):
+    files = [str(tmp_path / name) for name in "ab"]
+    for i, file in enumerate(files):
+        save_file({"lora": torch.full((1,), float(i))}, file)
+    one, both = loras_digest(files[:1]), loras_digest(files)
+    assert len({one, both, loras_digest(files[::-1]), loras_digest([])}) == 4
+    assert loras_digest([]) is None and loras_digest([str(tmp_path / "gone")]) is None
+    save_file({name: values + 1 for name, values in load_file(files[0]).items()}, files[0])
+    assert loras_digest(files[:1]) != one
