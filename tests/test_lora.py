@@ -1,21 +1,23 @@
-"""LoRAs are added to the weights once, to the number, or refused. Without peft, which adds them, most tests skip."""
+"""LoRAs are added to the weights once, to the number, or refused."""
 
-import importlib.util
+import json
+import re
+import shutil
 
+import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from attrbind_exp.backbones import lora as loras
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
+from attrbind_exp.backbones.weights import FILES
 from attrbind_exp.backbones.weights_digest import loras_digest
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.types import UserError
+from tests.conftest import make_segmenter, picture
 
 BUNDLED = PACKAGE / "assets" / "bundled"
-needs_peft = pytest.mark.skipif(
-    importlib.util.find_spec("peft") is None, reason="peft is not installed (pip install '.[lora]')"
-)
 RANK, ALPHA = 4, 2.0
 # Layers that LoRAs usually change, in each block and in the text encoder; a convolution's factors are convolutions.
 LAYERS = {
@@ -49,6 +51,20 @@ def diffusers_names(factors):
     return found
 
 
+def old_names(factors):
+    """As diffusers' training scripts saved them until peft: attention by its processors."""
+    found = {}
+    for (part, name), (down, up) in factors.items():
+        whole = f"{part}.{'text_model.' if part == 'text_encoder' else ''}{name}"
+        if "attn" in name:
+            whole = whole.replace("self_attn.q_proj", "self_attn.to_q").removesuffix(".0")
+            whole = re.sub(r"(attn\d)\.", r"\1.processor.", whole) + "_lora"
+        else:
+            whole += ".lora" if part == "unet" else ".lora_linear_layer"
+        found |= {f"{whole}.down.weight": down, f"{whole}.up.weight": up}
+    return found
+
+
 def kohya_names(factors):
     """As kohya's scripts save them, and the web has them."""
     found = {}
@@ -71,8 +87,7 @@ def load(lora, scale=1.0):
     return load_stable_diffusion(str(BUNDLED), "cpu", lora=lora, lora_scale=scale)
 
 
-@needs_peft
-@pytest.mark.parametrize(("named", "factor"), [(diffusers_names, 1.0), (kohya_names, ALPHA / RANK)])
+@pytest.mark.parametrize(("named", "factor"), [(diffusers_names, 1.0), (old_names, 1.0), (kohya_names, ALPHA / RANK)])
 @pytest.mark.parametrize("scale", [1.0, 0.3, -0.5])
 def test_a_weight_becomes_itself_and_the_product(model, tmp_path, named, factor, scale):
     factors, products = pairs(model)
@@ -90,7 +105,6 @@ def test_a_weight_becomes_itself_and_the_product(model, tmp_path, named, factor,
         torch.testing.assert_close(after[part, f"{name}.weight"], expected, rtol=1e-5, atol=1e-5)
 
 
-@needs_peft
 def test_several_add_up_and_zero_is_nothing(model, tmp_path):
     made = [pairs(model, seed) for seed in (1, 2)]
     files = [str(tmp_path / f"{i}.safetensors") for i in (1, 2)]
@@ -103,47 +117,112 @@ def test_several_add_up_and_zero_is_nothing(model, tmp_path):
     nothing = states(load(files, 0))
     for key, values in before.items():
         assert torch.equal(values.view(torch.uint8), nothing[key].view(torch.uint8))  # the sign of a zero, too
-    with pytest.raises(UserError, match=r"model\.lora_scale=\[1\.0\] are 1 numbers for 2 files"):
+    with pytest.raises(UserError, match=r"model\.lora_scale=\[1\.0\] has 1 numbers for 2 files"):
         load(files, [1.0])
 
 
-@needs_peft
-@pytest.mark.parametrize("named", [diffusers_names, kohya_names])
+@pytest.mark.parametrize("named", [diffusers_names, old_names, kohya_names])
 def test_loras_for_other_models_are_refused(model, tmp_path, named):
     factors, _ = pairs(model)
     file = tmp_path / "lora.safetensors"
     key = ("unet", LAYERS["unet"][1])
     wider = factors | {key: (torch.randn(RANK, 768), factors[key][1])}
-    absent = factors | {("unet", "down_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q"): factors[key]}
+    twin = tuple(values.clone() for values in factors[key])
+    absent = factors | {("unet", "down_blocks.3.attentions.0.transformer_blocks.0.attn1.to_q"): twin}
     for spoilt in (wider, absent):
         save_file(named(spoilt), file)
-        with pytest.raises(UserError, match=r"model\.lora='.*' does not fit this model") as error:
+        with pytest.raises(UserError, match=r"model\.lora='.*does not fit this model") as error:
             load(str(file))
         assert str(error.value).isprintable()
 
 
-def test_files_that_are_no_loras_are_refused(model, tmp_path, monkeypatch):
+def test_files_that_are_no_loras_are_refused(tmp_path):
     file = tmp_path / "lora.safetensors"
     for names, words in (
-        (["emb_params"], "is no LoRA: found emb_params"),
-        (["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"], "is no LoRA: found lora_unet_x.dora_scale"),
-        (["lora_unet_x.hada_w1_a"], "is no LoRA: found lora_unet_x.hada_w1_a"),
+        (["emb_params"], "is no LoRA that is read here: found emb_params"),
+        (
+            ["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"],
+            "is no LoRA that is read here: found lora_unet_x.dora_scale",
+        ),
+        (["lora_unet_x.hada_w1_a"], "is no LoRA that is read here: found lora_unet_x.hada_w1_a"),
     ):
         save_file({name: torch.ones(1) for name in names}, file)
         with pytest.raises(UserError, match=words):
             load(str(file))
     file.write_bytes(b"torn")
-    with pytest.raises(UserError, match="cannot be read .*get the file again"):
+    with pytest.raises(UserError, match=r"cannot be read .*get the file again"):
         load(str(file))
-    with pytest.raises(UserError, match="does not exist; give the file of a LoRA"):
+    with pytest.raises(UserError, match="does not exist; give a LoRA's safetensors"):
         load(str(tmp_path / "nothing.safetensors"))
     (tmp_path / "lora.pt").touch()
     with pytest.raises(UserError, match="pickles are not read"):
         load(str(tmp_path / "lora.pt"))
-    save_file(diffusers_names(pairs(model)[0]), file)
-    monkeypatch.setattr(loras, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs peft; install it by pip install 'attrbind_exp\[lora\]'"):
+
+
+def test_what_a_header_says_of_the_training(model, tmp_path):
+    """alpha is not the rank; and what would need another sum is refused."""
+    factors, products = pairs(model)
+    file = tmp_path / "lora.safetensors"
+    settings = {
+        "unet.lora_alpha": 8,
+        "unet.r": RANK,
+        "unet.use_dora": False,
+        "text_encoder.lora_alpha": 2,
+        "unet.alpha_pattern": {},
+    }
+    save_file(diffusers_names(factors), file, {"lora_adapter_metadata": json.dumps(settings)})
+    before, after = states(model), states(load(str(file)))
+    for (part, name), product in products.items():
+        expected = before[part, f"{name}.weight"] + {"unet": 8, "text_encoder": 2}[part] / RANK * product
+        torch.testing.assert_close(after[part, f"{name}.weight"], expected, rtol=1e-5, atol=1e-5)
+    save_file(
+        diffusers_names(factors), file, {"lora_adapter_metadata": json.dumps(settings | {"unet.use_rslora": True})}
+    )
+    with pytest.raises(UserError, match=r"found unet\.use_rslora=True"):
         load(str(file))
+
+
+def test_it_is_what_diffusers_and_peft_make_of_it(model, tmp_path):
+    """Of the form that they read whole."""
+    pytest.importorskip("peft")
+    file = tmp_path / "lora.safetensors"
+    save_file(diffusers_names(pairs(model)[0]), file)
+    theirs = StableDiffusionPipeline.from_pretrained(str(BUNDLED), dtype=torch.float32, safety_checker=None)
+    theirs.load_lora_weights(load_file(file))
+    theirs.fuse_lora(components=["unet", "text_encoder"], lora_scale=0.7)
+    theirs.unload_lora_weights()
+    ours, theirs = states(load(str(file), 0.7)), states(theirs)
+    assert list(ours) == list(theirs)
+    for key, values in ours.items():
+        torch.testing.assert_close(values, theirs[key], rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_added_in_full_and_overflow_is_named(model, tmp_path):
+    factors, products = pairs(model)
+    file = tmp_path / "lora.safetensors"
+    save_file(diffusers_names(factors), file)
+    half = states(load_stable_diffusion(str(BUNDLED), "cpu", "fp16", lora=str(file)))
+    for part, name in products:
+        whole = states(model)[part, f"{name}.weight"] + products[part, name]
+        torch.testing.assert_close(half[part, f"{name}.weight"], whole.half(), rtol=2e-3, atol=1e-6)
+    with pytest.raises(UserError, match=r"not finite; lower model\.lora_scale, or take model\.dtype=fp32"):
+        load_stable_diffusion(str(BUNDLED), "cpu", "fp16", lora=str(file), lora_scale=1e6)
+
+
+def test_maps_are_those_of_the_changed_weights(model, tmp_path):
+    """Nothing else of a model knows of a LoRA: its maps are those of a folder that has the sum in it."""
+    file = tmp_path / "lora.safetensors"
+    save_file(kohya_names(pairs(model)[0]), file)
+    changed = load(str(file), 0.1)
+    shutil.copytree(BUNDLED, tmp_path / "sum")
+    for part, name in FILES.items():
+        save_file(getattr(changed, part).state_dict(), tmp_path / "sum" / part / name, {"format": "pt"})
+    images, texts = [picture(60, 80, i) for i in range(2)], ["the white star", "the red heart"]
+    maps = [
+        make_segmenter(m)(images, texts) for m in (model, changed, load_stable_diffusion(str(tmp_path / "sum"), "cpu"))
+    ]
+    own, ours, theirs = (np.concatenate([heat.values.ravel() for heat in heats]) for heats in maps)
+    assert np.array_equal(ours, theirs) and not np.allclose(ours, own, atol=0.01)
 
 
 def test_the_digest_is_of_all_files_in_their_order(tmp_path):

@@ -1,16 +1,19 @@
 """LoRAs on top of a model: low-rank changes of its weights, added to them once, so that a pass costs what it cost.
 
-What a LoRA's file holds is read by diffusers and added by peft (pip install "attrbind_exp[lora]").
+A file holds two factors for each layer that it changes, under the names of whoever trained it: diffusers' scripts of
+today and of old, or kohya's, as the web has them. diffusers' own loader leaves out the text encoder's attention of the
+latter (0.42), so layers are looked up here, and a tensor that belongs to none refuses the file.
 """
 
+import json
+import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from attrbind_exp.backbones.weights import first_line, list_names
@@ -20,10 +23,37 @@ from attrbind_exp.types import UserError
 Scale: TypeAlias = float | Sequence[float]
 
 PARTS = ("unet", "text_encoder")
-DOWN = ("lora_A.weight", "lora_down.weight", ".down.weight")  # the first of a pair's two factors
-# What files of other kinds have in the names of their tensors: they would be left out, or read as something else.
-OTHER_KINDS = ("dora_scale", "lokr_", "hada_", "oft_", "diff_b")
-MEND = "give the file of a LoRA for this kind of model as model.lora=FILE.safetensors, or model.lora=null"
+FACTOR = re.compile(r"(.+?)[._](?:lora_linear_layer|lora)[._](A|B|down|up)\.weight")
+ALPHA = ".alpha"
+# From the names of layers in files, "_" for ".", to those of today.
+NAMES = (
+    (re.compile("^lora_unet_"), "unet_"),
+    (re.compile("^lora_te1?_"), "text_encoder_"),
+    (re.compile("^text_encoder_text_model_"), "text_encoder_"),
+    (re.compile("_processor_"), "_"),
+    (re.compile("_self_attn_to_(q|k|v|out)$"), r"_self_attn_\1_proj"),
+    (re.compile("_to_out$"), "_to_out_0"),
+)
+SETTINGS = "lora_adapter_metadata"  # in a header: how diffusers' scripts of today trained
+UNREAD = ("alpha_pattern", "use_rslora", "use_dora", "lora_bias")  # settings that would need another sum
+MEND = "give a LoRA's safetensors for this kind of model as model.lora=FILE, or model.lora=null"
+
+
+class Change(NamedTuple):
+    """What one layer's weight is changed by: `down` (rank, in ..) and `up` (out, rank ..), and their product's
+    `factor`, alpha / rank."""
+
+    down: Tensor
+    up: Tensor
+    factor: float
+
+    def product(self, like: Tensor) -> Tensor:
+        """factor * up @ down in the shape of a weight, float32 on its device; a convolution's factors are convolutions.
+
+        Raises RuntimeError where they do not fit it.
+        """
+        up, down = (values.to(like.device, torch.float32).flatten(1) for values in (self.up, self.down))
+        return self.factor * (up @ down).view(like.shape)
 
 
 def fuse_loras(pipeline: StableDiffusionPipeline, lora: str | Sequence[str] | None, scale: Scale) -> None:
@@ -32,11 +62,16 @@ def fuse_loras(pipeline: StableDiffusionPipeline, lora: str | Sequence[str] | No
     `lora`: one file or several, which add up; `scale`: one number for all of them, or one for each. Raises UserError
     for a file that is not there, is no LoRA, or does not fit this model to its last tensor.
     """
-    for file, factor in zip(*_paired(lora, scale), strict=True):
-        tensors = read_lora(file)
-        if find_spec("peft") is None:
-            raise UserError(f"model.lora='{file}' needs peft; install it by pip install 'attrbind_exp[lora]'")
-        _fuse(pipeline, file, tensors, factor)
+    for path, factor in zip(*_paired(lora, scale), strict=True):
+        weights = _weights(pipeline)
+        changes = read_lora(path)
+        absent = [name for name in changes if name not in weights]
+        if absent:
+            seen = f"{len(absent)} of its {len(changes)} layers are not in it ({list_names(absent)})"
+            raise UserError(f"model.lora='{path}' does not fit this model: {seen}; {MEND}")
+        for name, change in changes.items():
+            if factor:  # by 0 nothing is added, not even to the sign of a zero
+                _add(weights[name], change, factor, f"model.lora='{path}', layer {name}")
 
 
 def _paired(lora: str | Sequence[str] | None, scale: Scale) -> tuple[list[str], list[float]]:
@@ -45,46 +80,80 @@ def _paired(lora: str | Sequence[str] | None, scale: Scale) -> tuple[list[str], 
     scales = [float(scale)] * len(files) if isinstance(scale, int | float) else [float(s) for s in scale]
     if len(scales) != len(files):
         raise UserError(
-            f"model.lora_scale={list(scales)} are {len(scales)} numbers for {len(files)} files of model.lora; give one "
-            "for all of them, or one for each"
+            f"model.lora_scale={scales} has {len(scales)} numbers for {len(files)} files of model.lora; give one for "
+            "all of them, or one for each"
         )
     return files, scales
 
 
-def read_lora(path: str) -> dict[str, Tensor]:
-    """The tensors of a LoRA's file. Raises UserError for a file that is none."""
+def _weights(pipeline: StableDiffusionPipeline) -> dict[str, Tensor]:
+    """The weights that a LoRA can change by their layers' names, "_" for ".": "unet_conv_in"."""
+    return {
+        f"{part}_{name.removesuffix('.weight').replace('.', '_')}": values
+        for part in PARTS
+        for name, values in getattr(pipeline, part).named_parameters()
+        if name.endswith(".weight") and values.ndim > 1
+    }
+
+
+@torch.no_grad()
+def _add(weight: Tensor, change: Change, scale: float, what: str) -> None:
+    """Add a change to a weight, in float32 whatever the weight's type."""
+    try:
+        fused = (weight.float() + scale * change.product(weight)).to(weight.dtype)
+    except RuntimeError as error:
+        shapes = f"{list(change.up.shape)} @ {list(change.down.shape)} for {list(weight.shape)}"
+        raise UserError(f"{what} does not fit this model: {shapes}; {MEND}") from error
+    if not fused.isfinite().all():
+        raise UserError(f"{what} makes numbers that are not finite; lower model.lora_scale, or take model.dtype=fp32")
+    weight.copy_(fused)
+
+
+def read_lora(path: str) -> dict[str, Change]:
+    """The changes in a LoRA's file by the names of layers, "_" for ".". Raises UserError for a file that is none."""
+    tensors, settings = _read(path)
+    found: dict[str, dict[str, Tensor]] = {}
+    odd = []
+    for name, values in tensors.items():
+        factor = FACTOR.fullmatch(name)
+        if not factor and not name.endswith(ALPHA):
+            odd.append(name)
+            continue
+        role = {"A": "down", "B": "up"}.get(factor[2], factor[2]) if factor else "alpha"
+        found.setdefault(_layer(factor[1] if factor else name.removesuffix(ALPHA)), {})[role] = values
+    odd += [name for name, roles in found.items() if not {"down", "up"} <= set(roles)]
+    odd += [f"{key}={value}" for key, value in settings.items() if value and key.rpartition(".")[2] in UNREAD]
+    if odd or not found:
+        raise UserError(f"model.lora='{path}' is no LoRA that is read here: found {list_names(odd) or 'none'}; {MEND}")
+    return {name: _change(name, roles, settings) for name, roles in found.items()}
+
+
+def _read(path: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The tensors of a file, and the settings of the training, where its header has them."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise UserError(f"model.lora='{path}' does not exist; {MEND}")
     if file.suffix != ".safetensors":
         raise UserError(f"model.lora='{path}' is no safetensors, and pickles are not read; {MEND}")
     try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
+        with safe_open(file, "pt") as content:
+            settings = json.loads((content.metadata() or {}).get(SETTINGS, "{}"))
+            return {name: content.get_tensor(name) for name in content.keys()}, settings  # noqa: SIM118
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.lora='{path}' cannot be read ({first_line(error)}); get the file again") from error
-    odd = [name for name in tensors if any(kind in name for kind in OTHER_KINDS)]
-    odd = odd or [name for name in tensors if "lora" not in name]
-    if odd or not tensors:
-        raise UserError(f"model.lora='{path}' is no LoRA: found {list_names(odd) or 'no tensors'}; {MEND}")
-    return tensors
 
 
-def _fuse(pipeline: StableDiffusionPipeline, path: str, tensors: dict[str, Tensor], scale: float) -> None:
-    """Add one LoRA, and leave the model's structure as it was."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def _layer(name: str) -> str:
+    """What a layer of a file is called here."""
+    name = name.replace(".", "_")
+    for before, after in NAMES:
+        name = before.sub(after, name)
+    return name
 
-    expected = sum(name.endswith(DOWN) for name in tensors)
-    try:
-        pipeline.load_lora_weights(dict(tensors))
-        modules = [module for part in PARTS for module in getattr(pipeline, part).modules()]
-        found = sum(isinstance(module, BaseTunerLayer) for module in modules)
-        if found == expected and scale:  # by 0 nothing is added, not even to the sign of a zero
-            pipeline.fuse_lora(components=list(PARTS), lora_scale=scale)
-        pipeline.unload_lora_weights()
-    except Exception as error:  # each library stumbles in its own way over a file that somebody else wrote
-        raise UserError(f"model.lora='{path}' does not fit this model ({first_line(error)}); {MEND}") from error
-    if found != expected:
-        raise UserError(
-            f"model.lora='{path}' does not fit this model: it changes {expected} layers, of which {found} are in the "
-            f"UNet and the text encoder here; {MEND}"
-        )
+
+def _change(name: str, roles: dict[str, Tensor], settings: dict[str, object]) -> Change:
+    """A layer's change; alpha is the rank where nobody says otherwise."""
+    rank = roles["down"].shape[0]
+    part = next((part for part in PARTS if name.startswith(f"{part}_")), "")
+    alpha = roles["alpha"].item() if "alpha" in roles else settings.get(f"{part}.lora_alpha", rank)
+    return Change(roles["down"], roles["up"], float(alpha) / rank)  # type: ignore[arg-type]

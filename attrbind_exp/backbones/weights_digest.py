@@ -69,7 +69,7 @@ def loras_digest(files: Sequence[str], cache: str | None = None) -> str | None:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:12] if digests else None
 
 
-def _files(folder: Path, half: bool) -> Iterator[Path]:
+def _files(folder: Path, half: bool = False) -> Iterator[Path]:
     """The files that a Stable Diffusion is loaded from; of a model of another layout all at the same depth."""
     every = [f for depth in ("*", "*/*") for f in sorted(folder.glob(depth)) if f.is_file()]
     seen = [f for f in every if not any(part.startswith(".") for part in f.relative_to(folder).parts)]
