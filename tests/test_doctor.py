@@ -317,6 +317,7 @@ def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
     (cache / "snapshots" / "abc" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     missing = parts_of("some/model")[0]
     assert missing[0] == "MISSING" and "'hf download some/model --include" in missing[1] and "licence" in missing[1]
+    assert """half precision alone by 'hf download some/model --include "*.json" """ in missing[1]
     assert "revision other, of which nothing is there" in checkpoint.check_model("some/model@other")[0].text
 
 

@@ -121,6 +121,8 @@ def test_several_add_up_and_zero_is_nothing(model, tmp_path):
     nothing = states(load(files, 0))
     for key, values in before.items():
         assert torch.equal(values.view(torch.uint8), nothing[key].view(torch.uint8))  # the sign of a zero, too
+    with pytest.raises(UserError, match=r"model\.lora_scale=much; give a number"):
+        load(files, "much")
     with pytest.raises(UserError, match=r"model\.lora_scale=\[1\.0\] has 1 numbers for 2 files"):
         load(files, [1.0])
 
@@ -148,6 +150,7 @@ def test_files_that_are_no_loras_are_refused(tmp_path):
             ["lora_unet_x.lora_down.weight", "lora_unet_x.dora_scale"],
             "is no LoRA that is read here: found lora_unet_x.dora_scale",
         ),
+        (["lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"], "found unet_x"),  # of one dimension
         (["lora_unet_x.hada_w1_a"], "is no LoRA that is read here: found lora_unet_x.hada_w1_a"),
     ):
         save_file({name: torch.ones(1) for name in names}, file)

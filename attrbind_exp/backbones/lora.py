@@ -77,7 +77,9 @@ def fuse_loras(pipeline: StableDiffusionPipeline, lora: str | Sequence[str] | No
 def _paired(lora: str | Sequence[str] | None, scale: Scale) -> tuple[list[str], list[float]]:
     """The files, and a scale for each."""
     files = read_loras(lora)
-    scales = [float(scale)] * len(files) if isinstance(scale, int | float) else [float(s) for s in scale]
+    scales = [scale] * len(files) if isinstance(scale, int | float) else list(scale)
+    if not all(isinstance(number, int | float) for number in scales):
+        raise UserError(f"model.lora_scale={scale}; give a number, or one for each file as [1.0,0.5]")
     if len(scales) != len(files):
         raise UserError(
             f"model.lora_scale={scales} has {len(scales)} numbers for {len(files)} files of model.lora; give one for "
@@ -121,11 +123,18 @@ def read_lora(path: str) -> dict[str, Change]:
             continue
         role = {"A": "down", "B": "up"}.get(factor[2], factor[2]) if factor else "alpha"
         found.setdefault(_layer(factor[1] if factor else name.removesuffix(ALPHA)), {})[role] = values
-    odd += [name for name, roles in found.items() if not {"down", "up"} <= set(roles)]
+    odd += [name for name, roles in found.items() if not _is_whole(roles)]
     odd += [f"{key}={value}" for key, value in settings.items() if value and key.rpartition(".")[2] in UNREAD]
     if odd or not found:
         raise UserError(f"model.lora='{path}' is no LoRA that is read here: found {list_names(odd) or 'none'}; {MEND}")
     return {name: _change(name, roles, settings) for name, roles in found.items()}
+
+
+def _is_whole(roles: dict[str, Tensor]) -> bool:
+    """Whether there are both factors and, where there is one, a single alpha."""
+    factors = [roles[role] for role in ("down", "up") if role in roles]
+    whole = len(factors) == 2 and all(values.ndim > 1 and values.numel() for values in factors)
+    return whole and ("alpha" not in roles or roles["alpha"].numel() == 1)
 
 
 def _read(path: str) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -138,7 +147,8 @@ def _read(path: str) -> tuple[dict[str, Tensor], dict[str, object]]:
     try:
         with safe_open(file, "pt") as content:
             settings = json.loads((content.metadata() or {}).get(SETTINGS, "{}"))
-            return {name: content.get_tensor(name) for name in content.keys()}, settings  # noqa: SIM118
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            return tensors, settings if isinstance(settings, dict) else {}
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.lora='{path}' cannot be read ({first_line(error)}); get the file again") from error
 
@@ -155,5 +165,5 @@ def _change(name: str, roles: dict[str, Tensor], settings: dict[str, object]) ->
     """A layer's change; alpha is the rank where nobody says otherwise."""
     rank = roles["down"].shape[0]
     part = next((part for part in PARTS if name.startswith(f"{part}_")), "")
-    alpha = roles["alpha"].item() if "alpha" in roles else settings.get(f"{part}.lora_alpha", rank)
-    return Change(roles["down"], roles["up"], float(alpha) / rank)  # type: ignore[arg-type]
+    alpha = roles["alpha"].item() if "alpha" in roles else settings.get(f"{part}.lora_alpha")
+    return Change(roles["down"], roles["up"], alpha / rank if isinstance(alpha, int | float) else 1.0)

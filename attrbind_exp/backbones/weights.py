@@ -105,7 +105,10 @@ def weight_files(place: Path, part: str, path: str, half: bool = False) -> list[
     found = f"{part}/ without {FILES[part]}: {listing(place / part)}"
     pickled = any((place / part).glob("*.bin"))
     how = f"pickles are not read; {save_again(place)}; or " if pickled else ""
-    raise UserError(f"model.path='{path}' lacks weights: found {found}; {how}{mend(path)}, or choose {CHOICES}")
+    how += mend(path)
+    if is_hub_name(path) and not Path(path).is_dir():
+        how += f", or where it has half precision alone by '{fetch_command(path, READ_HALF)}'"
+    raise UserError(f"model.path='{path}' lacks weights: found {found}; {how}, or choose {CHOICES}")
 
 
 def _one_set(folder: Path, name: str, kind: str, path: str) -> list[Path]:
