@@ -114,7 +114,10 @@ def test_several_add_up_and_zero_is_nothing(model, tmp_path):
     files = [str(tmp_path / f"{i}.safetensors") for i in (1, 2)]
     for file, (factors, _) in zip(files, made, strict=True):
         save_file(diffusers_names(factors), file)
-    before, after = states(model), states(load(files, [0.5, 2.0]))
+    typed = config.read_settings(
+        composed("model=bundled", f"model.lora=[{','.join(files)}]", "model.lora_scale=[0.5,2]")
+    )
+    before, after = states(model), states(typed.segmenter.model.load())
     for part, name in made[0][1]:
         expected = before[part, f"{name}.weight"] + 0.5 * made[0][1][part, name] + 2 * made[1][1][part, name]
         torch.testing.assert_close(after[part, f"{name}.weight"], expected, rtol=1e-5, atol=1e-5)
