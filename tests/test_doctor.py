@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import files, machine, published, samples
+from attrbind_exp.commands.doctor import checkpoint, files, machine, published, samples
 from attrbind_exp.commands.doctor.command import examine, start
 from attrbind_exp.commands.doctor.published import Counts
 from attrbind_exp.config import CONF, PACKAGE
@@ -61,6 +62,7 @@ def test_whole_data_is_ok_line_by_line(refer_folder):
         "metric",
         "disk",
         "model",
+        "parts",
         "memory",
         "spacy",
         "tracker",
@@ -229,19 +231,67 @@ def test_coco_files_counts_and_images(tmp_path):
     )
 
 
-def test_weights_that_are_not_there_are_named_with_the_command(tmp_path):
-    finding, folder = machine.check_model("stable-diffusion-v1-5/stable-diffusion-v1-5")
-    assert finding.status == "MISSING" and folder is None
-    assert "'hf download stable-diffusion-v1-5/stable-diffusion-v1-5 --include" in finding.text
-    assert machine.check_model(str(tmp_path / "nowhere"))[0].status == "MISSING"
-    copy = tmp_path / "copy"
-    shutil.copytree(BUNDLED, copy)
+def parts_of(path, half=False):
+    """What the doctor says of a model's parts, line by line."""
+    finding, place = checkpoint.check_model(str(path))
+    assert finding.status == "ok"
+    return [(found.status, found.text) for found in checkpoint.check_parts(place, str(path), half)]
+
+
+def test_weights_that_are_not_there_are_named_with_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "hf_s3cret")
+    name = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    finding, place = checkpoint.check_model(name)
+    assert finding.status == "MISSING" and place is None
+    for words in (
+        f"looked in the hub's cache, {tmp_path}/hub/models--{name.replace('/', '--')} (by HF_HOME), which is not there",
+        f"'hf download {name} --include",
+        f"accept the licence at https://huggingface.co/{name}, then 'hf auth login' (a token is set here)",
+    ):
+        assert words in finding.text
+    assert "s3cret" not in finding.text
+    withdrawn = checkpoint.check_model("runwayml/stable-diffusion-v1-5")[0].text
+    assert f"its mirror is {name}" in withdrawn and f"https://huggingface.co/{name}," in withdrawn
+    here = checkpoint.check_model(str(tmp_path / "nowhere"))[0]
+    assert here.status == "MISSING" and "licence" not in here.text
+
+
+def test_what_is_missing_of_a_model_is_named_part_by_part(tmp_path):
+    copy = shutil.copytree(BUNDLED, tmp_path / "copy")
     whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    content = whole.read_bytes()
-    whole.write_bytes(content[:-100])
-    assert "torn" in machine.check_model(str(copy))[0].text
-    whole.unlink()
-    assert "unet/ without diffusion_pytorch_model.safetensors" in machine.check_model(str(copy))[0].text
+    tensors = load_file(whole)
+    for name in ("conv_in.bias", "mid_block.resnets.0.conv1.weight"):
+        tensors.pop(name)
+    save_file(tensors, whole)
+    (copy / "text_encoder" / "model.safetensors").unlink()
+    shutil.rmtree(copy / "tokenizer")
+    *faults, (status, text) = parts_of(copy)
+    assert [(s, t.partition(":")[0]) for s, t in faults] == [
+        ("MISSING", p) for p in ("unet", "text_encoder", "tokenizer")
+    ]
+    assert "of 442 tensors 2 missing (conv_in.bias, mid_block.resnets.0.conv1.weight)" in faults[0][1]
+    assert "text_encoder/ without model.safetensors: config.json" in faults[1][1]
+    assert status == "ok" and text.startswith("vae: 1.5 M in fp16, 3.0 MB; scheduler: 1000 steps, epsilon")
+    whole.write_bytes(whole.read_bytes()[:-100])
+    assert "unet" in parts_of(copy)[0][1] and "cannot be read" in parts_of(copy)[0][1]
+
+
+def test_no_weights_are_loaded(monkeypatch):
+    """Headers alone are read."""
+    monkeypatch.setattr("attrbind_exp.backbones.loading.load_file", None)
+    assert parts_of(BUNDLED)[0][1].endswith("8.1 M parameters, 16.3 MB on disk")
+
+
+def test_precision_of_two_sets(tmp_path):
+    copy = shutil.copytree(BUNDLED, tmp_path / "copy")
+    whole = copy / "vae" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(whole, whole.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    save_file({name: values.float() for name, values in load_file(whole).items()}, whole)
+    assert "vae: 1.5 M in fp32, 6.1 MB" in parts_of(copy)[0][1]
+    assert "vae: 1.5 M in fp16, 3.0 MB" in parts_of(copy, half=True)[0][1]
+    assert checkpoint.takes_half("cpu", "fp16") and not checkpoint.takes_half("cpu", "auto")
 
 
 def test_copies_beside_the_weights_do_not_count(tmp_path):
@@ -251,8 +301,7 @@ def test_copies_beside_the_weights_do_not_count(tmp_path):
     shutil.copy(unet, unet.with_name("diffusion_pytorch_model.non_ema.safetensors"))
     old = "diffusion_pytorch_model-00001-of-00002.safetensors"  # no index names it
     shutil.copy(unet, unet.with_name(old))
-    ours, alone = (machine.check_model(str(folder))[0].text.partition(": ")[2] for folder in (copy, BUNDLED))
-    assert ours == alone
+    assert parts_of(copy) == parts_of(BUNDLED)
 
 
 def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
@@ -261,18 +310,40 @@ def test_weights_in_the_hub_cache_are_found(tmp_path, monkeypatch):
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    finding, _ = machine.check_model("some/model")
-    assert finding.status == "ok" and str(cache / "snapshots" / "abc") in finding.text
+    finding, place = checkpoint.check_model("some/model")
+    assert finding.status == "ok" and place == cache / "snapshots" / "abc"
+    assert f"found {place}; looked in the hub's cache, {cache} (" in finding.text
+    assert finding.text.endswith("), revision main, abc")
+    (cache / "snapshots" / "abc" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    missing = parts_of("some/model")[0]
+    assert missing[0] == "MISSING" and "'hf download some/model --include" in missing[1] and "licence" in missing[1]
+    assert """half precision alone by 'hf download some/model --include "*.json" """ in missing[1]
+    assert "revision other, of which nothing is there" in checkpoint.check_model("some/model@other")[0].text
+
+
+def test_loras_are_looked_at(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file(
+        {
+            "lora_unet_conv_in.lora_down.weight": torch.ones(1, 36),
+            "lora_unet_conv_in.lora_up.weight": torch.ones(32, 1),
+        },
+        file,
+    )
+    found = list(checkpoint.check_loras([str(file), str(tmp_path / "none.safetensors")]))
+    assert [finding.status for finding in found] == ["ok", "MISSING"]
+    assert found[0].text == f"{file}: changes 1 layers" and "does not exist" in found[1].text
+    assert not list(checkpoint.check_loras([]))
 
 
 def test_parameters_are_those_of_the_loaded_model(model):
     parts = (model.unet, model.vae, model.text_encoder)
-    assert machine.count_parameters(BUNDLED) == sum(p.numel() for part in parts for p in part.parameters())
+    assert checkpoint.count_parameters(BUNDLED) == sum(p.numel() for part in parts for p in part.parameters())
 
 
 def test_memory_estimate_by_hand():
     needed, formula = machine.estimate_memory(BUNDLED, (64, 128), 3, 2)
-    parameters = machine.count_parameters(BUNDLED)
+    parameters = checkpoint.count_parameters(BUNDLED)
     assert needed == 2 * parameters + 3 * (5 * 64 * 128 * 24 * 2 + 2 * (16 * 32) * 24 * 4)
     assert "5 feature maps of 64 x 128 x 24 x 2 bytes" in formula and "2 heads x 512 cells x 24 tokens" in formula
 
@@ -328,7 +399,8 @@ def tree(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 WATCHED = """
-import os, runpy, sys
+import os, runpy, sys, tempfile
+tempfile.gettempdir()  # torch asks for it, and Python tries it out once by an empty file
 def watch(event, arguments):
     path = arguments[0] if arguments else None
     if event == "open" and arguments[2] is not None and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -355,8 +427,8 @@ def test_the_bundled_data_passes_and_nothing_is_written(tmp_path):
     assert "WROTE" not in done.stderr, done.stderr
     assert tree(tmp_path) == before
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 11
-    assert lines[-1] == "0 missing, 0 warnings, 11 ok"
+    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 12
+    assert lines[-1] == "0 missing, 0 warnings, 12 ok"
 
 
 @pytest.fixture
@@ -380,7 +452,7 @@ def test_exit_codes(refer_folder, tmp_path, typed):
     edit(refer_folder / "refs(made).json", lambda refs: refs[0]["sentences"][0].update(sent=""))
     before = tree(tmp_path)
     code, out, _ = typed(*given)
-    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 10 ok"
+    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 11 ok"
     code, out, _ = typed(*given, "model.path=nobody/nothing")
     assert code == 1 and "MISSING  model" in out and "hf download nobody/nothing" in out
     for wrong in (

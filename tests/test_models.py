@@ -270,7 +270,6 @@ def test_parts_of_a_model_are_refused(folder, tmp_path):
     (tmp_path / "lora").mkdir()
     (tmp_path / "lora" / "pytorch_lora_weights.safetensors").touch()
     refused(tmp_path / "lora", "no model_index.json, only pytorch_lora_weights.safetensors")
-    refused(tmp_path / "lora" / "pytorch_lora_weights.safetensors", "single file", "from_single_file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "no model_index.json, only nothing")
     (folder / "model_index.json").write_text("{")

@@ -70,7 +70,7 @@ def _find_model(model: str | os.PathLike[str]) -> tuple[str, str | None]:
     text = os.fspath(model)
     if isinstance(model, str) and text in options("model"):
         return text, None
-    if "/" in text or Path(text).is_dir():
+    if "/" in text or Path(text).exists():
         return "sd15", str(Path(text).expanduser())
     also = ", or give the folder or the Hugging Face name (OWNER/NAME) of a Stable Diffusion"
     return known("model", text, options("model"), also), None

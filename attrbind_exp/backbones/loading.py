@@ -16,7 +16,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from attrbind_exp.backbones.weights import FILES, first_line, list_names, mend, read_object, refusal, weight_files
+from attrbind_exp.backbones import single_file
+from attrbind_exp.backbones.headers import read_header
+from attrbind_exp.backbones.weights import (
+    FILES,
+    first_line,
+    index_of,
+    list_names,
+    mend,
+    read_object,
+    refusal,
+    weight_files,
+)
 from attrbind_exp.backbones.window import load_tokenizer
 from attrbind_exp.types import UserError
 
@@ -37,13 +48,13 @@ REPEATED = ("num_hidden_layers", "layers_per_block", "transformer_layers_per_blo
 MOST_LAYERS = 100
 
 
-def load_pipeline(folder: Path, path: str, device: torch.device, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """The model in `folder`, as find_model gave it for model.path=`path`, with its weights as `dtype` on `device`.
+def load_pipeline(place: Path, path: str, device: torch.device, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """The model at `place`, as find_model gave it for model.path=`path`, with its weights as `dtype` on `device`.
 
     Raises UserError for files that cannot be read, or do not fit each other.
     """
-    tokenizer = load_tokenizer(str(folder))
-    parts = {part: load_part(folder, part, path, device, dtype) for part in FILES}
+    tokenizer = load_tokenizer(str(place))
+    parts = {part: load_part(place, part, path, device, dtype) for part in FILES}
     text, width = parts["text_encoder"].config, parts["unet"].config.cross_attention_dim
     window, tokens = tokenizer.model_max_length, max(tokenizer.get_vocab().values()) + 1
     pairs = (  # what must go together
@@ -54,9 +65,10 @@ def load_pipeline(folder: Path, path: str, device: torch.device, dtype: torch.dt
     unlike = [f"{what}: {one} in {part}/, {two} in text_encoder/" for same, what, one, part, two in pairs if not same]
     if unlike:
         raise UserError(f"model.path='{path}' holds parts of different models, {'; '.join(unlike)}; {mend(path)}")
-    with _spoilt(folder / "scheduler", path):
+    configs = configs_of(place, path)
+    with _spoilt(configs / "scheduler", path):
         return StableDiffusionPipeline.from_pretrained(
-            str(folder),
+            str(configs),
             local_files_only=True,
             tokenizer=tokenizer,
             **parts,
@@ -67,12 +79,17 @@ def load_pipeline(folder: Path, path: str, device: torch.device, dtype: torch.dt
         )
 
 
-def load_part(folder: Path, part: str, path: str, device: torch.device, dtype: torch.dtype) -> Part:
+def configs_of(place: Path, path: str) -> Path:
+    """The folder with a model's configurations: the model's own, or that of its kind for a single file."""
+    return single_file.configs_of(place, path) if place.is_file() else place
+
+
+def load_part(place: Path, part: str, path: str, device: torch.device, dtype: torch.dtype) -> Part:
     """The text encoder, UNet or VAE of a model, with its weights as `dtype` on `device`.
 
     Raises UserError for files that do not hold it whole, and for numbers that are not finite.
     """
-    model, tensors, file = match_part(folder, part, path)
+    model, tensors, file = match_part(place, part, path, half=dtype == torch.float16)
     # Copied, else numbers would change under a run when somebody writes to the file.
     weights = {name: values.to(device, dtype, copy=True) for name, values in tensors.items()}
     extremes = torch.stack([torch.stack(values.aminmax()) for values in weights.values()])  # (T, 2); NaN if any is
@@ -93,25 +110,29 @@ def load_part(folder: Path, part: str, path: str, device: torch.device, dtype: t
     return model.eval()
 
 
-def match_part(folder: Path, part: str, path: str) -> tuple[Part, dict[str, Tensor], Path]:
+def match_part(
+    place: Path, part: str, path: str, half: bool = False, headers: bool = False
+) -> tuple[Part, dict[str, Tensor], Path]:
     """A part without numbers, the tensors of its files by the part's names, and the file that errors name.
 
-    The tensors are views of the files; only headers are read. Raises UserError unless all are there, no others, and
-    each in its shape.
+    The tensors are views of the files, which nothing is read of yet, or with `headers` only what headers say of them.
+    `half`: as weight_files takes it. Raises UserError unless all are there, no others, and each in its shape.
     """
-    files = weight_files(folder, part, path)
+    files, configs = weight_files(place, part, path, half), configs_of(place, path)
     tensors: dict[str, Tensor] = {}
-    named = files[0] if len(files) == 1 else folder / part / f"{FILES[part]}.index.json"
+    named = files[0] if len(files) == 1 else index_of(files, part)
     twice = []
     for file in files:
         with _spoilt(file, path):
-            found = load_file(file)
+            found = read_header(file) if headers else load_file(file)
+            if place.is_file():
+                found = single_file.part_of(found, part, configs)
         for name, values in found.items():
             ours = _name_today(part, name)
             twice += [name] if ours in tensors else []
             if ours is not None:
                 tensors[ours] = values
-    model = _build(folder / part, part, path)
+    model = _build(configs / part, part, path)
     own = {_name_today(part, name) or name: (name, tuple(values.shape)) for name, values in model.state_dict().items()}
     faults = [f"{len(twice)} twice ({list_names(twice)})"] if twice else []
     faults += _find_faults({name: shape for name, (_, shape) in own.items()}, tensors)

@@ -22,6 +22,7 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Pixels, Request
 from attrbind_exp.backbones.capture import find_layers, record
 from attrbind_exp.backbones.loading import load_pipeline
+from attrbind_exp.backbones.lora import fuse_loras
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
 from attrbind_exp.backbones.tensors import pad_rows, to_device
 from attrbind_exp.backbones.weights import find_model, first_line
@@ -184,20 +185,27 @@ def load_stable_diffusion(
     resize: str = "bicubic",
     latents: str = "mode",
     seed: int = 0,
+    lora: str | Sequence[str] | None = None,
+    lora_scale: float | Sequence[float] = 1.0,
 ) -> StableDiffusion:
-    """Load a Stable Diffusion 1.x or 2.x from a local folder, or by its hub name from the local cache.
+    """Load a Stable Diffusion 1.x or 2.x from a local folder, a single file, or by its hub name from the local cache.
 
     device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. `resize`, `latents`, `seed`: see
-    StableDiffusion. Only safetensors are read.
+    StableDiffusion. `lora`, `lora_scale`: see `lora.fuse_loras`. Only safetensors are read.
     Raises UserError when there are no weights, saying how to get them, for a model of another kind, and for files that
     are not whole.
     """
     target = pick_device(device)
-    precision = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    chosen = precision[dtype] if dtype != "auto" else torch.float16 if target.type == "cuda" else torch.float32
-    folder = find_model(path)
-    pipeline = load_pipeline(folder, path, target, chosen)
-    return StableDiffusion(pipeline, size, read_reading(str(folder)), resize, latents, seed)
+    place = find_model(path)
+    pipeline = load_pipeline(place, path, target, pick_dtype(dtype, target))
+    fuse_loras(pipeline, lora, lora_scale)
+    return StableDiffusion(pipeline, size, read_reading(str(place)), resize, latents, seed)
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The precision that model.dtype means on a device."""
+    chosen = ("fp16" if device.type == "cuda" else "fp32") if dtype == "auto" else dtype
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[chosen]
 
 
 def pick_device(device: str) -> torch.device:

@@ -1,20 +1,23 @@
 """Where a model's files lie, whether it is a Stable Diffusion 1.x or 2.x, and how to fetch it.
 
-Only small JSON files are read here, no weights.
+A model is a folder in diffusers' layout, perhaps one of the hub's cache, or a single file. Only small JSON files are
+read here, no weights.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from attrbind_exp.hub import fetch_command, find_file, is_hub_name
+from attrbind_exp.backbones.pickled import refuse_pickle, save_again
+from attrbind_exp.hub import WITHDRAWN, fetch_command, find_file, is_hub_name, split_name
 from attrbind_exp.types import UserError
 
 CHOICES = (
-    "model=bundled, sd14, sd15, sd21, sd21_base, or model.path=DIR_OR_HUB_NAME of a Stable Diffusion 1.x or 2.x in "
-    "diffusers' layout (model_index.json, unet/, vae/, text_encoder/, tokenizer/, scheduler/) with safetensors"
+    "model=bundled, sd14, sd15, sd21, sd21_base, or model.path= of a Stable Diffusion 1.x or 2.x in safetensors: a "
+    "single file, or a folder or hub name in diffusers' layout (model_index.json, unet/, vae/, text_encoder/, "
+    "tokenizer/, scheduler/)"
 )
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
@@ -29,9 +32,10 @@ FILES = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
-# What is read of a model, as patterns for the hub. Beside it, in real checkpoints, lie files that are neither read nor
-# looked at: pickled copies (*.bin, *.ckpt), others in half precision (*.fp16.safetensors), the weights of training
-# before averaging (*.non_ema.safetensors, unet_ema/), safety_checker/, whole checkpoints (v1-5-pruned.safetensors).
+HALF = "fp16"  # in the names of a second set of weights, in half precision: model.fp16.safetensors
+# What is fetched of a model, as patterns for the hub. Beside it and sets in half precision, in real checkpoints, lie
+# files that are neither read nor looked at: pickled copies (*.bin, *.ckpt), the weights of training before averaging
+# (*.non_ema.safetensors, unet_ema/), safety_checker/, whole checkpoints (v1-5-pruned.safetensors).
 READ = (
     "*.json",
     "tokenizer/*",
@@ -42,50 +46,87 @@ READ = (
 )
 
 
-def find_model(path: str) -> Path:
-    """The folder that model.path means: a local one, or a hub name's in the local cache. Nothing is fetched.
+READ_HALF = ("*.json", "tokenizer/*", f"*/*.{HALF}.safetensors", f"*/*.{HALF}-*-of-*.safetensors")
 
-    Raises UserError when there is none, or when it does not hold a Stable Diffusion 1.x or 2.x with safetensors.
+
+def find_model(path: str) -> Path:
+    """What model.path means: a folder, a hub name's folder in the local cache, or a single file. Nothing is fetched.
+
+    Raises UserError when there is none, or when a folder does not hold a Stable Diffusion 1.x or 2.x with safetensors;
+    what is in a single file is looked at when its parts are read.
     """
+    place = find_place(path)
+    if place.is_dir():
+        for part in FILES:
+            weight_files(place, part, path)
+    return place
+
+
+def find_place(path: str) -> Path:
+    """As find_model, whether all weights are there or not."""
     local = Path(path).expanduser()
     if local.is_file():
-        raise UserError(
-            f"model.path='{path}' is a single file; convert it once by diffusers' "
-            f"StableDiffusionPipeline.from_single_file(FILE).save_pretrained(DIR), then give model.path=DIR"
-        )
+        refuse_pickle(local)
+        return local
     # Not by snapshot_download: to it, a cache with just the files of our fetch command is incomplete.
     index = find_file(path, "model_index.json")
     folder = local if local.is_dir() else index.parent if index else None
     if folder is None:
-        if is_hub_name(path):
-            seen = "is neither a folder nor in the local Hugging Face cache"
-            raise UserError(f"model.path='{path}' {seen}; {mend(path)}, or choose {CHOICES}")
-        example = fetch_command("stable-diffusion-v1-5/stable-diffusion-v1-5", READ)
-        raise UserError(f"model.path='{path}' does not exist; choose {CHOICES}; get weights as by '{example}'")
+        raise UserError(f"{_not_there(path)}, or choose {CHOICES}")
     _check_parts(folder, path)
     _check_channels(folder, path)
-    for part in FILES:
-        weight_files(folder, part, path)
     return folder
 
 
-def weight_files(folder: Path, part: str, path: str) -> list[Path]:
-    """The safetensors that hold a part: one file, or several that an index names.
+def _not_there(path: str) -> str:
+    """That model.path means nothing here, and how to get what it may mean."""
+    if not is_hub_name(path):
+        example = fetch_command("stable-diffusion-v1-5/stable-diffusion-v1-5", READ)
+        return f"model.path='{path}' does not exist; get weights as by '{example}'"
+    mirror = WITHDRAWN.get(split_name(path)[0])
+    if mirror:
+        seen = f"was taken down by its owners and is not in the local Hugging Face cache; its mirror is {mirror}"
+        return f"model.path='{path}' {seen}: set model.path={mirror} and {mend(mirror)}"
+    return f"model.path='{path}' is neither a folder nor in the local Hugging Face cache; {mend(path)}"
 
-    Raises UserError where there are none, where there are both, and for an index that names anything but safetensors
-    beside it.
+
+def weight_files(place: Path, part: str, path: str, half: bool = False) -> list[Path]:
+    """The safetensors that hold a part: one file, or several that an index names. Where a folder has two sets, one of
+    them in half precision, `half` takes that one.
+
+    Raises UserError where there are none, where one set is there in both forms, and for an index that names anything
+    but safetensors beside it.
     """
-    single = folder / part / FILES[part]
-    index = single.with_name(f"{single.name}.index.json")
-    if index.is_file():
-        shards = _shards(index, path)
-        if single.is_file():
-            raise UserError(f"two sets of weights: '{single}' and those that '{index.name}' names; remove one of them")
-        return shards
+    if place.is_file():
+        return [place]
+    for kind in (HALF, "") if half else ("", HALF):
+        if files := _one_set(place / part, FILES[part], kind, path):
+            return files
+    found = f"{part}/ without {FILES[part]}: {listing(place / part)}"
+    pickled = any((place / part).glob("*.bin"))
+    how = f"pickles are not read; {save_again(place)}; or " if pickled else ""
+    how += mend(path)
+    if is_hub_name(path) and not Path(path).is_dir():
+        how += f", or where it has half precision alone by '{fetch_command(path, READ_HALF)}'"
+    raise UserError(f"model.path='{path}' lacks weights: found {found}; {how}, or choose {CHOICES}")
+
+
+def _one_set(folder: Path, name: str, kind: str, path: str) -> list[Path]:
+    """The files of a part's set, `kind` HALF or "": one file, or those that an index names. Empty: there is none."""
+    single = folder / (name.replace(".safetensors", f".{kind}.safetensors") if kind else name)
+    index = folder / (f"{name}.index.{kind}.json" if kind else f"{name}.index.json")
+    if not index.is_file():
+        return [single] if single.is_file() else []
+    shards = _shards(index, path)
     if single.is_file():
-        return [single]
-    found = f"{part}/ without {single.name}: {listing(folder / part)}"
-    raise UserError(f"model.path='{path}' lacks weights: found {found}; {mend(path)}, or choose {CHOICES}")
+        raise UserError(f"two sets of weights: '{single}' and those that '{index.name}' names; remove one of them")
+    return shards
+
+
+def index_of(files: Sequence[Path], part: str) -> Path:
+    """The index that names `files`, the shards of a part."""
+    kind = f".{HALF}" if f".{HALF}" in files[0].name else ""
+    return files[0].with_name(f"{FILES[part]}.index{kind}.json")
 
 
 def _shards(index: Path, path: str) -> list[Path]:
@@ -105,7 +146,10 @@ def _shards(index: Path, path: str) -> list[Path]:
 
 def mend(path: str) -> str:
     """What to do to have the weights of model.path whole: a part of an error's line."""
-    if is_hub_name(path) and not Path(path).is_dir():
+    local = Path(path).expanduser()
+    if local.is_file():
+        return "get the file again"
+    if is_hub_name(path) and not local.is_dir():
         return f"fetch it by '{fetch_command(path, READ)}'"
     return "save it again by diffusers' save_pretrained(DIR, safe_serialization=True)"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
+from attrbind_exp.backbones.single_file import tokenizer_of
 from attrbind_exp.backbones.weights import first_line, list_names, listing, mend
 from attrbind_exp.hub import find_file
 from attrbind_exp.language.window import Tokens
@@ -52,18 +53,23 @@ class ClipWindow:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer alone of a model in Stable Diffusion's layout: a folder, or a hub name in the local cache.
+    """The tokenizer alone of a model: a folder in diffusers' layout, a hub name in the local cache, or a single file.
 
     Raises UserError where there is none, or one that is not whole or pads and cuts in front.
     """
-    config = find_file(path, f"tokenizer/{CONFIG}")
-    folder = config.parent if config else Path(path).expanduser() / "tokenizer"
+    local, padding = Path(path).expanduser(), {}
+    if local.is_file():
+        folder, pad = tokenizer_of(local, path)
+        padding = {"pad_token": pad} if pad else {}
+    else:
+        config = find_file(path, f"tokenizer/{CONFIG}")
+        folder = config.parent if config else local / "tokenizer"
     if not any(all((folder / name).is_file() for name in form) for form in FORMS):
         forms = ", or ".join(" and ".join(form) for form in FORMS)
         seen = f"its files are not there: found {listing(folder)} instead of {forms}"
         raise UserError(f"no tokenizer at model.path='{path}' ({seen}); {mend(path)}")
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, **padding)
         fault = find_fault(tokenizer)
     except Exception as error:  # the tokenizers library raises bare Exceptions for torn files
         raise UserError(f"no tokenizer at model.path='{path}' ({first_line(error)}); {mend(path)}") from error

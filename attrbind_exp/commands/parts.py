@@ -8,13 +8,14 @@ from msgspec import to_builtins
 from msgspec.structs import replace
 
 from attrbind_exp import __version__
-from attrbind_exp.backbones.weights_digest import weights_digest
+from attrbind_exp.backbones.weights import HALF
+from attrbind_exp.backbones.weights_digest import loras_digest, weights_digest
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.digests import digest_dataset
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.log import log
-from attrbind_exp.runs.provenance import Identity, Part, check_same, differences, read_parts, summed
+from attrbind_exp.runs.provenance import ROWS, Identity, Part, check_same, differences, read_parts, summed
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore
@@ -31,12 +32,15 @@ def begin_part(settings: Settings, dataset: Dataset, segmenter: "Segmenter", sto
     Raises UserError where rows of an earlier part were made of something else, saying in what that differs. What they
     were made with may differ: a warning says so.
     """
-    from attrbind_exp.evaluation.provenance import dtype_name, this_part  # loads torch, which merge does without
+    from attrbind_exp.backbones.headers import stored_types  # loads torch, which merge does without
+    from attrbind_exp.evaluation.provenance import dtype_name, this_part
 
     backbone = segmenter.backbone
     data = digest_dataset(by_image(dataset), dataset.scenes)
-    now = this_part(settings.key, data, model_digest(settings), dtype_name(backbone.dtype), backbone.device)
-    return add_part(now, dataset, store)
+    dtype = dtype_name(backbone.dtype)
+    identity = Identity(configuration=settings.key, data=data, dtype=dtype, version=__version__)
+    stored = stored_types(settings.segmenter.model.path, dtype == HALF)
+    return add_part(this_part(with_model(identity, settings), backbone.device, stored), dataset, store)
 
 
 def add_part(now: Part, dataset: Dataset, store: RunStore) -> list[Part]:
@@ -65,13 +69,9 @@ def check_goes_on(before: Part, now: Part, dataset: Dataset, folder: Path) -> No
 
 def check_finished(summary: Summary, settings: Settings, folder: Path) -> None:
     """Raise UserError where a finished run was made by other weights than those that lie at model.path now."""
-    check_made_of(summary, model_digest(settings), f"the run in '{folder}' was finished with another model")
-
-
-def check_made_of(summary: Summary, weights: str | None, what: str) -> None:
-    """Raise UserError, beginning with `what`, where a finished run was made of files of another digest."""
     if summary.identity is not None:
-        check_same(summary.identity, replace(summary.identity, weights=weights), what)
+        now = with_model(summary.identity, settings)
+        check_same(summary.identity, now, f"the run in '{folder}' was finished with another model")
 
 
 def merged_parts(shards: Mapping[str, Path], key: str) -> list[Part]:
@@ -99,12 +99,16 @@ def rescored_parts(source: Path, settings: Settings, dataset: Dataset) -> list[P
     before = read_parts(source)
     made = before[-1].identity if before else Identity(configuration=settings.key, version=__version__)
     data = digest_dataset(by_image(dataset), dataset.scenes)
-    return [*before, this_part(settings.key, data, made.weights, made.dtype, torch.device("cpu"))]
+    now = replace(made, configuration=settings.key, data=data, rows=ROWS, version=__version__)
+    return [*before, this_part(now, torch.device("cpu"))]
 
 
-def model_digest(settings: Settings) -> str | None:
-    """The digest of the model's files as they lie there now."""
-    return weights_digest(settings.segmenter.model.path, settings.segmenter.cache_folder)
+def with_model(identity: Identity, settings: Settings) -> Identity:
+    """An identity with the digests of the model's files and LoRAs as they lie there now. Which of two sets of weights
+    counts is a matter of its precision."""
+    model, cache = settings.segmenter.model, settings.segmenter.cache_folder
+    weights = weights_digest(model.path, cache, half=identity.dtype == HALF)
+    return replace(identity, weights=weights, lora=loras_digest(model.loras, cache))
 
 
 def tracked_parts(of: Summary | Sequence[Part]) -> dict[str, object]:

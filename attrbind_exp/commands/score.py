@@ -6,13 +6,14 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from msgspec.structs import replace
 from omegaconf import DictConfig
 
 from attrbind_exp import __version__, config
 from attrbind_exp.commands import command_line
 from attrbind_exp.commands.finish import finish, show
 from attrbind_exp.commands.parse import read_prompts
-from attrbind_exp.commands.parts import add_part, check_made_of
+from attrbind_exp.commands.parts import add_part
 from attrbind_exp.commands.run import check_not_empty, draw, made_again, read_task, write_page
 from attrbind_exp.commands.start import loading
 from attrbind_exp.config import ScoreSettings
@@ -23,7 +24,7 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.finish import Origin
 from attrbind_exp.log import log
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, write_ending
-from attrbind_exp.runs.provenance import Part, summed
+from attrbind_exp.runs.provenance import Identity, Part, check_same, summed
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import RunStore, finished
 from attrbind_exp.runs.summary import Summary
@@ -41,9 +42,9 @@ def main(cfg: DictConfig) -> float | None:
     settings = config.score_settings(cfg)
     folder = Path(HydraConfig.get().runtime.output_dir)
     summary = finished(folder, settings.key)
-    if summary is not None and settings.predictions.exists():
-        other = f"the run in '{folder}' was finished with other predictions"
-        check_made_of(summary, digest_predictions(settings.predictions), other)
+    if summary is not None and summary.identity is not None and settings.predictions.exists():
+        now = replace(summary.identity, weights=digest_predictions(settings.predictions))
+        check_same(summary.identity, now, f"the run in '{folder}' was finished with other predictions")
     left = PARTS if summary is None else missing(folder, (settings.gallery, 0))
     said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]
     if summary is None or set(left) - {"page"}:
@@ -127,9 +128,13 @@ def begin_part(settings: ScoreSettings, dataset: Dataset, store: RunStore) -> li
 
     from attrbind_exp.evaluation.provenance import this_part
 
-    data = digest_dataset(by_image(dataset), dataset.scenes)
-    digest = digest_predictions(settings.predictions)
-    return add_part(this_part(settings.key, data, digest, None, torch.device("cpu")), dataset, store)
+    identity = Identity(
+        configuration=settings.key,
+        weights=digest_predictions(settings.predictions),
+        data=digest_dataset(by_image(dataset), dataset.scenes),
+        version=__version__,
+    )
+    return add_part(this_part(identity, torch.device("cpu")), dataset, store)
 
 
 def describe_origin(settings: ScoreSettings, dataset: Dataset, lacking: int, parts: Sequence[Part]) -> Origin:

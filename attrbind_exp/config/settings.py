@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.backbones.reading import Reading, read_reading
+from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.identity import config_hash
 from attrbind_exp.config.variants import grid_of, variants
@@ -39,6 +40,7 @@ class ModelSettings:
     batch_size: int
     compile: bool
     load: "Callable[[], Backbone]"
+    loras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def model_settings(cfg: DictConfig) -> ModelSettings:
     def load() -> "Backbone":  # only now are torch and diffusers imported, which merge does without
         return instantiate(m.load, _partial_=True)(path=m.path, device=m.device, dtype=m.dtype, size=size)
 
-    return ModelSettings(m.path, m.name, m.device, m.dtype, size, m.batch_size, m.compile, load)
+    loras = tuple(read_loras(OmegaConf.select(m, "lora")))
+    return ModelSettings(m.path, m.name, m.device, m.dtype, size, m.batch_size, m.compile, load, loras)
 
 
 def model_size(cfg: DictConfig) -> tuple[int, int] | None:

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
-from attrbind_exp import __version__
 from attrbind_exp.data.digests import digest_file
 from attrbind_exp.language import SPACY_MODELS
 from attrbind_exp.paths import PACKAGE, own_folder
@@ -24,12 +24,11 @@ DRIVER = Path("/sys/module/nvidia/version")
 DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
-def this_part(
-    configuration: str, data: str | None, weights: str | None, dtype: str | None, device: torch.device
-) -> Part:
-    """The part of a run that begins here and now; the arguments are Identity's fields, and what passes are made on."""
-    identity = Identity(configuration=configuration, data=data, weights=weights, dtype=dtype, version=__version__)
-    return Part(started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", identity=identity, provenance=surroundings(device))
+def this_part(identity: Identity, device: torch.device, stored: Sequence[torch.dtype] = ()) -> Part:
+    """The part of a run that begins here and now: of this identity, with passes on `device`, of weights that were
+    `stored` so."""
+    made_with = replace(surroundings(device), stored=" and ".join(dtype_name(kind) for kind in stored) or None)
+    return Part(started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", identity=identity, provenance=made_with)
 
 
 def surroundings(device: torch.device) -> Provenance:

@@ -24,20 +24,22 @@ SHOWN = {
     "cuda": "CUDA",
     "cpu": "CPU's instructions",
     "rows": "version of the rows",
+    "stored": "weights stored in",
 }
 
 
 class Identity(msgspec.Struct, kw_only=True, frozen=True):
     """What a run's figures depend on; None = not known, which agrees with anything.
 
-    `configuration`: config_hash; `data`: a digest of all annotations; `weights`: one of the model's files; `dtype`: the
-    precision that passes were made in (fp32, fp16, bf16), never "auto"; `rows`: version of the rows; `version`: of this
-    package, and so of the code that scores.
+    `configuration`: config_hash; `data`: a digest of all annotations; `weights`: one of the model's files; `lora`: one
+    of those of model.lora; `dtype`: the precision that passes were made in (fp32, fp16, bf16), never "auto"; `rows`:
+    version of the rows; `version`: of this package, and so of the code that scores.
     """
 
     configuration: str
     data: str | None = None
     weights: str | None = None
+    lora: str | None = None
     dtype: str | None = None
     rows: str = ROWS
     version: str
@@ -49,7 +51,7 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     `commit`: git's, of a checkout of this package; `changed`: whether files that git knows were changed in it;
     `source`: a digest of the code that can change a figure. `spacy_model`: name and version. `device`: cpu, cuda;
     `gpu`: its name; `driver`, `cuda`: versions of the GPU's driver and of CUDA; `cpu`: the instructions that torch
-    uses; `threads` of the host that share an operation.
+    uses; `threads` of the host that share an operation; `stored`: the precision that the weights' files are in.
     """
 
     commit: str | None = None
@@ -68,6 +70,7 @@ class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     cuda: str | None = None
     cpu: str | None = None
     threads: int | None = None
+    stored: str | None = None
 
 
 class Part(msgspec.Struct, kw_only=True, frozen=True):

@@ -9,8 +9,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 from attrbind_exp import config
+from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import files, machine, published, samples
+from attrbind_exp.commands.doctor import checkpoint, files, machine, published, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
@@ -43,12 +44,24 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     expressions = yield from examine_data(cfg)
     yield machine.check_disk(Path("outputs"), expressions, len(config.variants(cfg)[0]))
     m = cfg.model
-    finding, folder = machine.check_model(m.path)
-    yield finding
+    whole = yield from examine_model(cfg)
     batch_size = m.batch_size if cfg.batch_size == "auto" else cfg.batch_size
-    yield machine.check_memory(folder, m.device, m.dtype, config.model_size(cfg), batch_size)
+    yield machine.check_memory(whole, m.device, m.dtype, config.model_size(cfg), batch_size)
     yield machine.check_spacy()
     yield machine.check_tracker(cfg.tracker.get("mode"))
+
+
+def examine_model(cfg: DictConfig) -> Generator[Finding, None, Path | None]:
+    """Check the model and what lies on top of it; returns where it is, None where it is not whole."""
+    m, whole = cfg.model, True
+    finding, place = checkpoint.check_model(m.path)
+    yield finding
+    if place is not None:
+        for finding in checkpoint.check_parts(place, m.path, checkpoint.takes_half(m.device, m.dtype)):
+            whole = whole and finding.status != "MISSING"
+            yield finding
+    yield from checkpoint.check_loras(read_loras(m.get("lora")))
+    return place if whole else None
 
 
 def examine_data(cfg: DictConfig) -> Generator[Finding, None, int]:

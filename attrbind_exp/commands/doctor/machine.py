@@ -1,15 +1,14 @@
-"""The machine: disk, weights, memory, spaCy's model, the tracker's account."""
+"""The machine: disk, memory, spaCy's model, the tracker's account."""
 
-import math
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from attrbind_exp.backbones.weights import FILES, find_model, mend, weight_files
+from attrbind_exp.backbones.loading import configs_of
+from attrbind_exp.commands.doctor.checkpoint import count_parameters
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.data.refer import read_json
 from attrbind_exp.types import UserError
@@ -31,46 +30,20 @@ def check_disk(folder: Path, expressions: int, variants: int) -> Finding:
     return Finding("ok", "disk", text)
 
 
-def check_model(path: str) -> tuple[Finding, Path | None]:
-    """Are all files there that loading reads, and whole? Weights are measured by their headers, not loaded. The folder
-    comes back where they are."""
-    try:
-        folder = find_model(path)
-        parameters = count_parameters(folder)
-    except UserError as error:
-        return Finding("MISSING", "model", str(error)), None
-    except SafetensorError as error:
-        return Finding("MISSING", "model", f"weights at model.path='{path}' are torn ({error}); {mend(path)}"), None
-    size = sum(file.stat().st_size for file in files_of(folder))
-    return Finding("ok", "model", f"{folder}: {parameters / 1e6:,.1f} M parameters, {storage(size)} on disk"), folder
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The files that hold UNet, autoencoder and text encoder; copies beside them are not read, so they do not count."""
-    return [file for part in FILES for file in weight_files(folder, part, str(folder))]
-
-
-def count_parameters(folder: Path) -> int:
-    """Parameters of UNet, autoencoder and text encoder, from the headers of their files."""
-    total = 0
-    for file in files_of(folder):
-        with safe_open(file, "pt") as weights:
-            total += sum(math.prod(weights.get_slice(key).get_shape()) for key in weights.keys())  # noqa: SIM118
-    return total
-
-
-def estimate_memory(folder: Path, size: tuple[int, int] | None, batch_size: int, precision: int) -> tuple[int, str]:
-    """Bytes that a run needs, and the formula. `precision`: bytes a number; `size`: (height, width) in pixels.
+def estimate_memory(place: Path, size: tuple[int, int] | None, batch_size: int, precision: int) -> tuple[int, str]:
+    """Bytes that a run of the model at `place` needs, and the formula. `precision`: bytes a number; `size`: (height,
+    width) in pixels.
 
     The autoencoder's first block and the largest attention matrix that is had in the open stand for all activations.
     Measured on Stable Diffusion 1.5's autoencoder, encoding holds 5 of its full-size feature maps at once.
     """
-    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    configs = configs_of(place, str(place))
+    unet, vae, text = (read_json(configs / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     scale = 2 ** (len(vae["block_out_channels"]) - 1)
     height, width = size or (unet["sample_size"] * scale,) * 2
     cells, channels = (height // scale) * (width // scale), vae["block_out_channels"][0]
     heads, tokens = _heads(unet), text["max_position_embeddings"]
-    parameters = count_parameters(folder)
+    parameters = count_parameters(place)
     maps, scores = 5 * height * width * channels * precision, heads * cells * tokens * 4
     matrix = f"{heads} heads x {cells} cells x {tokens} tokens"
     formula = (
@@ -86,10 +59,8 @@ def _heads(unet: Mapping[str, int | list[int]]) -> int:
     return heads[0] if isinstance(heads, list) else heads
 
 
-def check_memory(
-    folder: Path | None, device: str, dtype: str, size: tuple[int, int] | None, batch_size: int
-) -> Finding:
-    """Free memory of the device that a run would take, against an estimate for the model in `folder`, if any."""
+def check_memory(place: Path | None, device: str, dtype: str, size: tuple[int, int] | None, batch_size: int) -> Finding:
+    """Free memory of the device that a run would take, against an estimate for the model at `place`, if any."""
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     target = ("cuda" if names else "cpu") if device == "auto" else device
     on_gpu = target.startswith("cuda")
@@ -98,10 +69,10 @@ def check_memory(
         return Finding("MISSING", "memory", f"no model.device={device} here; choose from auto, {', '.join(known)}")
     free = torch.cuda.mem_get_info(target)[0] if on_gpu else free_memory()
     text = f"{', '.join(names) or 'no GPU'}; {target} has {'unknown' if free is None else storage(free)} free"
-    if folder is None:
+    if place is None:
         return Finding("ok", "memory", f"{text}; what the model needs can be estimated once its files are there")
     half = dtype in ("fp16", "bf16") or (dtype == "auto" and on_gpu)
-    needed, formula = estimate_memory(folder, size, batch_size, 2 if half else 4)
+    needed, formula = estimate_memory(place, size, batch_size, 2 if half else 4)
     text += f", about {storage(needed)} needed (an estimate: {formula})"
     if free is not None and free < needed:
         mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16" * (on_gpu and not half)
