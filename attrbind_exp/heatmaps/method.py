@@ -62,8 +62,10 @@ class HeatMapMethod(ABC):
         """
 
     def complete(self, maps: Tensor, seen: Observation) -> Tensor:
-        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default
-        nothing."""
+        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default nothing.
+
+        Where several texts are read on one pass, the columns of each follow one another: treat every map by itself.
+        """
         return maps
 
 
