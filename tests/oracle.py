@@ -109,6 +109,17 @@ def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size
     return normalise(bilinear(sum(maps) / len(maps), image_size))
 
 
+def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
+    """OVAM's heat map (H, W): heads of every layer but the middle block's summed, layers upsampled and summed."""
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
+    latent, total = tuple(noisy.shape[-2:]), 0
+    for name, matrix in matrices.items():  # (heads, n, L)
+        if ".attn2." in name and not name.startswith("mid_block"):
+            grid = grid_at(depth_of(name, len(unet.config.block_out_channels)), latent)
+            total = total + bilinear(matrix.sum(0)[:, columns].mean(-1).reshape(grid), latent)
+    return normalise(bilinear(total, image_size))
+
+
 def sharpen(unet, factor=16):
     """Make a randomly initialised UNet attend to something.
 

@@ -8,17 +8,20 @@ import torch
 from attrbind_exp import config
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Request, encode_images
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.config.settings import heatmap_methods
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging, Edit, NounChunk, TextBlind, Variant, Weight
 from attrbind_exp.edits.chain import apply_chain
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.daam import Daam
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.heatmaps.ovam import Ovam
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
-from tests.oracle import reference_daam, reference_heat_map
+from tests.oracle import reference_daam, reference_heat_map, reference_ovam
 from tests.test_command import composed
 from tests.test_fast_core import passes_of
 
@@ -26,7 +29,8 @@ TEXT = "the white skateboarder next to a blue square"  # a target of several pie
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0)
 BASELINE = Variant("baseline")
 READ = [Variant("read", (NounChunk(where="read"), Averaging(alpha, where="read")), alpha) for alpha in ALPHAS]
-BOTH = {"diffsegmenter": DiffSegmenter(), "daam": Daam()}
+ALL = {"diffsegmenter": DiffSegmenter(), "daam": Daam(), "ovam": Ovam()}
+PLAIN = {"daam": reference_daam, "ovam": reference_ovam}
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ def completed_maps(segmenter, texts, variants, **given):
     return made.split([len(variants)] * len(texts))
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", ALL)
 def test_the_maps_of_read_texts_equal_those_made_by_hand(exact_model, name):
     """In float64: cross-attention of the edited text to the plain pass's inputs, everything else of the plain pass."""
     weights = DIFFSEGMENTER if name == "diffsegmenter" else None
-    segmenter = make_segmenter(exact_model, weights=weights, methods={name: BOTH[name]})
+    segmenter = make_segmenter(exact_model, weights=weights, methods={name: ALL[name]})
     prompt = segmenter.prepare([TEXT])[0]
     edited = segmenter.edit([prompt], READ[:3])[0]
     E, U = (x.states for x in exact_model.encode_text([prompt.text, ""]))
@@ -65,17 +69,15 @@ def test_the_maps_of_read_texts_equal_those_made_by_hand(exact_model, name):
     for v, maps in enumerate(made):
         assert torch.equal(embeddings[v].keys, E) and not torch.equal(embeddings[v].read, E)
         given = (exact_model.unet, noisy, 100, E, U, list(prompt.read))
-        if name == "daam":
-            plain = reference_daam(*given, (64, 64), read=embeddings[v].read)
-        else:
-            plain = reference_heat_map(*given, DIFFSEGMENTER, (64, 64), read=embeddings[v].read)
+        reference, given = PLAIN.get(name, reference_heat_map), given if name in PLAIN else (*given, DIFFSEGMENTER)
+        plain = reference(*given, (64, 64), read=embeddings[v].read)
         heat = segmenter.heat_map(maps, (64, 64), READ[v]).values
         assert plain.std() > 0.05
         torch.testing.assert_close(torch.from_numpy(heat).double(), plain, rtol=0, atol=1e-7)
 
 
 def test_single_precision_gives_the_same_maps(model, exact_model):
-    found, exact = (completed_maps(make_segmenter(m, methods=BOTH), [TEXT], READ)[0] for m in (model, exact_model))
+    found, exact = (completed_maps(make_segmenter(m, methods=ALL), [TEXT], READ)[0] for m in (model, exact_model))
     torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5)
 
 
@@ -106,7 +108,7 @@ def test_the_first_layers_map_is_that_of_an_edited_pass_and_later_ones_are_not(m
 
 def test_nine_alphas_read_take_one_row_and_leave_the_plain_map_as_it_is(model, monkeypatch):
     """The expressions have different numbers of texts; no map depends on what shares the pass, to the last bit."""
-    segmenter = make_segmenter(model, methods=BOTH)
+    segmenter = make_segmenter(model, methods=ALL)
     plain = completed_maps(segmenter, ["the star", TEXT], [BASELINE], batch_size=4)
     sizes = passes_of(model, monkeypatch)
     together = completed_maps(segmenter, ["the star", TEXT], [*READ, BASELINE], batch_size=4)
@@ -121,7 +123,7 @@ def test_nine_alphas_read_take_one_row_and_leave_the_plain_map_as_it_is(model, m
 
 
 def test_a_run_shares_passes_and_keeps_every_map(model, monkeypatch):
-    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=6)
+    dataset = load_refer(str(PACKAGE / "assets"), "shapes", "made", "val", limit=4)
     samples = [replace(s, text="the star") if i % 3 == 1 else s for i, s in enumerate(dataset.samples)]
     scenes = by_image(replace(dataset, samples=samples))
     edited = Variant("edited", (NounChunk(), Averaging(0.5)), 0.5)
@@ -164,7 +166,9 @@ def test_the_pooled_text_is_part_of_the_pass(segmenter):
     assert found.pooled[0] == 1 and found.keys[0, 0] == 1 and found.read[0, 0] == 0
 
 
-@pytest.mark.parametrize("make", [NounChunk, lambda where: Averaging(0.9, where=where), lambda where: Weight(2, where=where)])
+@pytest.mark.parametrize(
+    "make", [NounChunk, lambda where: Averaging(0.9, where=where), lambda where: Weight(2, where=where)]
+)
 def test_a_place_that_is_none_is_refused(make):
     with pytest.raises(UserError, match=r"where='reads' of the edit \w+; choose from both, keys, values, read"):
         make(where="reads")
@@ -177,5 +181,19 @@ def test_labels_and_options_say_that_an_edit_is_only_read():
     assert found[head].alpha == 0.9
     typed = ["text_processor=paper", "+text_processor.ncr.where=read", "+text_processor.uea.where=read"]
     assert config.variants(composed(*typed, "text_blind=false"))[0][1].label == label.format(0.9)
+    assert is_floor("text_blind layers=up") and not is_floor(Variant("x", (TextBlind(where="read"),)).label)
     both, _ = config.variants(composed("+sweeps=alpha_read_only", "text_blind=false"))
     assert len(both) == 1 + 2 * 15 and len({v.label for v in both}) == len(both)
+
+
+def test_ovam_reads_the_prompt_and_leaves_the_middle_block_out(exact_model):
+    """SD 2.x's layers have different numbers of heads, which OVAM sums; here a picture that is not square."""
+    segmenter = make_segmenter(exact_model, weights=None, methods={"ovam": Ovam()})
+    prompt, image = segmenter.prepare([TEXT])[0], picture(50, 90)
+    E, U = (x.states for x in exact_model.encode_text([prompt.text, ""]))
+    noisy = exact_model.add_noise(encode_images(exact_model, [image]), ["0"], 100, 0, 0)
+    plain = reference_ovam(exact_model.unet, noisy, 100, E, U, list(prompt.read), (50, 90))
+    heat = torch.from_numpy(segmenter([image], [TEXT])[0].values).double()
+    torch.testing.assert_close(heat, plain, rtol=0, atol=1e-7)
+    assert all(column.blocks == ("down", "up") for _, column in segmenter.plan.columns)
+    assert set(heatmap_methods(composed("heatmap=[ovam]"))) == {"ovam"}

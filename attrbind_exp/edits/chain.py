@@ -45,9 +45,11 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
     edited = []
     for prompt, row in zip(prompts, chains, strict=True):
         distinct = list(dict.fromkeys(row))
-        conditions = {acting: condition(acting, prompt, encoded) for acting in dict.fromkeys(map(acting_on_pass, distinct))}
+        acting = [acting_on_pass(chain) for chain in distinct]
+        conditions = {edits: condition(edits, prompt, encoded) for edits in dict.fromkeys(acting)}
         embeddings = [
-            replace(conditions[acting_on_pass(chain)], read=read_text(chain, prompt, encoded)) for chain in distinct
+            replace(conditions[edits], read=read_text(chain, prompt, encoded))
+            for chain, edits in zip(distinct, acting, strict=True)
         ]
         edited.append(EditedPrompt(prompt, embeddings, [distinct.index(chain) for chain in row]))
     return edited

@@ -56,6 +56,6 @@ class Edit(ABC):
         """
 
     def pool(self, pooled: "Tensor | None", encoded: "Mapping[str, EncodedText]") -> "Tensor | None":
-        """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it, and
-        it is not asked of those that only change what is read."""
+        """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it;
+        those that only change what is read are not asked."""
         return pooled

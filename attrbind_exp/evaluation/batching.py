@@ -82,9 +82,7 @@ def edit_loaded(
             yield LoadedExpression(item, rows, places, index)
 
 
-def share_passes(
-    loaded: LoadedSample, embeddings: Sequence[Embedding]
-) -> tuple[list[PassRow], list[tuple[int, int]]]:
+def share_passes(loaded: LoadedSample, embeddings: Sequence[Embedding]) -> tuple[list[PassRow], list[tuple[int, int]]]:
     """The rows that a sample needs for its distinct embeddings; for each of these its row, and its number there."""
     shared: list[list[Embedding]] = []
     places = []

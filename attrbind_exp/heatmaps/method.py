@@ -74,6 +74,12 @@ def cross_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> tuple[La
     return tuple(x for x in layers if x.cross and any(x.ratio == c.ratio and x.block in c.blocks for c in columns))
 
 
+def share_of_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> dict[Column, float]:
+    """Weights by which every cross-attention layer of the columns counts alike."""
+    counts = {column: len(cross_layers([column], layers)) for column in columns}
+    return {column: count / sum(counts.values()) for column, count in counts.items()}
+
+
 def finest_self_attention(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The self-attention layers of the finest resolution that has any."""
     ratio = min((x.ratio for x in layers if not x.cross), default=0)

@@ -162,8 +162,8 @@ class Segmenter:
         return request, torch.cat(pools, 1), parts
 
     def _maps(self, name: str, texts: Sequence[Observation], grid: tuple[int, int], count: int) -> Tensor:
-        """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts; flat ones among the
-        first `count` rows are counted. What completes a map is no text's, so all columns are completed together."""
+        """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts, all completed
+        together; flat ones among the first `count` rows are counted."""
         method, columns = self.methods[name], self.plan.of_method(name)
         raw = torch.stack([method.raw_maps(seen, columns, grid) for seen in texts], 1)
         first = self.plan.columns.index((name, columns[0]))
