@@ -48,8 +48,8 @@ def load_segmenter(
 
     `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "diffsegmenter_notebook", "daam",
     "ovam") or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers ("all",
-    "half", "up", ..) or a LayerChoice. `seed`: of the noise, the same for every picture. `device`: "auto" is CUDA where there is one.
-    `dtype`: "fp32", "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
+    "half", "up", ..) or a LayerChoice. `seed`: of the noise, the same for every picture. `device`: "auto" is CUDA where
+    there is one. `dtype`: "fp32", "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
 
     Raises UserError for a value that is none of these, with the choices.
     """
