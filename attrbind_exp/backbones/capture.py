@@ -167,7 +167,7 @@ class _CrossReader:
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
         query, key = _heads(attn, attn.to_q(hidden_states)), _heads(attn, attn.to_k(encoder_hidden_states))
-        own = query
+        own = query  # without the zeros that come below
         value = _heads(attn, attn.to_v(encoder_hidden_states if self.values is None else self.values))
         spare = 0 if self.pools is None else -(-self.pools.shape[1] // MULTIPLE) * MULTIPLE
         if self.pools is not None:
