@@ -260,7 +260,7 @@ def _run_batcher(machine: Machine, batch: Batch, settings: RunSettings) -> tuple
         for i, (image, prompt) in enumerate(zip(batch.owner, batch.prompts, strict=True))
     ]
     rows = [
-        PassRow(LoadedSample(sample, machine.picture, "", machine.latents, None, prompt), embedding)
+        PassRow(LoadedSample(sample, machine.picture, "", machine.latents, None, prompt), [embedding])
         for sample, prompt, embedding in zip(samples, batch.prompts, batch.embeddings, strict=True)
     ]
     batcher = Batcher(machine.segmenter, settings)

@@ -11,18 +11,22 @@ from torch.nn import functional as F
 
 
 class KeepEverything:
-    """diffusers' plain attention, its probability matrix appended to a list under the layer's name."""
+    """diffusers' plain attention, its probability matrix appended to a list under the layer's name; at cross-attention
+    that of the text `read` (L, D) where there is one, though the layer hands on what its own text gives."""
 
-    def __init__(self, name, kept):
-        self.name, self.kept = name, kept
+    def __init__(self, name, kept, read):
+        self.name, self.kept, self.read = name, kept, read if ".attn2." in name else None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         query = attn.head_to_batch_dim(attn.to_q(hidden_states))
         key, value = attn.head_to_batch_dim(attn.to_k(context)), attn.head_to_batch_dim(attn.to_v(context))
         probabilities = attn.get_attention_scores(query, key)  # (B * heads, n, n or L)
-        heads = attn.heads
-        self.kept[self.name] = probabilities.unflatten(0, (-1, heads))  # (B, heads, n, n or L)
+        heads, seen = attn.heads, probabilities
+        if self.read is not None:
+            read = attn.head_to_batch_dim(attn.to_k(self.read.expand(len(hidden_states), -1, -1)))
+            seen = (query @ read.transpose(1, 2) * attn.scale).softmax(-1)
+        self.kept[self.name] = seen.unflatten(0, (-1, heads))  # (B, heads, n, n or L)
         output = attn.batch_to_head_dim(torch.bmm(probabilities, value))
         return attn.to_out[1](attn.to_out[0](output))
 
@@ -38,12 +42,12 @@ def bilinear(m, size):
 
 
 @torch.no_grad()
-def keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions):
+def keep_all_attention(unet, noisy, timestep, embedding, uncond, read=None, **conditions):
     """Every attention matrix of the conditional half by layer name, (heads, n, n or L). The unconditional half is computed
-    and thrown away, as the published code does."""
+    and thrown away, as the published code does. read: the text that cross-attention is read by, if not the embedding."""
     kept = {}
     before = unet.attn_processors
-    unet.set_attn_processor({name: KeepEverything(name, kept) for name in before})
+    unet.set_attn_processor({name: KeepEverything(name, kept, read) for name in before})
     try:
         unet(torch.cat([noisy, noisy]), timestep, torch.stack([uncond, embedding]), **conditions)
     finally:
@@ -64,7 +68,8 @@ def reference_heat_map(
     """DiffSegmenter's heat map (H, W) of one prompt on one image.
 
     noisy: (1, C, h, w); embedding, uncond: (L, D); columns: token positions of the target; weights: {ratio: weight};
-    conditions: what else the UNet takes. Self-attention is that of the finest resolution that has any.
+    conditions: what else the UNet takes, and `read` of keep_all_attention. Self-attention is that of the finest
+    resolution that has any.
     """
     cross, own = defaultdict(list), defaultdict(list)
     for name, matrix in keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions).items():
@@ -85,13 +90,13 @@ def reference_heat_map(
     return normalise(bilinear(bilinear(completed, latent), image_size))
 
 
-def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size):
+def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
     """DAAM's heat map (H, W) of one prompt on one image; see attrbind_exp.heatmaps.daam for what differs from DAAM.
 
     Every head of every layer but those of the coarsest resolution, every piece of the word: upsampled by itself, cut off
     at zero, and averaged.
     """
-    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond)
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
     levels = {n: depth_of(n, len(unet.config.block_out_channels)) for n in matrices if ".attn2." in n}
     latent, maps = tuple(noisy.shape[-2:]), []
     for name, level in levels.items():
@@ -102,6 +107,17 @@ def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size
                 piece = head[:, i].reshape(1, 1, *grid_at(level, latent))
                 maps.append(F.interpolate(piece, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0))
     return normalise(bilinear(sum(maps) / len(maps), image_size))
+
+
+def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
+    """OVAM's heat map (H, W): heads of every layer but the middle block's summed, layers upsampled and summed."""
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
+    latent, total = tuple(noisy.shape[-2:]), 0
+    for name, matrix in matrices.items():  # (heads, n, L)
+        if ".attn2." in name and not name.startswith("mid_block"):
+            grid = grid_at(depth_of(name, len(unet.config.block_out_channels)), latent)
+            total = total + bilinear(matrix.sum(0)[:, columns].mean(-1).reshape(grid), latent)
+    return normalise(bilinear(total, image_size))
 
 
 def sharpen(unet, factor=16):

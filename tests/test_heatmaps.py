@@ -1,7 +1,7 @@
 """Door 3: heat-map methods against plain readings, and several of them in one pass."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -221,18 +221,20 @@ def test_measuring_memory_counts_no_flat_maps(model, monkeypatch):
     assert "1 at 1/1 of the latents' resolution" in segmenter.flat_note()
 
 
-def test_another_backbone_fits_the_same_segmenter(xl):
+@pytest.mark.parametrize("where", ["both", "read"])
+def test_another_backbone_fits_the_same_segmenter(xl, where):
     """SDXL's architecture, tiny and random: two text encoders, a pooled text, no attention at the finest resolution."""
     segmenter = Segmenter(xl, maps=MapSettings((100,), layers=LayerChoice(weights={2: 0.6, 4: 0.4})))
     images = [picture(40 + 10 * i, 90 - 5 * i, i) for i in range(3)]
-    for i, heat in enumerate(segmenter(images, EXPRESSIONS, OURS)):
-        (prompt,), (embedding,) = embeddings_of(segmenter, EXPRESSIONS[i : i + 1], OURS)
+    variant = Variant("ours", tuple(replace(edit, where=where) for edit in OURS.edits))
+    for i, heat in enumerate(segmenter(images, EXPRESSIONS, variant)):
+        (prompt,), (embedding,) = embeddings_of(segmenter, EXPRESSIONS[i : i + 1], variant)
         uncond = xl.encode_text([""])[0]
         noisy = xl.add_noise(encode_images(xl, images[i : i + 1]), [str(i)], 100, 0, 0)
         added = {"text_embeds": torch.stack([uncond.pooled, embedding.pooled]), "time_ids": xl.time_ids.expand(2, -1)}
         plain = reference_heat_map(
             xl.unet, noisy, 100, embedding.keys, uncond.states, list(prompt.read), {2: 0.6, 4: 0.4},
-            (images[i].height, images[i].width), added_cond_kwargs=added,
+            (images[i].height, images[i].width), added_cond_kwargs=added, read=embedding.read,
         )  # fmt: skip
         assert plain.std() > 0.05
         torch.testing.assert_close(torch.from_numpy(heat.values), plain, rtol=1e-5, atol=1e-5)

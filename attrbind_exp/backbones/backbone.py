@@ -1,7 +1,7 @@
 """Door 2: what a segmenter needs of a frozen text-to-image model, and what one pass is asked for and gives back.
 
-Letters: B rows of a pass, L positions of the text window, D width of an embedding, K poolings of a row, n cells of a
-layer (in row order), N cells of a self-attention layer, d width of a head.
+Letters: B rows of a pass, L positions of the text window, D width of an embedding, K poolings of a row, R further texts
+that are read on it, n cells of a layer (in row order), N cells of a self-attention layer, d width of a head.
 """
 
 from collections.abc import Sequence
@@ -42,15 +42,20 @@ class EncodedText:
 class Embedding:
     """What a pass is conditioned on: `keys` (L, D), or (B, L, D) of a batch, from which cross-attention makes its keys;
     `values` of the same shape for its values, None where they are the keys; `pooled` (P,) or (B, P) as in
-    EncodedText."""
+    EncodedText. `read` (L, D): the text whose attention is read there, None where it is the keys."""
 
     keys: Tensor
     values: Tensor | None = None
     pooled: Tensor | None = None
+    read: Tensor | None = None
+
+    def shares_pass(self, other: "Embedding") -> bool:
+        """Whether one pass serves both: they are conditioned on the very same tensors, whatever is read."""
+        return self.keys is other.keys and self.values is other.values and self.pooled is other.pooled
 
     @staticmethod
     def stack(rows: "Sequence[Embedding]") -> "Embedding":
-        """The embeddings of a batch, B of them, as one of (B, ...) tensors."""
+        """What a batch is conditioned on: B embeddings as one of (B, ...) tensors."""
         split = any(row.values is not None for row in rows)
         values = [row.keys if row.values is None else row.values for row in rows]
         pooled = [row.pooled for row in rows if row.pooled is not None]
@@ -118,7 +123,8 @@ class SelfAttention:
 class Observation:
     """What a pass has left behind, by the fields of its Request.
 
-    `cross`: probabilities pooled over text positions, (B, K, heads, n) of each layer, heads = 1 where they were meaned;
+    `cross`: probabilities pooled over text positions, (B, (1 + R) K, heads, n) of each layer, heads = 1 where they were
+    meaned: the K of the keys, then those of each further text, zeros in rows that have fewer than R;
     `self_attention`: one entry a layer and, where images share what no text has touched, an image; `inputs`, `outputs`:
     (B, n, channels) of each layer; `noise`: (B, c, h, w).
     """
@@ -189,11 +195,14 @@ class Backbone(Protocol):
         request: Request,
         pools: Tensor | None = None,
         same_image: Sequence[int] | None = None,
+        reads: Sequence[Tensor] = (),
     ) -> Observation:
         """ONE conditional pass of B rows, `noisy` (B, c, h, w) under an embedding of (B, ...) tensors.
 
         `pools` (B, K, L): each row's weights over text positions, for `request.cross`. `same_image[i]` is the first row
         with the same noisy latents as row i, None = all differ: what no text has touched need not be computed twice.
+        `reads[i]` (R_i, L, D): texts whose attention is read on row i besides that of its keys, with the same pooling;
+        none of them changes the pass. It is given only where there are any.
         """
         ...
 

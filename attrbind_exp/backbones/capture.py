@@ -15,6 +15,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAttention
 from attrbind_exp.backbones.tensors import at_least_float32
@@ -57,12 +58,13 @@ def record(
     pools: Tensor | None = None,
     values: Tensor | None = None,
     same_image: Sequence[int] | None = None,
+    reads: Sequence[Tensor] = (),
 ) -> Iterator[Observation]:
     """Within the block, one UNet pass of `rows` rows leaves in the Observation what `request` asks for.
 
     `pools` (B, K, L) are each row's weights over text positions. `values` (B, L, D), where cross-attention takes its
-    values from another embedding than its keys. `same_image`: as in Backbone.observe; None = all rows differ, and the
-    whole batch goes through together. The UNet is as before afterwards, whatever happens.
+    values from another embedding than its keys. `same_image`, `reads`: as in Backbone.observe; same_image None = all
+    rows differ, and the whole batch goes through together. The UNet is as before afterwards, whatever happens.
     """
     every = find_layers(unet) if values is not None else []
     touched = dict.fromkeys([*request.layers, *(x for x in every if x.cross)])
@@ -80,7 +82,7 @@ def record(
             block.resnets[0] = _ByImage(resnet, images)
         for layer, module in modules.items():
             reader = (
-                _CrossReader(notes, layer, pools, values)
+                _CrossReader(notes, layer, pools, values, reads)
                 if layer.cross
                 else _SelfReader(notes, layer, images if module is first else whole)
             )
@@ -157,12 +159,15 @@ class _CrossReader:
     the pooled probabilities, and no n x L matrix exists. Scores are fp32 inside, whatever the inputs are: all that
     `upcast_attention` asks for."""
 
-    def __init__(self, notes: _Notes, layer: Layer, pools: Tensor | None, values: Tensor | None):
-        self.notes, self.layer, self.values = notes, layer, values
+    def __init__(
+        self, notes: _Notes, layer: Layer, pools: Tensor | None, values: Tensor | None, reads: Sequence[Tensor]
+    ):
+        self.notes, self.layer, self.values, self.reads = notes, layer, values, reads
         self.pools = pools if layer in notes.request.cross else None
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
         query, key = _heads(attn, attn.to_q(hidden_states)), _heads(attn, attn.to_k(encoder_hidden_states))
+        own = query  # without the zeros that come below
         value = _heads(attn, attn.to_v(encoder_hidden_states if self.values is None else self.values))
         spare = 0 if self.pools is None else -(-self.pools.shape[1] // MULTIPLE) * MULTIPLE
         if self.pools is not None:
@@ -175,14 +180,31 @@ class _CrossReader:
         states = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
         width = states.shape[-1] - spare
         if self.pools is not None:
-            pooled = states[..., width : width + self.pools.shape[1]].movedim(-1, 1)  # (B, K, heads, n)
-            pooled = at_least_float32(pooled)
-            self.notes.seen.cross[self.layer] = pooled.clone() if self.notes.request.by_head else pooled.mean(2, True)
+            pooled = self._keep(states[..., width : width + self.pools.shape[1]])
+            more = [self._read(attn, own[i : i + 1], self.pools[i], text) for i, text in enumerate(self.reads)]
+            self.notes.seen.cross[self.layer] = torch.cat([pooled, pad_sequence(more, True)], 1) if more else pooled
         if self.notes.is_last(self.layer):
             self.notes.note(self.layer, hidden_states, states)
         result = _output(attn, states[..., :width])
         self.notes.note(self.layer, hidden_states, result)
         return result
+
+    def _read(self, attn: Attention, query: Tensor, pools: Tensor, texts: Tensor) -> Tensor:
+        """How much one row, with queries (1, heads, n, d), would look at each of R texts (R, L, D), by its poolings
+        (K, L): (R * K, heads, n). Row by row, so that no map depends on what else is in the batch."""
+        key = _heads(attn, attn.to_k(texts))  # (R, heads, L, d)
+        width = max(query.shape[-1], -(-len(pools) // MULTIPLE) * MULTIPLE)  # of queries, keys and values alike
+        query, key = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key))
+        value = F.pad(pools.T, (0, width - len(pools))).to(key.dtype)  # (L, width)
+        states = F.scaled_dot_product_attention(
+            query.expand(len(texts), -1, -1, -1), key, value.expand(*key.shape[:2], -1, -1), scale=attn.scale
+        )
+        return self._keep(states[..., : len(pools)]).flatten(0, 1)
+
+    def _keep(self, pooled: Tensor) -> Tensor:
+        """What is kept of pooled probabilities (B, heads, n, K): (B, K, heads, n), heads meaned unless asked for."""
+        pooled = at_least_float32(pooled.movedim(-1, 1))
+        return pooled.clone() if self.notes.request.by_head else pooled.mean(2, True)
 
 
 class _SelfReader:

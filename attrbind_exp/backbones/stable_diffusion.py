@@ -149,10 +149,12 @@ class StableDiffusion:
         request: Request,
         pools: Tensor | None = None,
         same_image: Sequence[int] | None = None,
+        reads: Sequence[Tensor] = (),
     ) -> Observation:
         """One conditional UNet pass, as Backbone.observe says."""
         values = None if embedding.values is None else embedding.values.to(self.device, self.dtype)
-        with record(self.unet, request, len(noisy), pools, values, same_image) as seen:
+        texts = [read.to(self.device, self.dtype) for read in reads]
+        with record(self.unet, request, len(noisy), pools, values, same_image, texts) as seen:
             noise = self.denoise(noisy, timestep, embedding)
             if request.noise:
                 seen.noise = noise

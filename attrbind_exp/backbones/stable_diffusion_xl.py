@@ -60,9 +60,10 @@ class StableDiffusionXL(StableDiffusion):
         request: Request,
         pools: Tensor | None = None,
         same_image: Sequence[int] | None = None,
+        reads: Sequence[Tensor] = (),
     ) -> Observation:
         """One conditional UNet pass. The pooled text reaches every layer, so rows of one image share nothing."""
-        return super().observe(noisy, timestep, embedding, request, pools, None)
+        return super().observe(noisy, timestep, embedding, request, pools, None, reads)
 
     def denoise(self, noisy: Tensor, timestep: int, embedding: Embedding) -> Tensor:
         """The predicted noise (B, c, h, w) of noisy latents (B, c, h, w)."""

@@ -1,7 +1,7 @@
 """Prompts and chains of edits -> the embeddings that passes are conditioned on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ Encode = Callable[[Sequence[str]], list[EncodedText]]
 @dataclass(frozen=True)
 class EditedPrompt:
     """A prompt under every variant: `embeddings` holds each distinct one once, `index[variant]` says which of them it
-    is."""
+    is. Those that only differ in what is read share a pass (`Embedding.shares_pass`)."""
 
     prompt: Prompt
     embeddings: Sequence[Embedding]
@@ -31,7 +31,7 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
     """Every prompt under every variant.
 
     Each distinct text is encoded once. Variants whose edits come to the same for a prompt (nothing to bind, alpha = 1)
-    share one embedding.
+    share one embedding, and those whose edits differ in what is read alone are conditioned on the same tensors.
     """
     chains = [[changing(prompt, v.edits) for v in variants] for prompt in prompts]
     needed = [
@@ -45,7 +45,12 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
     edited = []
     for prompt, row in zip(prompts, chains, strict=True):
         distinct = list(dict.fromkeys(row))
-        embeddings = [apply_chain(chain, prompt, encoded) for chain in distinct]
+        acting = [acting_on_pass(chain) for chain in distinct]
+        conditions = {edits: condition(edits, prompt, encoded) for edits in dict.fromkeys(acting)}
+        embeddings = [
+            replace(conditions[edits], read=read_text(chain, prompt, encoded))
+            for chain, edits in zip(distinct, acting, strict=True)
+        ]
         edited.append(EditedPrompt(prompt, embeddings, [distinct.index(chain) for chain in row]))
     return edited
 
@@ -55,8 +60,31 @@ def changing(prompt: Prompt, edits: Sequence[Edit]) -> tuple[Edit, ...]:
     return tuple(edit for edit in edits if (prompt.bind or not edit.gated) and edit.changes(prompt))
 
 
+def acting_on_pass(chain: Sequence[Edit]) -> tuple[Edit, ...]:
+    """The edits that change what a pass is conditioned on."""
+    return tuple(edit for edit in chain if edit.where != "read")
+
+
 def apply_chain(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Embedding:
-    """The prompt's embedding after every edit in turn. Keys and values go apart at the first edit of one side alone."""
+    """The prompt's embedding after every edit in turn."""
+    return replace(condition(acting_on_pass(chain), prompt, encoded), read=read_text(chain, prompt, encoded))
+
+
+def read_text(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Tensor | None:
+    """The text (L, D) that is read: the keys as they are edited, and what only changes the reading, in turn. None where
+    nothing does."""
+    if not any(edit.where == "read" for edit in chain):
+        return None
+    read = encoded[prompt.text].states
+    for edit in chain:
+        if edit.where != "values":
+            read = edit.apply(read, encoded, prompt)
+    return read
+
+
+def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Embedding:
+    """What a pass is conditioned on after every edit in turn. Keys and values go apart at the first edit of one side
+    alone."""
     plain = encoded[prompt.text]
     keys = plain.states
     values: Tensor | None = None  # None: the same as the keys

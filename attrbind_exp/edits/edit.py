@@ -7,16 +7,16 @@ q: positions of the target noun, among them.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from attrbind_exp.types import Prompt
+from attrbind_exp.types import Prompt, UserError
 
 if TYPE_CHECKING:  # so that a table can be made of finished runs without loading torch
     from torch import Tensor
 
     from attrbind_exp.backbones.backbone import EncodedText
 
-Where = Literal["both", "keys", "values"]
+Where = Literal["both", "keys", "values", "read"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,18 @@ class Edit(ABC):
     their fields are.
 
     `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
-    takes from there) or "both". `gated`: whether a prompt with nothing to bind keeps its plain embedding.
+    takes from there) or "both"; "read" leaves the pass alone and edits the text whose attention is read on it.
+    `gated`: whether a prompt with nothing to bind keeps its plain embedding.
     """
 
     gated: ClassVar[bool] = True
     where: Where = "both"
+
+    def __post_init__(self) -> None:
+        """A subclass that has its own calls this one."""
+        if self.where not in get_args(Where):
+            choices = ", ".join(get_args(Where))
+            raise UserError(f"where={self.where!r} of the edit {type(self).__name__}; choose from {choices}")
 
     def texts(self, prompt: Prompt) -> Sequence[str]:
         """What must be encoded for this prompt besides the prompt itself and the empty prompt ""."""
@@ -49,5 +56,6 @@ class Edit(ABC):
         """
 
     def pool(self, pooled: "Tensor | None", encoded: "Mapping[str, EncodedText]") -> "Tensor | None":
-        """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it."""
+        """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it;
+        those that only change what is read are not asked."""
         return pooled

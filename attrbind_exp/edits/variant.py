@@ -54,8 +54,10 @@ class Variant:
 
 
 def is_floor(label: str) -> bool:
-    """Whether a label is that of the text-blind floor, however it is read: shown beside variants, but no rival."""
-    return label.split(" ")[0] == TEXT_BLIND
+    """Whether a label is that of the text-blind floor, however it is read: shown beside variants, but no rival. Where
+    only a part of the pass is blind ("text_blind where=read") it is none."""
+    words = label.split(" ")
+    return words[0] == TEXT_BLIND and not any(word.startswith("where=") for word in words)
 
 
 def is_ours(name: str) -> bool:

@@ -27,6 +27,7 @@ class Weight(Edit):
     words: Literal["target", "chunk", "modifiers"] | tuple[str, ...] = "target"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not isinstance(self.words, str):
             object.__setattr__(self, "words", tuple(self.words))  # a list from YAML
 

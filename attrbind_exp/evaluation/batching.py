@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
+from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.evaluation.heat import start_heat_maps
 from attrbind_exp.evaluation.loading import (
     WORKERS,
@@ -68,16 +69,30 @@ def load_images(
 def edit_loaded(
     loaded: Sequence[LoadedSample], segmenter: Segmenter, settings: RunSettings
 ) -> Iterator[LoadedExpression]:
-    """Each expression with the rows that it needs. Variants with one embedding share a row."""
+    """Each expression with the rows that it needs. Variants with one embedding share a row, and so do embeddings that
+    only differ in what is read."""
     size = max(1, EDITED // len(settings.variants))
     for part in (loaded[i : i + size] for i in range(0, len(loaded), size)):
         edited = deque(segmenter.edit([item.prompt for item in part], settings.variants))
         for item in part:
             found = edited.popleft()  # so that a row alone holds its embedding
-            rows = [PassRow(item, embedding) for embedding in found.embeddings]
+            rows, places = share_passes(item, found.embeddings)
             index = found.index
             del found
-            yield LoadedExpression(item, rows, index)
+            yield LoadedExpression(item, rows, places, index)
+
+
+def share_passes(loaded: LoadedSample, embeddings: Sequence[Embedding]) -> tuple[list[PassRow], list[tuple[int, int]]]:
+    """The rows that a sample needs for its distinct embeddings; for each of these its row, and its number there."""
+    shared: list[list[Embedding]] = []
+    places = []
+    for embedding in embeddings:
+        row = next((i for i, found in enumerate(shared) if found[0].shares_pass(embedding)), len(shared))
+        if row == len(shared):
+            shared.append([])
+        places.append((row, len(shared[row])))
+        shared[row].append(embedding)
+    return [PassRow(loaded, found) for found in shared], places
 
 
 def segment(images: Iterable[LoadedImage], segmenter: Segmenter, settings: RunSettings) -> Iterator[SegmentedImage]:

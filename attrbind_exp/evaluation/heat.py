@@ -78,15 +78,15 @@ def _split(numbers: range) -> list[range]:
 def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSettings) -> Callable[[], SegmentedImage]:
     """Queue an image's heat maps on the device, as many as AHEAD allows; calling the result waits for them.
 
-    Variants and seeds of one expression are resized together; those of one row and one reading are made once.
+    Variants and seeds of one expression are resized together; those of one embedding and one reading are made once.
     """
     started = []
     keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
     left = AHEAD
     for item in image.items:
         wanted = [
-            [(row, variant.heatmap, variant.layers, seed) for seed in settings.seeds]
-            for variant, row in zip(settings.variants, item.index, strict=True)
+            [(embedding, variant.heatmap, variant.layers, seed) for seed in settings.seeds]
+            for variant, embedding in zip(settings.variants, item.index, strict=True)
         ]
         distinct = list(dict.fromkeys(key for of_variant in wanted for key in of_variant))
         numbers = {key: number for number, key in enumerate(distinct)}
@@ -111,12 +111,12 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
 def _starter(
     item: LoadedExpression, distinct: Sequence[tuple[int, str | None, str | None, int]], segmenter: Segmenter
 ) -> Start:
-    """How to queue an expression's heat maps, by (row, heat-map method, choice of layers, seed)."""
+    """How to queue an expression's heat maps, by (embedding, heat-map method, choice of layers, seed)."""
     size = (item.loaded.image.height, item.loaded.image.width)
 
     def start(part: range) -> Callable[[], Sequence[HeatMap]]:
         chosen = distinct[part.start : part.stop]
-        maps = torch.stack([item.rows[row].maps[seed] for row, _, _, seed in chosen])
+        maps = torch.stack([item.maps(embedding, seed) for embedding, _, _, seed in chosen])
         return segmenter.start_heat_maps(maps, size, [(heatmap, layers) for _, heatmap, layers, _ in chosen])
 
     return start
@@ -125,14 +125,14 @@ def _starter(
 def start_keeping(image: LoadedImage, segmenter: Segmenter, settings: RunSettings) -> Callable[[], KeptMaps]:
     """Queue the copy of an image's completed maps to the host; calling the result waits for it."""
     seeds = settings.seeds
-    wait = to_host(torch.stack([row.maps[seed] for row in image.rows for seed in seeds]))
+    wait = to_host(torch.stack([x.maps(i, seed) for x in image.items for i in range(len(x.places)) for seed in seeds]))
     places: dict[str, list[list[int]]] = {}
-    first = 0  # of the image's rows
+    first = 0  # of the image's embeddings
     for item in image.items:
         places[item.loaded.sample.sample_id] = [
-            [(first + row) * len(seeds) + s for s in range(len(seeds))] for row in item.index
+            [(first + embedding) * len(seeds) + s for s in range(len(seeds))] for embedding in item.index
         ]
-        first += len(item.rows)
+        first += len(item.places)
     variants = [v.edit for v in settings.variants]
     layers = [(x.name, x.block, x.ratio, x.cross) for x in segmenter.plan.layers]
     return lambda: KeptMaps(wait().numpy(), segmenter.plan.columns, places, variants, layers)

@@ -16,22 +16,29 @@ from attrbind_exp.types import Failure
 
 @dataclass
 class PassRow:
-    """One picture under one embedding: a row of a pass. `maps`: its completed maps (C, h, w) by noise seed, once they
-    are made; the embedding, which is larger, is let go then."""
+    """One picture under an embedding, or under several that share a pass: a row of a pass. `maps`: the completed maps
+    (R, C, h, w) of its R embeddings by noise seed, once they are made; the embeddings, which are larger, are let go
+    then."""
 
     loaded: LoadedSample
-    embedding: Embedding | None
+    embeddings: Sequence[Embedding]
     maps: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LoadedExpression:
-    """One expression with the rows that it needs: one for every distinct embedding; `index[variant]` says which of them
-    a variant reads."""
+    """One expression with the rows that it needs. `places`: for every distinct embedding its row, and which of the
+    row's embeddings it is; `index[variant]` says which of the distinct ones a variant reads."""
 
     loaded: LoadedSample
     rows: Sequence[PassRow]
+    places: Sequence[tuple[int, int]]
     index: Sequence[int]
+
+    def maps(self, embedding: int, seed: int) -> Tensor:
+        """The completed maps (C, h, w) of a distinct embedding."""
+        row, number = self.places[embedding]
+        return self.rows[row].maps[seed][number]
 
 
 @dataclass(frozen=True)
@@ -70,21 +77,20 @@ class Batcher:
                 self._halve()
                 continue
             for seed, found in maps.items():
-                for row, columns in zip(part, found, strict=True):
+                counts = [len(row.embeddings) for row in part]
+                for row, columns in zip(part, found.split(counts), strict=True):
                     row.maps[seed] = columns
             for row in part:
-                row.embedding = None
+                row.embeddings = ()
             rows = rows[len(part) :]
 
     def _complete(self, part: Sequence[PassRow]) -> dict[int, Tensor] | None:
-        """Completed maps (B, C, h, w) by seed, None where they do not fit into memory."""
+        """Completed maps (M, C, h, w) of the rows' M embeddings by seed, None where they do not fit into memory."""
         pictures = {row.loaded.sample.image_id: row.loaded.latents for row in part}
         ids, latents = list(pictures), torch.stack(list(pictures.values()))
-        images = [ids.index(row.loaded.sample.image_id) for row in part]
-        prompts, embeddings = (
-            [row.loaded.prompt for row in part],
-            [row.embedding for row in part if row.embedding is not None],
-        )
+        each = [(row.loaded, embedding) for row in part for embedding in row.embeddings]
+        images = [ids.index(loaded.sample.image_id) for loaded, _ in each]
+        prompts, embeddings = [loaded.prompt for loaded, _ in each], [embedding for _, embedding in each]
         try:
             return {
                 seed: self.segmenter.complete(latents, ids, prompts, embeddings, seed, self.size, images)

@@ -10,7 +10,7 @@ from attrbind_exp.backbones.backbone import Layer, Observation, Request
 from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.layers import Column, cross_blocks, find_columns, weigh_columns
-from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers
+from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers, share_of_layers
 from attrbind_exp.types import LayerChoice
 
 
@@ -30,10 +30,7 @@ class Daam(HeatMapMethod):
             ratios = sorted(cross_blocks(layers))
             choice = LayerChoice(tuple(ratios[:-1] or ratios), None, choice.weights)
         columns = find_columns(choice, layers)
-        if choice.weights:
-            return weigh_columns(columns, choice.weights)
-        counts = {column: len(cross_layers([column], layers)) for column in columns}
-        return {column: count / sum(counts.values()) for column, count in counts.items()}
+        return weigh_columns(columns, choice.weights) if choice.weights else share_of_layers(columns, layers)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, heads apart."""

@@ -62,14 +62,22 @@ class HeatMapMethod(ABC):
         """
 
     def complete(self, maps: Tensor, seen: Observation) -> Tensor:
-        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default
-        nothing."""
+        """What is made of the raw maps (B, C, h', w') of a pass before they are summed, the like: by default nothing.
+
+        Where several texts are read on one pass, the columns of each follow one another: treat every map by itself.
+        """
         return maps
 
 
 def cross_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The cross-attention layers that some of the columns are made of, in the model's order."""
     return tuple(x for x in layers if x.cross and any(x.ratio == c.ratio and x.block in c.blocks for c in columns))
+
+
+def share_of_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> dict[Column, float]:
+    """Weights by which every cross-attention layer of the columns counts alike."""
+    counts = {column: len(cross_layers([column], layers)) for column in columns}
+    return {column: count / sum(counts.values()) for column, count in counts.items()}
 
 
 def finest_self_attention(layers: Sequence[Layer]) -> tuple[Layer, ...]:

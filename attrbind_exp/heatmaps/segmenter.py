@@ -21,6 +21,7 @@ from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
+from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
 from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
@@ -107,35 +108,41 @@ class Segmenter:
         batch_size: int = 1,
         images: Sequence[int] | None = None,
     ) -> Tensor:
-        """Completed maps (B, C, h, w), one for each of `plan.columns`, of B prompts under their embeddings on P latents
+        """Completed maps (M, C, h, w), one for each of `plan.columns`, of M prompts under their embeddings on P latents
         (P, c, h, w). They are what heat maps are made of, before weights and image sizes come in.
 
-        One pass a timestep and noise draw. `images[i]`: which of the latents the i-th prompt belongs to, None = the
+        One pass a timestep and noise draw, with a row for each embedding; those of one prompt and picture that only
+        differ in what is read share theirs. `images[i]`: which of the latents the i-th prompt belongs to, None = the
         i-th; `seed` of the noise, None = the settings' own; `batch_size`: the pass has as many rows at least (see
         pad_rows).
         """
-        device, count = self.backbone.device, len(prompts)
+        device = self.backbone.device
+        images = range(len(prompts)) if images is None else images
+        shared = share_rows(embeddings, prompts, images)
+        count = len(shared.firsts)
         rows = max(count, batch_size)
-        embedding = _pad(Embedding.stack(embeddings), rows)
+        embedding = _pad(Embedding.stack([embeddings[i] for i in shared.firsts]), rows)
         length = embedding.keys.shape[1]
-        owner = pad_rows(torch.tensor(range(count) if images is None else images), rows)
+        further = {"reads": shared.padded_reads(rows)} if shared.texts > 1 else {}
+        owner = pad_rows(torch.tensor([images[i] for i in shared.firsts]), rows)
         same_image = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
         owner = to_device(owner, device)
         seed = self.settings.seed if seed is None else seed
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
             names = [name for name, steps in self.timesteps.items() if timestep in steps]
-            request, pools, parts = self._ask(names, [p.read for p in prompts], length)
+            request, pools, parts = self._ask(names, [prompts[i].read for i in shared.firsts], length)
             pools = to_device(pad_rows(pools, rows), device)
             for draw in range(self.settings.draws):
                 noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
-                seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image)
+                seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
-                    mine = _of_method(seen, parts[name])
-                    made = self._maps(name, mine, (latents.shape[-2], latents.shape[-1]), count)
+                    texts = [_of_method(seen, parts[name], t * pools.shape[1]) for t in range(shared.texts)]
+                    made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), count)
                     total[name] = total[name] + made if name in total else made
         means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
-        return torch.cat(means, 1)[:count]
+        row, text = to_device(torch.tensor(shared.places).T, device)
+        return torch.cat(means, 2)[row, text]
 
     def _ask(
         self, names: Sequence[str], read: Sequence[Sequence[int]], length: int
@@ -154,17 +161,17 @@ class Segmenter:
             parts[name] = slice(start, start + most)
         return request, torch.cat(pools, 1), parts
 
-    def _maps(self, name: str, seen: Observation, grid: tuple[int, int], count: int) -> Tensor:
-        """One method's completed maps (B, C, h, w) of a pass; flat ones among the first `count` rows are counted."""
+    def _maps(self, name: str, texts: Sequence[Observation], grid: tuple[int, int], count: int) -> Tensor:
+        """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts, all completed
+        together; flat ones among the first `count` rows are counted."""
         method, columns = self.methods[name], self.plan.of_method(name)
-        raw = method.raw_maps(seen, columns, grid)
-        flat = [score_map.is_flat(raw[:count, c], self.backbone.dtype).sum() for c in range(len(columns))]
+        raw = torch.stack([method.raw_maps(seen, columns, grid) for seen in texts], 1)
         first = self.plan.columns.index((name, columns[0]))
-        self.flat[first : first + len(columns)] += torch.stack(flat)
-        made = method.complete(raw, seen)
-        return (
-            made if made.shape[-2:] == grid else score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
-        )
+        self.flat[first : first + len(columns)] += score_map.is_flat(raw[:count], self.backbone.dtype).sum((0, 1))
+        made = method.complete(raw.flatten(1, 2), texts[0])
+        if made.shape[-2:] != grid:
+            made = score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
+        return made.unflatten(1, raw.shape[1:3])
 
     def flat_note(self) -> str | None:
         """What to know of maps that were flat but for rounding; None where there were none. Waits for the device."""
@@ -199,7 +206,7 @@ def _pad(embedding: Embedding, rows: int) -> Embedding:
     return Embedding(pad_rows(embedding.keys, rows), values, pooled)
 
 
-def _of_method(seen: Observation, part: slice) -> Observation:
-    """What a pass has left behind, with one method's poolings alone."""
-    cross = {layer: pooled[:, part] for layer, pooled in seen.cross.items()}
+def _of_method(seen: Observation, part: slice, start: int) -> Observation:
+    """What a pass has left behind, with one method's poolings alone, of the text whose poolings begin at `start`."""
+    cross = {layer: pooled[:, start + part.start : start + part.stop] for layer, pooled in seen.cross.items()}
     return Observation(cross, seen.self_attention, seen.inputs, seen.outputs, seen.noise)
