@@ -20,7 +20,7 @@ from hydra_plugins.attrbind_exp_launchers.launchers import RayLauncher
 
 ray = pytest.importorskip("ray")
 
-from hydra_plugins.attrbind_exp_launchers import _ray, _ray_cluster  # noqa: E402
+from hydra_plugins.attrbind_exp_launchers import _ray, _ray_cluster
 
 SECRETS = {"HF_TOKEN": "hf_aaa111", "WANDB_API_KEY": "bbb222", "https_proxy": "http://me:ccc333@proxy:3128"}
 PUBLIC = {"HF_HOME": "/data/hub", "HF_HUB_CACHE": "/data/hub/all", "HTTP_PROXY": "http://proxy:80", "NO_PROXY": "here"}
@@ -143,7 +143,7 @@ def test_a_lost_node_costs_a_second_start_and_a_killed_run_does_not_get_one(tmp_
         cluster.shutdown()
     assert [r.status for r in returns] == [JobStatus.COMPLETED, JobStatus.FAILED, JobStatus.COMPLETED]
     assert max(len(pickle.dumps(r)) for r in returns) < 2_000  # no configuration, no map
-    lost, killed, good = read_launched(tmp_path)
+    lost, killed, _ = read_launched(tmp_path)
     assert (lost.state, lost.error) == ("done", None) and "its node was lost (NodeDiedError)" in lost.note
     assert killed.state == "failed" and "WorkerCrashedError" in killed.error and killed.note is None
     first, second = starts(tmp_path / "lost")

@@ -55,7 +55,13 @@ def test_every_key_reaches_sbatch(tmp_path, slurm):
     (step,) = (line for line in lines if line.startswith("srun"))
     assert "--cpus-per-task=4" in step
     given = {"partition": "long", "account": "us", "qos": "high", "gres": "gpu:a100:1", "timeout_min": 60, "mem_gb": 8}
-    given |= {"constraint": "a100", "exclude": "n[1-2]", "nodelist": "n7", "mail_user": "me@here", "mail_type": "END,FAIL"}
+    given |= {
+        "constraint": "a100",
+        "exclude": "n[1-2]",
+        "nodelist": "n7",
+        "mail_user": "me@here",
+        "mail_type": "END,FAIL",
+    }
     given |= {"signal_delay_s": 300, "max_num_timeout": 3, "requeue": "false", "cpus_per_task": 9}
     given |= {"setup": "[module load cuda,ulimit -n 4096]", "additional_parameters": "{reservation: mine}"}
     lines, made = sbatch_file(tmp_path, *(f"launcher.{key}={value}" for key, value in given.items()))
@@ -104,7 +110,7 @@ def test_a_job_out_of_time_goes_on_in_the_same_run_and_the_same_wandb_run(tmp_pa
         children = psutil.Process(int((slurm / "100_0.pid").read_text())).children(recursive=True)
         (job,) = (child for child in children if "submitit.core._submit" in child.cmdline())
         os.kill(job.pid, signal.SIGUSR2)
-        out, err = process.communicate(timeout=100)
+        _, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     assert [run.state for run in read_launched(sweep)] == ["done", "done"]
     assert len(re.findall("started on", (folder / "run.log").read_text())) == 2  # it was stopped, and went on

@@ -36,7 +36,7 @@ NODE_LOST = (NodeDiedError, ObjectLostError)  # a run that was killed alone is n
 @dataclass(frozen=True)
 class Given:
     """What a run is given of the launching process: Hydra's part, the directory, the user's folder `own`, how much was
-    `asked` to be said, variables of the `environment`, and how many `threads` a run gets on a node, by the node's id."""
+    `asked` to be said, variables of the `environment`, and how many `threads` a run gets on a node, by its id."""
 
     hydra_context: HydraContext
     task_function: TaskFunction
@@ -61,7 +61,7 @@ def launch(launcher: RayLauncher, configs: Sequence[DictConfig], board: Board) -
         environment = {} if launcher.address == OWN else private_environment()  # a Ray of our own inherits it
         threads = {} if os.environ.get(THREADS) else share.threads
         given = Given(*hydra, str(Path.cwd()), own_folder(), asked_for(), environment, threads)
-        options: dict[str, Any] = keywords(launcher.ray_cfg.remote) | share.resources
+        options: dict[str, Any] = {**keywords(launcher.ray_cfg.remote), **share.resources}
         run = ray.remote(**options)(run_job)  # type: ignore[call-overload]
         waiting = {run.remote(cfg, board.runs[i].folder, given): i for i, cfg in enumerate(configs)}
         returns: dict[int, JobReturn] = {}

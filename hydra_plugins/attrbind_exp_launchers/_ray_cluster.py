@@ -33,9 +33,7 @@ def public_environment() -> dict[str, str]:
 
 def private_environment() -> dict[str, str]:
     """The variables that a run on a cluster is given before it begins: accounts, proxies, the number of threads."""
-    return {
-        k: v for k, v in os.environ.items() if k in PRIVATE or k.startswith(PRIVATE_KINDS) or k.upper() in PROXIES
-    }
+    return {k: v for k, v in os.environ.items() if k in PRIVATE or k.startswith(PRIVATE_KINDS) or k.upper() in PROXIES}
 
 
 def keywords(config: DictConfig | None) -> dict[str, Any]:

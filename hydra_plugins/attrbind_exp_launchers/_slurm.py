@@ -21,7 +21,8 @@ from attrbind_exp.types import UserError
 from hydra_plugins.attrbind_exp_launchers.launchers import POLL, SlurmLauncher, explain, failed_return, record_end
 
 KILLED = (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError)
-LEFT = re.compile(r"\n-{20,}\n(.*?)(?:\n-{20,}\nYou can check|\Z)", re.DOTALL)  # a job's log or trace in submitit's errors
+# A job's log or its trace, as it stands in submitit's errors.
+LEFT = re.compile(r"\n-{20,}\n(.*?)(?:\n-{20,}\nYou can check|\Z)", re.DOTALL)
 
 
 class Job(BaseSubmititLauncher):
@@ -87,7 +88,7 @@ def submit_jobs(
 
 
 def last_words(job: submitit.Job[JobReturn], error: Exception) -> str:
-    """One line of why a job came to nothing: what Slurm says of it, the last line that it left, and where its log is."""
+    """One line of why a job came to nothing: what Slurm says of it, the last line that it left, where its log is."""
     ended = "" if isinstance(error, submitit.core.utils.FailedJobError) else f"the job ended as {job.state}"
     left = LEFT.search(str(error))
     lines = [line.strip() for line in left[1].splitlines() if line.strip()] if left else []
@@ -112,7 +113,7 @@ def executor(launcher: SlurmLauncher) -> submitit.AutoExecutor:
 
 def sbatch_parameters(launcher: SlurmLauncher) -> dict[str, Any]:
     """The keys that are set, as submitit has them."""
-    params = {
+    params: dict[str, Any] = {
         k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v
         for k, v in launcher.params.items()
         if v is not None
