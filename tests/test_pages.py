@@ -21,6 +21,7 @@ from attrbind_exp.config import CONF
 
 DOCS = CONF.parent / "docs"
 PAGES = [
+    "cluster",
     "config-keys",
     "faq",
     "first-steps",

@@ -104,7 +104,7 @@ def test_a_sweeps_arguments_are_planned_as_one_run():
         "launcher.ray.init.address=auto",
         "shard=0/2,1/2",
     ]
-    assert of_one_run(typed) == ["sweep=table3_alpha", "gpus=7", "hydra.mode=RUN"]
+    assert of_one_run(typed) == ["hydra.mode=RUN", "sweep=table3_alpha", "gpus=7"]
     assert of_one_run(["dataset=refcoco", "rate=9"]) == ["dataset=refcoco", "rate=9"]
 
 

@@ -130,7 +130,7 @@ def of_one_run(arguments: Sequence[str]) -> list[str]:
     alone matters."""
     named = [a.replace("launcher.gpus=", "gpus=") for a in arguments]
     kept = [a for a in named if not a.startswith(("launcher", "shard="))]
-    return [*kept, *([ONE_RUN] if any(a.startswith("sweep=") for a in kept) else [])]
+    return [*([ONE_RUN] if any(a.startswith("sweep=") for a in kept) else []), *kept]
 
 
 def check_arguments() -> None:
