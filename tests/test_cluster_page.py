@@ -16,7 +16,7 @@ from tests.test_command import command, process
 from tests.test_pages import blocks
 
 SMALLER = {  # a tenth of the runs, and a model that is here
-    "dataset.split=val,testA,testB,train": "dataset.split=val,testA",
+    "dataset.split=val,testA,testB,train": "dataset.split=val",
     "shard=0/7,1/7,2/7,3/7,4/7,5/7,6/7": "shard=0/2,1/2",
     "launcher.gpus=7": "launcher.gpus=2",
 }
@@ -92,7 +92,7 @@ def test_the_sweep_on_slurm(typed, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     check_sweep(typed(lines("launcher=slurm")[0][1], *QUIET), tmp_path / "out" / "slurm")
     text = (tmp_path / "slurm" / "jobs" / "100.sh").read_text()
-    assert "--partition=gpu" in text and "--account=ours" in text and "--time=240" in text and "--array=0-3%4" in text
+    assert "--partition=gpu" in text and "--account=ours" in text and "--time=240" in text and "--array=0-1%2" in text
 
 
 @pytest.mark.slow
@@ -118,10 +118,10 @@ def test_the_sweep_on_a_ray_cluster(typed, tmp_path):
 
 
 def check_sweep(arguments, folder):
-    """Four runs, two shards of two splits each, merged, and a table of both splits."""
-    code, _, err = process(*arguments)
-    assert code == 0, err
-    assert [run.state for run in read_launched(folder)] == ["done"] * 4
-    table = (folder / "results.csv").read_text().splitlines()
-    assert {line.partition(",")[0] for line in table[1:]} == {"val", "testA"}
-    assert len({run.name for run in read_launched(folder)}) == 4
+    """Two runs, the shards of a split, merged, and a table."""
+    code, out, err = process(*arguments)
+    assert code == 0, out[-2000:] + err[-2000:]
+    assert [run.state for run in read_launched(folder)] == ["done"] * 2
+    assert len(list(folder.glob("merged*/summary.json"))) == 1
+    table = (folder / "results.csv").read_text()
+    assert all(label in table for label in ("baseline", "attribute_binding alpha=0.9", "text_blind"))
