@@ -66,6 +66,9 @@ def test_whole_data_is_ok_line_by_line(refer_folder):
         "memory",
         "spacy",
         "tracker",
+        "passes",
+        "hours",
+        "size",
     ]
     assert {f.status for f in found.values()} == {"ok"}
     assert "test 3 objects / 5 expressions / 2 images; no counts are published for tiny(made)" in found["counts"].text
@@ -427,8 +430,8 @@ def test_the_bundled_data_passes_and_nothing_is_written(tmp_path):
     assert "WROTE" not in done.stderr, done.stderr
     assert tree(tmp_path) == before
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 12
-    assert lines[-1] == "0 missing, 0 warnings, 12 ok"
+    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 15
+    assert lines[-1] == "0 missing, 0 warnings, 15 ok"
 
 
 @pytest.fixture
@@ -452,7 +455,7 @@ def test_exit_codes(refer_folder, tmp_path, typed):
     edit(refer_folder / "refs(made).json", lambda refs: refs[0]["sentences"][0].update(sent=""))
     before = tree(tmp_path)
     code, out, _ = typed(*given)
-    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 11 ok"
+    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 14 ok"
     code, out, _ = typed(*given, "model.path=nobody/nothing")
     assert code == 1 and "MISSING  model" in out and "hf download nobody/nothing" in out
     for wrong in (

@@ -166,10 +166,13 @@ def launcher():
 
 
 def test_gpus_start_a_ray_of_their_own_whatever_is_set(launcher, monkeypatch):
-    from hydra_plugins.attrbind_exp_launchers import _ray
+    from hydra_plugins.attrbind_exp_launchers import _ray_cluster as _ray
 
     given = []
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    for name in [n for n in os.environ if n.startswith("HF_") or n == "PYTHONPATH"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(_ray.ray, "init", lambda **options: given.append(options))
     monkeypatch.setattr(_ray, "check_cluster", lambda address: given.append(address))
     _ray.start(launcher("gpus"))
@@ -177,15 +180,16 @@ def test_gpus_start_a_ray_of_their_own_whatever_is_set(launcher, monkeypatch):
     assert own["address"] == "local" and own["num_gpus"] == 2 and own["object_store_memory"] == 78643200
     given.clear()
     _ray.start(launcher("gpus", address="auto"))  # asked for, a cluster that is there is taken with what it has
-    assert given == ["auto", {"address": "auto", "log_to_driver": False}]
+    found = {"env_vars": {"HF_HUB_OFFLINE": "1"}}  # a cluster's workers inherit nothing
+    assert given == ["auto", {"address": "auto", "log_to_driver": False, "runtime_env": found}]
     given.clear()
     _ray.start(launcher("ray_cluster"))
-    assert given == ["auto", {"address": "auto", "log_to_driver": False}]
+    assert given == ["auto", {"address": "auto", "log_to_driver": False, "runtime_env": found}]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("Timed out waiting\nfor the file gcs_port"), Exception("no raylet")])
 def test_a_ray_that_does_not_start_is_one_line(launcher, monkeypatch, error):
-    from hydra_plugins.attrbind_exp_launchers import _ray
+    from hydra_plugins.attrbind_exp_launchers import _ray_cluster as _ray
 
     def fail(**_):
         raise error
@@ -197,7 +201,7 @@ def test_a_ray_that_does_not_start_is_one_line(launcher, monkeypatch, error):
 
 
 def test_a_cluster_that_does_not_answer_is_named_in_time(launcher, monkeypatch):
-    from hydra_plugins.attrbind_exp_launchers import _ray
+    from hydra_plugins.attrbind_exp_launchers import _ray_cluster as _ray
 
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     monkeypatch.setattr(_ray, "CONNECT", 1)

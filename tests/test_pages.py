@@ -22,6 +22,7 @@ from attrbind_exp.config import CONF
 DOCS = CONF.parent / "docs"
 PAGES = [
     "checkpoints",
+    "cluster",
     "config-keys",
     "faq",
     "first-steps",

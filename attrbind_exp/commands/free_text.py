@@ -39,5 +39,12 @@ WORDS = (
     "launcher.partition",
     "launcher.account",
     "launcher.qos",
+    "launcher.gres",
+    "launcher.constraint",
+    "launcher.exclude",
+    "launcher.nodelist",
+    "launcher.mail_type",
+    "launcher.mail_user",
+    "launcher.comment",
 )
 FREE_TEXT = PATHS + WORDS

@@ -1,5 +1,6 @@
 """python -m attrbind_exp.run: compose, build, run, print. `--help` lists the groups."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -265,7 +266,8 @@ def tracked_name(settings: RunSettings, dataset: Dataset, folder: Path) -> str:
     """What a run goes by in a tracker: in a sweep what was typed of it, else the variant that heads it, how many there
     are more, and the data."""
     if sweep_group() is not None:
-        return folder.name.replace(".value=", "=")
+        # Seen from the sweep's folder: a shard, 0/7, is a folder in a folder.
+        return os.path.relpath(folder, HydraConfig.get().sweep.dir).replace(".value=", "=")
     more = len(settings.variants) - 1
     return f"{settings.variants[settings.headline].label}{f' and {more} more' if more else ''}, {dataset.name}"
 

@@ -71,8 +71,13 @@ def print_figures(config: DictConfig, folder: Path) -> None:
     width = OmegaConf.select(config, "figure.width")
     if width not in (None, "none"):
         from attrbind_exp.reporting.paper_figures import write_asked
+        from attrbind_exp.runs.index import read_sweep
 
-        print(clean(write_asked(folder, width), 5000))
+        for whole in (
+            folder,
+            *(Path(run.folder) for run in read_sweep(folder).merged),
+        ):  # a merged run has its own, too
+            print(clean(write_asked(whole, width), 5000))
 
 
 def name_failed(folder: Path) -> None:

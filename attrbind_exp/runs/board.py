@@ -64,6 +64,13 @@ class Board:
         else:
             self.console.print(self._line(number), markup=False, highlight=False, soft_wrap=True)
 
+    def again(self, number: int, why: str) -> None:
+        """A run waits to be started once more; `why` stays written down, whatever becomes of it."""
+        run = self.runs[number]
+        (self.folder / run.folder / PROGRESS).unlink(missing_ok=True)
+        run.note = why
+        self.set(number, "queued")
+
     def refresh(self) -> None:
         """Look at the folders of the runs; redraw the table."""
         for number, run in enumerate(self.runs):
@@ -76,7 +83,8 @@ class Board:
         run = self.runs[number]
         shown = [f"run {number + 1} of {len(self.runs)}", clean(run.name), run.state]
         mIoU = self._mIoU(run) if run.state == "done" else ""
-        return "  ".join(shown + ([f"mIoU {mIoU}"] if mIoU else []) + ([clean(run.error, 2000)] if run.error else []))
+        said = [clean(text, 2000) for text in (run.error, run.note) if text]
+        return "  ".join(shown + ([f"mIoU {mIoU}"] if mIoU else []) + said)
 
     def _mIoU(self, run: Launched) -> str:
         file = self.folder / run.folder / "summary.json"

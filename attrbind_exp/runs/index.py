@@ -20,13 +20,14 @@ NAME = "sweep.json"
 @dataclass
 class Launched:
     """One run of a sweep: what sets it apart, its folder, how to start it alone, its state (queued, running, done,
-    failed, stopped) and, where it failed, why."""
+    failed, stopped) and, where it failed, why; `note`: what else befell it, such as a node that was lost."""
 
     name: str
     folder: str
     command: str
     state: str = "queued"
     error: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

@@ -158,8 +158,8 @@ def explain(error: object) -> str:
     return name if not said else said if name == "UserError" or said.startswith(name) else f"{name}: {said}"
 
 
-def failed_return(error: Exception, overrides: Sequence[str]) -> JobReturn:
-    """The return of a run that did not come back."""
+def failed_return(error: Exception | str, overrides: Sequence[str]) -> JobReturn:
+    """The return of a run that did not come back, with the reason or what there is to say of it."""
     result = JobReturn(overrides=overrides, status=JobStatus.FAILED)
     result.return_value = error
     return result

@@ -1,7 +1,7 @@
 """python -m attrbind_exp.doctor: is everything there for a run? Takes the run's own arguments and never writes."""
 
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from attrbind_exp import config
 from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import checkpoint, files, machine, published, samples
+from attrbind_exp.commands.doctor import checkpoint, files, machine, plan, published, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
@@ -19,6 +19,9 @@ from attrbind_exp.log import log, quiet
 from attrbind_exp.types import Sample, UserError
 
 MAKES_FOLDERS = ("-m", "--multirun", "hydra.")
+ONE_RUN = "hydra.mode=RUN"
+MAKE_NONE = (ONE_RUN, "hydra.searchpath=")
+Found = tuple[list[Sample], Mapping[str, int]]  # a run's samples, and expressions by split
 
 
 @hydra.main(version_base="1.3", config_path=str(config.CONF), config_name="doctor")
@@ -41,14 +44,19 @@ def main(cfg: DictConfig) -> None:
 
 def examine(cfg: DictConfig) -> Iterator[Finding]:
     """All checks, the data first."""
-    expressions = yield from examine_data(cfg)
-    yield machine.check_disk(Path("outputs"), expressions, len(config.variants(cfg)[0]))
+    rate, gpus = plan.check_rate(cfg.rate, cfg.gpus)
+    found, splits = yield from examine_data(cfg)
+    yield machine.check_disk(Path("outputs"), len(found), len(config.variants(cfg)[0]))
     m = cfg.model
     whole = yield from examine_model(cfg)
     batch_size = m.batch_size if cfg.batch_size == "auto" else cfg.batch_size
     yield machine.check_memory(whole, m.device, m.dtype, config.model_size(cfg), batch_size)
     yield machine.check_spacy()
     yield machine.check_tracker(cfg.tracker.get("mode"))
+    sweep = tuple(str(cfg.dataset.get("splits") or "").split(","))
+    pixels = sum(s.size[0] * s.size[1] for s in found) / max(len(found), 1)
+    counted = plan.Counted(count_units(found, cfg.dataset._target_), splits, sweep, pixels)
+    yield from plan.plan_run(config.read_settings(cfg), counted, rate, gpus, whole)
 
 
 def examine_model(cfg: DictConfig) -> Generator[Finding, None, Path | None]:
@@ -64,21 +72,26 @@ def examine_model(cfg: DictConfig) -> Generator[Finding, None, Path | None]:
     return place if whole else None
 
 
-def examine_data(cfg: DictConfig) -> Generator[Finding, None, int]:
-    """Check the data set; returns how many expressions it has. What cannot be read is a finding too."""
+def count_units(found: Sequence[Sample], loader: str) -> int:
+    """What a run segments: every expression; of COCO's objects every class of an image once."""
+    return len({(s.image_id, s.category) for s in found}) if loader.endswith("load_coco") else len(found)
+
+
+def examine_data(cfg: DictConfig) -> Generator[Finding, None, Found]:
+    """Check the data set; returns what is in it. What cannot be read is a finding too."""
     read = {"load_refer": read_refer, "load_coco": read_coco}.get(cfg.dataset._target_.rpartition(".")[2], read_other)
     try:
-        found = yield from read(cfg)
+        found, splits = yield from read(cfg)
         if found:
             yield from samples.check_masks(found, cfg.sample, cfg.seed)
-        return len(found)
+        return found, splits
     except (UserError, HydraException) as error:
         cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
         yield Finding("MISSING", "reading", str(cause))
-        return 0
+        return [], {}
 
 
-def read_refer(cfg: DictConfig) -> Generator[Finding, None, list[Sample]]:
+def read_refer(cfg: DictConfig) -> Generator[Finding, None, Found]:
     """Files, counts, expressions and images of a data set in REFER's layout."""
     d = cfg.dataset
     folder = Path(d.root).expanduser().absolute() / d.name
@@ -87,22 +100,25 @@ def read_refer(cfg: DictConfig) -> Generator[Finding, None, list[Sample]]:
     yield layout
     if layout.status == "MISSING":
         yield files.check_image_folders([place for place in finder.places if place != folder.parent])
-        return []
-    yield files.check_refs(read_refs(folder, d.split_by), d.name, d.split_by)
+        return [], {}
+    refs = read_refs(folder, d.split_by)
+    yield files.check_refs(refs, d.name, d.split_by)
+    part = d.get("limit") is not None or d.get("fraction") is not None
+    splits = {} if part else {k: n.expressions or 0 for k, n in files.count_refs(refs).items() if k != "all"}
     dataset = config.load_dataset(cfg)
     yield samples.check_text(dataset)
     yield samples.check_images((s.image_path for s in dataset.samples), finder.folders, files.GET_IMAGES)
-    return dataset.samples
+    return dataset.samples, splits
 
 
-def read_coco(cfg: DictConfig) -> Generator[Finding, None, list[Sample]]:
+def read_coco(cfg: DictConfig) -> Generator[Finding, None, Found]:
     """Files, counts, objects and images of COCO."""
     d = cfg.dataset
     annotations, images = coco_places(d.root, d.split, d.get("annotations"), d.get("images"))
     layout = files.check_coco(annotations, images, d.split)
     yield layout
     if layout.status == "MISSING":
-        return []
+        return [], {}
     data = read_instances(annotations)
     yield files.check_coco_counts(data, d.split)
     dataset = files.coco_objects(data, images)
@@ -110,26 +126,34 @@ def read_coco(cfg: DictConfig) -> Generator[Finding, None, list[Sample]]:
     finder = ImageFinder([images])
     get = f"get {published.COCO_IMAGES_LINK.format(d.split)} and unpack it in {images.parent}"
     yield samples.check_images((finder.find(i["file_name"]) for i in data.images.values()), finder.folders, get)
-    return dataset.samples
+    return dataset.samples, {}
 
 
-def read_other(cfg: DictConfig) -> Generator[Finding, None, list[Sample]]:
+def read_other(cfg: DictConfig) -> Generator[Finding, None, Found]:
     """Expressions and images of a data set whose files nothing is known of."""
     dataset = config.load_dataset(cfg)
     yield samples.check_text(dataset)
     paths = [s.image_path for s in dataset.samples]
     yield samples.check_images(paths, list(dict.fromkeys(p.parent for p in paths))[:3], "mend the paths")
-    return dataset.samples
+    return dataset.samples, {}
+
+
+def of_one_run(arguments: Sequence[str]) -> list[str]:
+    """A sweep's arguments as one run has them: shards share the same passes, and of the launcher the number of GPUs
+    alone matters."""
+    named = [a.replace("launcher.gpus=", "gpus=") for a in arguments]
+    kept = [a for a in named if not a.startswith(("launcher", "shard="))]
+    return [*([ONE_RUN] if any(a.startswith("sweep=") for a in kept) else []), *kept]
 
 
 def check_arguments() -> None:
     """Refuse what would make Hydra write a folder before `main` begins."""
     for argument in sys.argv[1:]:
-        if argument.lstrip("+~").startswith(MAKES_FOLDERS):
+        if argument.lstrip("+~").startswith(MAKES_FOLDERS) and not argument.startswith(MAKE_NONE):
             raise UserError(f"'{argument}' makes Hydra write a folder, and the doctor writes nothing; leave it out")
     main()
 
 
 def start() -> None:
     """python -m attrbind_exp.doctor"""
-    command_line.run_main(check_arguments, "doctor")
+    command_line.run_main(check_arguments, "doctor", of_one_run)
