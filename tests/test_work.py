@@ -158,7 +158,7 @@ def test_flags_are_taken_from_anywhere_but_behind_two_dashes():
 
 def test_every_commands_help_names_the_flags():
     assert all(SAID_HELP in help_text(name) for name in MODULES)
-    for module in ("report", "merge", "rescore", "results", "study"):
+    for module in ("report", "merge", "rescore", "results", "study", "dashboard"):
         assert SAID_HELP in command("--help", module=module)[1]
 
 
@@ -202,10 +202,14 @@ def test_the_page_draws_a_bar_on_a_terminal_and_elsewhere_a_line_every_30_s(tmp_
     monkeypatch.setattr(clock, "monotonic", tick)
     with redirect_stderr(io.StringIO()) as said:
         make_report(tmp_path)
-    assert said.getvalue() and all(re.fullmatch(r"[a-z ]+: [\d.]+ of .*", line) for line in said.getvalue().splitlines())
+    assert said.getvalue() and all(
+        re.fullmatch(r"[a-z ]+: [\d.]+ of .*", line) for line in said.getvalue().splitlines()
+    )
     with terminal as screen:
         make_report(tmp_path)
-    assert {"reading settings", "reading rows", "comparing"} <= set(re.findall(r"[a-z]+ ?[a-z]+", ESCAPE.sub("", screen.getvalue())))
+    assert {"reading settings", "reading rows", "comparing"} <= set(
+        re.findall(r"[a-z]+ ?[a-z]+", ESCAPE.sub("", screen.getvalue()))
+    )
     assert ESCAPE.sub("", screen.getvalue().rpartition("\x1b[2K")[2]).strip() == ""  # nothing is left on the screen
 
 
