@@ -1,4 +1,4 @@
-"""python -m attrbind_exp.dashboard ENTITY/PROJECT: a W&B workspace of curves, tables and galleries. Needs an account."""
+"""python -m attrbind_exp.dashboard ENTITY/PROJECT: a W&B workspace of curves and tables. Needs an account."""
 
 import argparse
 

@@ -206,4 +206,6 @@ def _table(table: pd.DataFrame, about: str, to: Path, form: str) -> Path:
     columns = "l" + "r" * (len(table.columns) - 1)
     body = table.astype(str).to_latex(index=False, escape=True, column_format=columns)
     body = re.sub(r"(?<![\w-])-(?=\d)", "$-$", body)  # a minus, no hyphen
-    return write_text(to, f"% {' '.join(about.split())}\n% needs \\usepackage{{booktabs}}\n{body}")
+    body = re.sub(r"^([\[*])", r"{\1}", body, flags=re.MULTILINE)  # behind the \\ of a row they would be its arguments
+    needs = r"needs \usepackage{booktabs}; \resizebox{\linewidth}{!}{..} of graphicx makes a wide one fit"
+    return write_text(to, f"% {' '.join(about.split())}\n% {needs}\n{body}")
