@@ -1,10 +1,9 @@
 """What may be typed after `attrbind segment`: a picture, an expression and three flags, besides Hydra's KEY=VALUE."""
 
-import difflib
 import re
 from collections.abc import Sequence
 
-from attrbind_exp.runs.shown import clean, shell_command
+from attrbind_exp.runs.shown import clean, did_you_mean, shell_command
 from attrbind_exp.types import UserError
 
 PLACES = ("image", "expression")  # the keys of the first and the second word
@@ -65,8 +64,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def unknown(flag: str) -> str:
     """What is wrong with a flag that there is not."""
-    near = difflib.get_close_matches(flag, [*FLAGS, *WITH_VALUE, *ALONE], 1)
-    meant = f"did you mean {near[0]}? " if near else ""
+    meant = did_you_mean(flag, (*FLAGS, *WITH_VALUE, *ALONE))
     return (
         f"unknown option '{clean(flag)}'; {meant}choose from {', '.join(FLAGS)}, --help; "
         "words that begin with - come after --"
