@@ -7,7 +7,7 @@ H x W pixels, h x w latent cells, N = h * w.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -21,6 +21,26 @@ PoolingRule = Literal["mean", "last"]
 MaskFormat = Literal["png", "rle", "npz"]
 FigureWidth = Literal["single", "double"]
 Missing = Literal["fail", "empty"]  # what an expression without a prediction is
+
+# What keys of a configuration may be, where only a few values make sense.
+CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "text_processor.chunk": get_args(ChunkRule),
+    "text_processor.chunk_prefix": get_args(PrefixRule),
+    "text_processor.uncond": get_args(UncondRule),
+    "text_processor.token_pooling": get_args(PoolingRule),
+    "text_processor.gate": (True, False),
+    "text_processor.ing_rule": (True, False),
+    "text_processor.ing_offsets": (1, 2, [1], [2], [1, 2]),
+    "model.dtype": ("auto", "fp32", "fp16", "bf16"),
+    "model.compile": (True, False),
+    "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
+    "model.latents": ("mode", "sample"),
+    "keep_maps": (True, False),
+    "text_blind": (True, False),
+    "figure.width": (None, "none", *get_args(FigureWidth)),
+    "save_masks": (None, "none", *get_args(MaskFormat)),
+    "missing": get_args(Missing),
+}
 
 
 class UserError(ValueError):

@@ -20,11 +20,12 @@ from pycocotools.coco import COCO
 from attrbind_exp import __version__
 from attrbind_exp.commands import segment_arguments
 from attrbind_exp.commands.attrbind import HELP
-from attrbind_exp.commands.completion import SCRIPTS, complete
+from attrbind_exp.commands.completion import SCRIPTS, complete, listed
 from attrbind_exp.commands.segment_files import coco_result, wanted_files
 from attrbind_exp.commands.table import COMMANDS
 from attrbind_exp.config import CONF, PACKAGE
-from attrbind_exp.types import HeatMap, UserError
+from attrbind_exp.tracking.wandb_tracker import WandbTracker
+from attrbind_exp.types import CHOICES, HeatMap, UserError
 from tests.conftest import picture
 from tests.test_command import command
 
@@ -306,6 +307,41 @@ def test_completion_knows_what_can_come_next(tmp_path, monkeypatch):
     assert completed("attrbind segment --what x mod") == completed("attrbind nothing ") == []
 
 
+def test_completion_offers_the_values_of_keys_that_take_few(tmp_path):
+    def values(line):
+        return [word.partition("=")[2] for word in completed(f"attrbind {line}")]
+
+    assert values("run save_masks=") == ["none", "npz", "png", "rle"] and values("run figure.width=si") == ["single"]
+    assert values("run text_blind=") == ["false", "true"] and values("run text_processor.ing_offsets=") == ["1", "2"]
+    assert values("run -m model.dtype=fp32,bf") == ["fp32,bf16"] == values("segment -m model.dtype=fp32,bf")
+    assert values("run tracker.mode=") == ["auto", "offline", "online"] and values("run model.device=c") == [
+        "cpu",
+        "cuda",
+    ]
+    assert values("run dataset=coco dataset.split=") == ["train2014", "train2017", "val2014", "val2017"]
+    assert values("run dataset=refcoco dataset.split=te") == ["testA", "testB"]
+    assert {"test", "testA", "val2014"} < set(values("run dataset.split="))
+    assert values("run dataset=nothing dataset.split_by=g") == ["google"]
+    assert (
+        values("run model.timesteps=")
+        == values("run nothing.at.all=")
+        == values("run dataset=folder dataset.split=")
+        == []
+    )
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("name: mine\nhead: left   # left (as ours: old) | right\n")
+    assert values(f"run --config-dir {tmp_path} model=mine model.head=") == ["left", "right"]
+
+
+def test_what_a_comment_lists_is_what_is_checked():
+    for group in {key.partition(".")[0] for key in CHOICES}:
+        for file in (CONF / group).glob("*.yaml"):
+            found = {key: set(listed(file, key)) for key in re.findall(r"^(\w+):", file.read_text(), re.MULTILINE)}
+            checked = {key: {str(v).lower() for v in CHOICES.get(f"{group}.{key}", ())} for key in found}
+            assert not {key: found[key] for key in found if found[key] and checked[key] and found[key] != checked[key]}
+    assert listed(CONF / "tracker" / "wandb.yaml", "mode") == list(WandbTracker.MODES)
+
+
 # What is typed, with a TAB where the shell is to complete -> the line that stands there then.
 TYPED = {
     "attrbind seg\t": "attrbind segment ",
@@ -317,6 +353,8 @@ TYPED = {
     "attrbind segment ph\t": "attrbind segment photo.jpg ",
     "attrbind segment image=ph\t": "attrbind segment image=photo.jpg ",
     "attrbind segment photo.jpg 'white dog' --mask ou\t": "attrbind segment photo.jpg 'white dog' --mask out.png ",
+    "attrbind run tracker.mode=of\t": "attrbind run tracker.mode=offline ",
+    "attrbind run -m save_masks=rle,p\t": "attrbind run -m save_masks=rle,png ",
     "attrbind run seed=\t": "attrbind run seed=",  # no file names where none belong
 }
 # What each shell reads when it starts. Control-X Control-N notes the line that stands there.

@@ -97,7 +97,10 @@ def test_multirun_may_stand_anywhere():
     [
         ("alpha=abc", "unknown alpha 'abc'; choose a number or one of diffsegmenter, grid, paper"),
         ("alpha=0.1,paper", "mixes numbers and names"),
-        ("dataset=refcooc", "unknown dataset 'refcooc'; choose coco, folder, refcoco, refcoco_plus, refcocog, shapes"),
+        (
+            "dataset=refcooc",
+            "unknown dataset 'refcooc'; did you mean refcoco? choose coco, folder, refcoco, refcoco_plus, refcocog, shapes",
+        ),
         ("text_processor=ncr", "attribute_binding, baseline, noun_chunk, uncond_average"),
         ("tracker=sqlite", "csv, mlflow, none, tensorboard, wandb"),
     ],

@@ -18,6 +18,7 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
+from attrbind_exp import __version__
 from attrbind_exp.api.load import load_segmenter
 from attrbind_exp.commands import command_line
 from attrbind_exp.config import CONF
@@ -254,6 +255,11 @@ def test_the_space_calls_the_same_page(monkeypatch):
     assert head["sdk"] == "gradio" and (space / head["app_file"]).is_file() and len(head["short_description"]) <= 60
     extra = tomllib.loads((space.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]["demo"]
     assert Requirement(extra[0]).specifier.contains(head["sdk_version"])
+    (line,) = [
+        line for line in (space / "requirements.txt").read_text().splitlines() if line.startswith("attrbind_exp")
+    ]
+    wanted = Requirement(line)  # the wheel beside it, as hatchling calls it
+    assert wanted.extras == {"demo"} and wanted.url.endswith(f"/main/attrbind_exp-{__version__}-py3-none-any.whl")
 
 
 # ---- the page in a browser ---------------------------------------------------------------------------------------------

@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from types import FunctionType
 
 import pytest
 import yaml
 
+import attrbind_exp
+from attrbind_exp import edits
 from attrbind_exp.config import CONF
 from tests.accessibility import faults
 from tests.test_report_browser import driver, show  # noqa: F401
@@ -216,3 +219,34 @@ def test_a_key_stands_with_its_value_and_its_comment(tmp_path):
         ("methods", "first, second", ""),
     ]
     assert config_keys().head(file) == "The head of the file."
+
+
+DOORS = ("backbones.backbone", "heatmaps.method", "tasks.task", "tracking.tracker", "scoring.metric")
+IN_PYTHON = ("api.load", "api.segmenter", "api.result")
+
+
+def public_names():
+    """All that a person imports, all by which a class of one's own is written, and what can be called on each: ("Edit",
+    "Edit.apply")."""
+    found = [getattr(attrbind_exp, name) for name in attrbind_exp.__all__ if name != "__version__"]
+    found += [getattr(edits, name) for name in edits.__all__]
+    for module in [importlib.import_module(f"attrbind_exp.{name}") for name in (*DOORS, *IN_PYTHON)]:
+        defined = {name: one for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
+        found += [
+            one for name, one in defined.items() if not name.startswith("_") and isinstance(one, type | FunctionType)
+        ]
+    for one in found:
+        yield one.__qualname__
+        for base in [c for c in getattr(one, "__mro__", ()) if c.__module__.startswith("attrbind_exp.")]:
+            told_of = base if base in found else one  # what a base brings that the page has stands there
+            for name, value in vars(base).items():
+                if isinstance(value, FunctionType | property) and value.__doc__ and not name.startswith("_"):
+                    yield f"{told_of.__qualname__}.{name}"
+
+
+def test_every_public_name_is_in_the_reference(site):
+    names = set(public_names())
+    assert {"NounChunk", "load_segmenter", "Result.show", "Comparison.save", "Tracker.close", "Observation"} < names
+    there = re.findall(r'id="attrbind_exp(\.[\w.]+)"', (site / "python-reference.html").read_text())
+    lacking = sorted(name for name in names if not any(anchor.endswith(f".{name}") for anchor in there))
+    assert not lacking, lacking

@@ -65,7 +65,9 @@ def test_a_sweep_over_edits_lacks_a_baseline_for_each_setting_that_it_depends_on
 
 
 def test_an_unknown_launcher_is_refused():
-    with pytest.raises(UserError, match="unknown launcher 'gpu'; choose from gpus, local, ray_cluster, slurm"):
+    with pytest.raises(
+        UserError, match=r"unknown launcher 'gpu'; did you mean gpus\? choose from gpus, local, ray_cluster, slurm"
+    ):
         command_line.rewrite_arguments(["launcher=gpu"])
 
 

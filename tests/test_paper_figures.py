@@ -1,6 +1,8 @@
 """Figures and tables for a paper, made of finished runs."""
 
 import re
+import shutil
+import subprocess
 from xml.etree import ElementTree
 
 import numpy as np
@@ -128,12 +130,33 @@ def made(folder, label):
 def test_latex_is_escaped_and_by_booktabs(tmp_path):
     file = write_figure(read_measured(made(tmp_path / "odd", "50%_a&b#{c}")), "results", "tex")
     lines = file.read_text().splitlines()
-    assert lines[0].startswith("% ") and lines[1] == r"% needs \usepackage{booktabs}"
+    assert lines[0].startswith("% ") and lines[1].startswith(r"% needs \usepackage{booktabs}; ")
     assert [line for line in lines if line.endswith("rule")] == [r"\toprule", r"\midrule", r"\bottomrule"]
     (row,) = (line for line in lines[2:] if line.startswith("50"))
     assert row.startswith(r"50\%\_a\&b\#\{c\} & ") and row.endswith(r" \\")
     cells = {len(re.split(r"(?<!\\)&", line)) for line in lines if line.endswith(r"\\")}
     assert len(cells) == 1 and lines[2] == rf"\begin{{tabular}}{{l{'r' * (cells.pop() - 1)}}}"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
+def test_every_table_compiles_and_fits_as_its_head_says(run, tmp_path):
+    names = [name for name, forms in CHOICES.items() if "tex" in forms]
+    measured = read_measured(run), read_measured(made(tmp_path / "odd", r"[0.5]_50%&é#{c}~^\\ x$"))
+    files = [write_figure(m, name, "tex") for m in measured for name in names if m is measured[0] or name != "7"]
+    assert len(files) == 2 * len(names) - 1
+    wide = "".join(rf"\noindent\resizebox{{\linewidth}}{{!}}{{\input{{{file}}}}}\par " for file in files)
+    text = rf"\documentclass{{article}}\usepackage{{booktabs,graphicx}}\begin{{document}}{wide}\end{{document}}"
+    (tmp_path / "all.tex").write_text(text)
+    typed = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "all.tex"]
+    done = subprocess.run(typed, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0 and (tmp_path / "all.pdf").is_file(), done.stdout[-2000:]
+    assert "Missing character" not in done.stdout and r"Overfull \hbox" not in done.stdout
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_argument_of_the_row_above(tmp_path):
+    file = _table(pd.DataFrame({"a": ["x", "[1]", "*"], "b": ["[2]", "", ""]}), "t", tmp_path / "t.tex", "tex")
+    rows = [line for line in file.read_text().splitlines() if line.endswith(r"\\")]
+    assert rows == [r"a & b \\", r"x & [2] \\", r"{[}1] &  \\", r"{*} &  \\"]
 
 
 def test_a_negative_number_has_a_minus(tmp_path):

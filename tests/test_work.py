@@ -12,8 +12,10 @@ from attrbind_exp.commands.start import MODULES, help_text
 from attrbind_exp.commands.table import SAID_HELP
 from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
 from attrbind_exp.log import log
+from attrbind_exp.reporting.write import make_report
 from attrbind_exp.types import UserError
 from attrbind_exp.work import Work, duration, each
+from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 from tests.test_command import command
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -156,7 +158,7 @@ def test_flags_are_taken_from_anywhere_but_behind_two_dashes():
 
 def test_every_commands_help_names_the_flags():
     assert all(SAID_HELP in help_text(name) for name in MODULES)
-    for module in ("report", "merge", "rescore", "results", "study"):
+    for module in ("report", "merge", "rescore", "results", "study", "dashboard"):
         assert SAID_HELP in command("--help", module=module)[1]
 
 
@@ -186,6 +188,31 @@ def test_a_sweep_with_q_prints_its_folder_alone(tmp_path):
     assert (code, out, err) == (0, f"{tmp_path}\n", "")
 
 
+def test_the_page_draws_a_bar_on_a_terminal_and_elsewhere_a_line_every_30_s(tmp_path, clock, terminal, monkeypatch):
+    def tick():  # a second a look
+        clock.now += 1
+        return clock.now
+
+    names = [("baseline", None), ("ours", 0.9)]
+    rows = [expression_row(name, str(number), 0.5) for number in range(40) for name in names]
+    write_files(tmp_path, make_summary([variant_figures(name, 50.0, 40) for name in names]), rows)
+    with redirect_stderr(io.StringIO()) as said:
+        make_report(tmp_path)
+    assert said.getvalue() == ""  # less than 30 s
+    monkeypatch.setattr(clock, "monotonic", tick)
+    with redirect_stderr(io.StringIO()) as said:
+        make_report(tmp_path)
+    assert said.getvalue() and all(
+        re.fullmatch(r"[a-z ]+: [\d.]+ of .*", line) for line in said.getvalue().splitlines()
+    )
+    with terminal as screen:
+        make_report(tmp_path)
+    assert {"reading settings", "reading rows", "comparing"} <= set(
+        re.findall(r"[a-z]+ ?[a-z]+", ESCAPE.sub("", screen.getvalue()))
+    )
+    assert ESCAPE.sub("", screen.getvalue().rpartition("\x1b[2K")[2]).strip() == ""  # nothing is left on the screen
+
+
 def test_every_long_work_says_how_far_it_is(tmp_path, monkeypatch):
     monkeypatch.setattr(work, "SAY_EVERY", 0.0)
     shard = (*RUN, "dataset.limit=8", "keep_maps=true", "save_masks=rle")
@@ -202,5 +229,8 @@ def test_every_long_work_says_how_far_it_is(tmp_path, monkeypatch):
     assert said(str(tmp_path), module="merge") >= {"reading", "merging", "reading rows"}
     assert said(str(tmp_path / "0"), "threshold=0.5", module="rescore") >= {"reading", "rescoring", "reading rows"}
     assert said("dataset.limit=4", f"hydra.run.dir={tmp_path / 'p'}", module="parse") >= {"parsing", "writing"}
-    assert said(str(tmp_path / "0"), module="report") == {"reading rows"}
+    page = {"reading settings", "reading rows", "comparing"}
+    assert said(str(tmp_path / "0"), module="report") == page | {"pictures of the page"}
+    assert said(str(tmp_path), module="report") == page | {"reading summaries"}
+    assert said(str(tmp_path / "0"), "--figure", "all", module="report") == page | {"figures for a paper"}
     assert "looking for" in said("tracker=none", module="doctor")

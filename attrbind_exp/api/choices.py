@@ -1,6 +1,5 @@
 """Words that people type for edits, and what is said of a word that nobody knows."""
 
-import difflib
 from collections.abc import Collection, Sequence
 from math import isfinite
 from numbers import Real
@@ -8,6 +7,7 @@ from typing import TypeAlias
 
 from attrbind_exp.edits import Averaging, Edit, NounChunk
 from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.runs.shown import did_you_mean
 from attrbind_exp.types import UserError
 
 EditChoice: TypeAlias = str | Edit | Sequence[str | Edit]
@@ -54,6 +54,5 @@ def known(kind: str, word: str, choices: Collection[str], also: str = "") -> str
     do besides."""
     if word in choices:
         return word
-    near = difflib.get_close_matches(str(word), choices, 1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"unknown {kind} {word!r}; choose from {', '.join(choices)}{also}{meant}")
+    meant = did_you_mean(str(word), choices)
+    raise UserError(f"unknown {kind} {word!r}; {meant}choose from {', '.join(choices)}{also}")

@@ -1,13 +1,12 @@
 """attrbind COMMAND: every command by one word. Help, version and wrong words are answered before any library loads."""
 
-import difflib
 import importlib
 import sys
 
 from attrbind_exp import __version__
 from attrbind_exp.commands.start import start
 from attrbind_exp.commands.table import COMMANDS
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, did_you_mean
 
 HELP = f"""\
 How well a text-to-image diffusion model segments what an expression names, under edits of the text embedding.
@@ -66,6 +65,4 @@ def unknown(word: str) -> str:
     choices = f"choose from {', '.join(COMMANDS)}"
     if "=" in word or word.startswith("-"):
         return f"'{clean(word)}' stands where a command belongs, as in attrbind run alpha=0.9; {choices}"
-    near = difflib.get_close_matches(word, list(COMMANDS), 1, cutoff=0.5)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return f"unknown command '{clean(word)}'; {meant}{choices}"
+    return f"unknown command '{clean(word)}'; {did_you_mean(word, COMMANDS, cutoff=0.5)}{choices}"

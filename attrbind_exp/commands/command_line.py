@@ -25,7 +25,7 @@ from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
 from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
 from attrbind_exp.log import log
 from attrbind_exp.paths import SWEEPS, options, own_folder
-from attrbind_exp.runs.shown import clean, shell_command
+from attrbind_exp.runs.shown import clean, did_you_mean, shell_command
 from attrbind_exp.types import UserError
 from attrbind_exp.work import end
 
@@ -103,7 +103,8 @@ def _rewrite(argument: str) -> str:
         return _rewrite_launcher(argument)
     if key == "sweep":
         if value not in options("sweeps"):
-            raise UserError(f"unknown sweep '{value}'; choose from {', '.join(options('sweeps'))}")
+            meant = did_you_mean(value, options("sweeps"))
+            raise UserError(f"unknown sweep '{value}'; {meant}choose from {', '.join(options('sweeps'))}")
         return f"+sweeps={value}"
     known = options(key)
     if not known and "range(" not in value:
@@ -126,7 +127,8 @@ def _rewrite_group(key: str, known: Sequence[str], values: Sequence[object]) -> 
     for part in parts:
         if part not in known:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
-            raise UserError(f"unknown {key} '{show(part)}'; choose {also}{', '.join(known)}")
+            meant = did_you_mean(show(part), known)
+            raise UserError(f"unknown {key} '{show(part)}'; {meant}choose {also}{', '.join(known)}")
     return f"{key}={shown}"
 
 
@@ -144,7 +146,8 @@ def _rewrite_launcher(argument: str) -> str:
     if key != "launcher":
         return f"hydra.{argument}"
     if value not in options("hydra/launcher"):
-        raise UserError(f"unknown launcher '{value}'; choose from {', '.join(options('hydra/launcher'))}")
+        known = options("hydra/launcher")
+        raise UserError(f"unknown launcher '{value}'; {did_you_mean(value, known)}choose from {', '.join(known)}")
     return f"hydra/{argument}"
 
 

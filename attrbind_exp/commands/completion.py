@@ -16,8 +16,8 @@ from attrbind_exp.commands.free_text import PATHS
 from attrbind_exp.commands.known_keys import read_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.commands.table import COMMANDS
-from attrbind_exp.paths import options
-from attrbind_exp.types import UserError
+from attrbind_exp.paths import option_files, options
+from attrbind_exp.types import CHOICES, UserError
 
 # bash splits words at "=", so it hands over the line and the characters at which it splits. Where file names are
 # wanted nothing is answered, and bash's own completion (-o default) steps in.
@@ -55,6 +55,8 @@ VALUES = {"--cfg": ("job", "hydra", "all"), "--completion": tuple(SCRIPTS)}
 GROUPS = {"sweep": "sweeps", "launcher": "hydra/launcher"}  # typed names of groups that are called otherwise
 HYDRAS = ("hydra.run.dir", "hydra.sweep.dir")  # the only keys of Hydra's own that people type
 FILES = None  # stands for file names
+LISTED = re.compile(r"[\w.-]+(?: \| [\w.:-]+)+")  # "auto | cpu | cuda | cuda:N" behind a key of a file
+ASIDE = re.compile(r" *\([^)]*\)")
 
 
 def main(given: Sequence[str]) -> None:
@@ -119,7 +121,8 @@ def complete_argument(name: str, before: Sequence[str], last: str) -> list[str] 
     if equals:
         earlier = re.match(r"(.*[,\[])?", value)  # of several values the last is completed
         assert earlier is not None  # an empty text matches
-        return starting(last, [f"{key}={earlier[0]}{option}" for option in options(GROUPS.get(key, key))])
+        values = options(GROUPS.get(key, key)) or few_values(key, before)
+        return starting(last, [f"{key}={earlier[0]}{option}" for option in values])
     if wants_file(name, before, last):
         return FILES
     keys: Iterable[str] = read_keys("run" if command.groups else name).known
@@ -130,6 +133,28 @@ def complete_argument(name: str, before: Sequence[str], last: str) -> list[str] 
     else:
         keys = [*(k for k in keys if k.partition(".")[0] not in GROUPS), HYDRAS[0]]
     return starting(last, next_parts(keys, last))
+
+
+def few_values(key: str, before: Sequence[str]) -> list[str]:
+    """The values of a key that takes no others, [] where it takes any: those that are checked, else those that a
+    comment behind the key lists. Of a group's options the one that was typed before says it, else all do."""
+    if key in CHOICES:
+        return [str(value).lower() for value in CHOICES[key] if value is not None and not isinstance(value, list)]
+    group, _, last = key.rpartition(".")
+    files = option_files(GROUPS.get(group, group))
+    typed = [argument.removeprefix(f"{group}=") for argument in before if argument.startswith(f"{group}=")]
+    chosen = [files[option] for option in typed[-1:] if option in files] or files.values()
+    return sorted({value for file in chosen for value in listed(file, last)})
+
+
+def listed(file: Path, key: str) -> list[str]:
+    """The values that the comment behind a key of a file lists: KEY: VALUE  # ONE | TWO (which is so) | THREE."""
+    try:
+        comment = re.search(rf"^{re.escape(key)}:[^#\n]*#(.*)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        return []
+    values = LISTED.search(ASIDE.sub("", comment[1])) if comment else None
+    return [value for value in values[0].split(" | ") if ":" not in value] if values else []
 
 
 def wants_file(name: str, before: Sequence[str], last: str) -> bool:

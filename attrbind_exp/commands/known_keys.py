@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR
-from attrbind_exp.paths import CONF, own_folder
+from attrbind_exp.paths import CONF, options, own_folder
 from attrbind_exp.runs.configuration import LOADER
 from attrbind_exp.types import UserError
 
@@ -58,6 +58,14 @@ class Keys:
             or any(takes(t, name) for place, name in above.items() for t in self.targets.get(place, ()))
         )
 
+    def below(self, key: str, argument: str) -> list[str]:
+        """The keys below that of an argument which gives it a value that would stand for nothing: one word instead of
+        them, as in cache=5. None for a group, whose options stand for such keys."""
+        value = argument.partition("=")[2].strip("'\" ")
+        if key in self.free or options(key) or key in WITHOUT_PREFIX or not value or value.startswith(("{", "$")):
+            return []
+        return sorted(k for k in self.known if k.startswith(f"{key}.") and not k.endswith(TARGET))
+
 
 def check_keys(command: str, arguments: Sequence[str]) -> None:
     """Raise UserError for the first argument whose key no configuration of `command` knows, with the nearest right one.
@@ -77,6 +85,8 @@ def check_keys(command: str, arguments: Sequence[str]) -> None:
             raise UserError(f"'{argument}' adds nothing; write it without {prefix}: {argument.removeprefix(prefix)}")
         if not keys.has(key):
             raise UserError(f"no key '{key}'; {suggest(key, keys.known)}")
+        if not prefix and (below := keys.below(key, argument)):
+            raise UserError(f"'{argument}' sets nothing; {key} has keys of its own: {', '.join(below)}")
 
 
 def suggest(key: str, known: Iterable[str]) -> str:

@@ -1,11 +1,10 @@
 """What may be typed after `attrbind segment` and `attrbind compare`: a picture and an expression, besides Hydra's
 KEY=VALUE; three flags after the one, edits after the other."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-from attrbind_exp.runs.shown import clean, shell_command
+from attrbind_exp.runs.shown import clean, did_you_mean, shell_command
 from attrbind_exp.types import UserError
 
 PLACES = ("image", "expression")  # the keys of the first and the second word
@@ -81,8 +80,7 @@ def split(arguments: Sequence[str], flags: Mapping[str, str] = FLAGS) -> tuple[l
 
 def unknown(flag: str, flags: Mapping[str, str]) -> str:
     """What is wrong with a flag that there is not."""
-    near = difflib.get_close_matches(flag, [*flags, *WITH_VALUE, *ALONE], 1)
-    meant = f"did you mean {near[0]}? " if near else ""
+    meant = did_you_mean(flag, (*flags, *WITH_VALUE, *ALONE))
     return (
         f"unknown option '{clean(flag)}'; {meant}choose from {', '.join([*flags, '--help'])}; "
         "words that begin with - come after --"

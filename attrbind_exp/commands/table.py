@@ -40,5 +40,10 @@ COMMANDS = {
     ),
     "results": Command("all tables and figures that sweeps left, as one page", module="attrbind_exp.commands.results"),
     "study": Command("the binding study as a page", ("--help", "--of", *SAID), "attrbind_exp.commands.study"),
+    "dashboard": Command(
+        "a W&B workspace of sweeps; needs an account",
+        ("--help", "--sweep", *SAID),
+        "attrbind_exp.commands.dashboard",
+    ),
     "pretrain": Command("make the bundled model again", HYDRA[:-1]),
 }

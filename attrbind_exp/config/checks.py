@@ -1,40 +1,13 @@
 """What the values of a configuration may be."""
 
 import math
-from typing import Any, get_args
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from attrbind_exp.config.variants import is_real, variants
-from attrbind_exp.types import (
-    ChunkRule,
-    FigureWidth,
-    MaskFormat,
-    Missing,
-    PoolingRule,
-    PrefixRule,
-    UncondRule,
-    UserError,
-)
+from attrbind_exp.types import CHOICES, UserError
 
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "text_processor.chunk": get_args(ChunkRule),
-    "text_processor.chunk_prefix": get_args(PrefixRule),
-    "text_processor.uncond": get_args(UncondRule),
-    "text_processor.token_pooling": get_args(PoolingRule),
-    "text_processor.gate": (True, False),
-    "text_processor.ing_rule": (True, False),
-    "text_processor.ing_offsets": (1, 2, [1], [2], [1, 2]),
-    "model.dtype": ("auto", "fp32", "fp16", "bf16"),
-    "model.compile": (True, False),
-    "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
-    "model.latents": ("mode", "sample"),
-    "keep_maps": (True, False),
-    "text_blind": (True, False),
-    "figure.width": (None, "none", *get_args(FigureWidth)),
-    "save_masks": (None, "none", *get_args(MaskFormat)),
-    "missing": get_args(Missing),
-}
 LEAST: dict[str, int] = {
     "batch_size": 1,
     "gallery": 0,

@@ -28,6 +28,7 @@ from attrbind_exp.reporting.tables import ablation
 from attrbind_exp.reporting.write import published
 from attrbind_exp.runs.store import picture_folder, write_text
 from attrbind_exp.types import UserError
+from attrbind_exp.work import each
 
 FOLDER = "figures"
 TABLES = ("tex", "csv")
@@ -85,17 +86,15 @@ def write_figure(measured: Measured, name: str, form: str | None = None, width: 
 def write_all(measured: Measured, width: Width | None = None, form: str | None = None) -> list[Path]:
     """Write all that these runs have: plots and pictures as PDF and SVG, tables for LaTeX and as CSV; or what can be
     had in one `form`. Raises UserError where that is nothing."""
+    names = list(_available(measured))
     if form is not None:
-        files = [write_figure(measured, name, form, width) for name in _available(measured) if form in CHOICES[name]]
-        if not files:
+        wanted = [(name, form) for name in names if form in CHOICES[name]]
+        if not wanted:
             raise UserError(f"nothing can be made as '{form}'; choose from {', '.join((*FORMS, *TABLES))}")
-        return files
-    return [
-        write_figure(measured, name, form, width)
-        for name in _available(measured)
-        for form in (*FORMS[1:], *TABLES)
-        if form in CHOICES[name] and not (form in FORMS and name == "results")
-    ]
+    else:
+        every = [(name, one) for name in names for one in (*FORMS[1:], *TABLES) if one in CHOICES[name]]
+        wanted = [(name, one) for name, one in every if not (one in FORMS and name == "results")]
+    return [write_figure(measured, name, one, width) for name, one in each(wanted, "figures for a paper", "files")]
 
 
 def write_asked(folder: Path, width: Width) -> str:
@@ -207,4 +206,6 @@ def _table(table: pd.DataFrame, about: str, to: Path, form: str) -> Path:
     columns = "l" + "r" * (len(table.columns) - 1)
     body = table.astype(str).to_latex(index=False, escape=True, column_format=columns)
     body = re.sub(r"(?<![\w-])-(?=\d)", "$-$", body)  # a minus, no hyphen
-    return write_text(to, f"% {' '.join(about.split())}\n% needs \\usepackage{{booktabs}}\n{body}")
+    body = re.sub(r"^([\[*])", r"{\1}", body, flags=re.MULTILINE)  # behind the \\ of a row they would be its arguments
+    needs = r"needs \usepackage{booktabs}; \resizebox{\linewidth}{!}{..} of graphicx makes a wide one fit"
+    return write_text(to, f"% {' '.join(about.split())}\n% {needs}\n{body}")

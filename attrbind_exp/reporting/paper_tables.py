@@ -21,7 +21,7 @@ from attrbind_exp.runs.summary import Summary, read_summary
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import Difference, VariantFigures
 from attrbind_exp.types import UserError
-from attrbind_exp.work import Work
+from attrbind_exp.work import Work, each
 
 PAPER_LINE = "The paper's figures, of Stable Diffusion on RefCOCO and COCO 2014: docs/protocol.md, section 6."
 KINDS = ("held out", "oracle")  # of thresholds: chosen on another split, best on the very data; in this order
@@ -140,7 +140,7 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
     """
     chooser = next((r for r in runs if r.split == selection), None)
     rows = []
-    for run in runs:
+    for run in each(runs, "comparing", "runs"):
         held = chooser if run is not chooser else None
         by_expression = run.summary.scored == "expressions" and run.summary.n_scored
         scores = expression_scores(run) if held and by_expression else None

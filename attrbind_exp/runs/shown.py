@@ -2,10 +2,11 @@
 as they may be printed: to be pasted into a shell.
 """
 
+import difflib
 import re
 import shlex
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 LONGEST = 10_000  # characters that are looked at where fewer are wanted
 JOINERS = "\u200c\u200d"  # hold the parts of an emoji or of a word together, and show nothing of their own
@@ -24,6 +25,12 @@ def clean(text: str, limit: int = 300) -> str:
     if not text.isprintable():
         text = "".join(map(_shown, ESCAPES.sub("", shorten(text, max(limit, LONGEST)))))
     return shorten(text, limit)
+
+
+def did_you_mean(word: str, choices: Collection[str], cutoff: float = 0.6) -> str:
+    """What an error says behind a word that is no choice: "did you mean NEAREST? ", or "" where none is near."""
+    near = difflib.get_close_matches(word, list(choices), 1, cutoff)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _shown(character: str) -> str:

@@ -1,12 +1,10 @@
-"""python -m attrbind_exp.runs.dashboard ENTITY/PROJECT: the W&B workspace for sweeps, as code. Needs an account."""
+"""The W&B workspace for sweeps, as code."""
 
-import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from attrbind_exp.log import log
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.tracking.live import STEP
+from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -60,20 +58,12 @@ def make_workspace(entity: str, project: str, sweep: str | None = None) -> "Work
     return workspaces.Workspace(entity, project, name, sections, runset_settings=runs)
 
 
-def main() -> None:
-    """Save the workspace and print its address."""
-    parser = argparse.ArgumentParser(prog="python -m attrbind_exp.runs.dashboard", description=__doc__)
-    parser.add_argument("project", help="ENTITY/PROJECT")
-    parser.add_argument("--sweep", help="only the runs of this group")
-    given = parser.parse_args()
-    entity, slash, project = given.project.partition("/")
-    if not (entity and slash and project):
-        parser.error(f"'{given.project}' is no ENTITY/PROJECT; give both, such as my-team/attrbind_exp")
+def save_workspace(entity: str, project: str, sweep: str | None = None) -> str:
+    """Send the workspace to W&B; its address. Raises UserError where W&B takes none."""
     import wandb
 
     try:
-        print(make_workspace(entity, project, given.sweep).save().url)
+        return make_workspace(entity, project, sweep).save().url
     except (wandb.errors.Error, ValueError, OSError) as error:
         said = clean(" ".join(str(error).split()), 1000)
-        log.error(f"error: W&B refused: {said}; log in by: wandb login")
-        sys.exit(2)
+        raise UserError(f"W&B refused: {said}; log in by: wandb login") from error

@@ -13,6 +13,7 @@ from attrbind_exp.runs.configuration import LOADER, NAME, read_configuration
 from attrbind_exp.runs.index import Launched, read_launched, sweep_runs
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.types import UserError
+from attrbind_exp.work import each
 
 PARSES = "parses.csv"  # beside the summary.json of attrbind_exp.parse, which is no run's
 STARTED = ("config_hash", run_rows.NAME)  # files of which a run leaves one as soon as it has begun
@@ -58,7 +59,7 @@ def read_folder(folder: Path) -> FolderRuns:
         others = {f for f in started | done if f.resolve() not in belonging}
     unfinished = _unfinished((started - others) | set(launched), launched)
     files = sorted(f / run_summary.NAME for f in done - others)
-    finished = [Run(f.parent, read_summary(f.parent)) for f in files]
+    finished = [Run(f.parent, read_summary(f.parent)) for f in each(files, "reading summaries", "runs")]
     if not finished and not unfinished:
         raise UserError(f"no finished run below '{folder}': no {run_summary.NAME}; run the sweep first")
     splits = named_splits(finished[0]) if finished else []
@@ -123,7 +124,7 @@ def named_splits(run: Run) -> list[str]:
 
 def without_merged_shards(runs: Sequence[Run]) -> list[Run]:
     """The runs less the shards that were made one again: what they measured stands in the merged run."""
-    configs = [read_config(run.folder) for run in runs]
+    configs = [read_config(run.folder) for run in each(runs, "reading settings", "runs")]
     whole = [{k: v for k, v in c.items() if k != "shard"} for c in configs]
     merged = [w for w, c in zip(whole, configs, strict=True) if c and c.get("shard") is None]
     return [run for run, w, c in zip(runs, whole, configs, strict=True) if c.get("shard") is None or w not in merged]

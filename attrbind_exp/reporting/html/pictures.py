@@ -11,6 +11,7 @@ from PIL import Image
 from attrbind_exp.reporting import panels
 from attrbind_exp.reporting.html.comparison import Group
 from attrbind_exp.reporting.panels import Colour, Description
+from attrbind_exp.work import each
 
 GALLERIES = ("gallery", "improved", "harmed")
 MOST = 400  # samples whose pictures are shown or linked
@@ -50,7 +51,7 @@ def read_pictures(groups: Sequence[Group], budget: int) -> Pictures:
     broken: list[str] = []
     others: dict[tuple[int, str], list[Path]] = {}
     spent = 0
-    for number, gallery, path, labels in _files(groups):
+    for number, gallery, path, labels in each(_files(groups), "pictures of the page", "pictures"):
         try:
             with Image.open(path) as image:
                 about = describe(image, path)

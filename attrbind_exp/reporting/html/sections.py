@@ -27,6 +27,7 @@ from attrbind_exp.reporting.tables import figure, interval
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import VariantFigures
 from attrbind_exp.scoring.references import NAMES
+from attrbind_exp.work import each
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def results(groups: Sequence[Group], tables: Sequence[Table], spec: TableSpec, f
     if table is None:
         runs, shown = _labelled(groups)
         table = paper_table(runs, spec, selection(runs))[shown].reset_index(drop=True)
-    for row, given in zip(table.index, columns, strict=True):
+    for row, given in each(list(zip(table.index, columns, strict=True)), "comparing", "variants"):
         if leading(table.loc[row], "difference") is None:
             for name, value in _difference_columns(*given).items():
                 table.loc[row, name] = value
