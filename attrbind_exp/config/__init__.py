@@ -19,6 +19,7 @@ from attrbind_exp.config.settings import (
     segmenter_settings,
     shard,
     text_settings,
+    with_batch_size,
 )
 from attrbind_exp.config.variants import variants
 from attrbind_exp.paths import CONF, PACKAGE, SWEEPS, option_files, options
@@ -49,6 +50,7 @@ __all__ = [
     "targets_in",
     "text_settings",
     "variants",
+    "with_batch_size",
 ]
 
 OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)

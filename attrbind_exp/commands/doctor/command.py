@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import files, machine, published, samples
+from attrbind_exp.commands.doctor import computes, files, machine, published, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
@@ -45,6 +45,7 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     m = cfg.model
     finding, folder = machine.check_model(m.path)
     yield finding
+    yield computes.check_device(m.device, m.dtype)
     batch_size = m.batch_size if cfg.batch_size == "auto" else cfg.batch_size
     yield machine.check_memory(folder, m.device, m.dtype, config.model_size(cfg), batch_size)
     yield machine.check_spacy()
