@@ -30,7 +30,7 @@ def in_parts(
             # Not where the error is caught: there it still holds the tensors that were too many.
             size //= 2
             empty_caches()
-            log.warning(f"WARNING: out of memory: {what} is {size} from here on")
+            log.warning(f"WARNING: out of memory: {what} is {size} now")
             continue
         found += made
         items = items[size:]
