@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: help setup run sweep tables report study docs docs-serve examples notebooks test test-all chaos lint bench
+.PHONY: help setup run sweep tables report study docs docs-serve examples notebooks test test-all test-lowest chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -65,6 +65,14 @@ test: setup ## the tests, slow ones left out, two files at a time
 
 test-all: setup ## all tests
 	$(BIN)/python -m pytest
+
+test-lowest: .venv-lowest/.ready ## the tests again, with the lowest versions that pyproject.toml allows, in .venv-lowest
+	.venv-lowest/bin/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --deselect tests/test_examples.py::test_an_example_draws_its_picture
+.venv-lowest/.ready: requirements-lowest.lock
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --requirement requirements-lowest.lock
+	.venv-lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
 chaos: setup ## kills, stops and faulty disks: all must end as if nothing had happened; ten runs on seven GPUs outlive two that are lost
 	$(BIN)/python -m pytest tests/test_resume.py tests/test_launchers.py -k "twenty or killed_and_a_failed"

@@ -33,6 +33,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "text_processor.ing_offsets": (1, 2, [1], [2], [1, 2]),
     "model.dtype": ("auto", "fp32", "fp16", "bf16"),
     "model.compile": (True, False),
+    "model.tf32": (True, False),
     "model.resize": ("bicubic", "bilinear", "lanczos", "box", "hamming", "nearest"),
     "model.latents": ("mode", "sample"),
     "keep_maps": (True, False),

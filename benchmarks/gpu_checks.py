@@ -130,13 +130,9 @@ def check_bundled_model(machine: Machine) -> Found:
 
 def _segment_bundled(device: str, dtype: str, dataset: Dataset, tf32: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """All heat maps of a dataset in one row (pixels,), and mIoU in percent of each variant (variants, K)."""
-    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, tf32
-    try:
-        segmenter = Segmenter(load_stable_diffusion(BUNDLED, device, dtype))
-        images = segment_images(by_image(dataset), segmenter, RunSettings(VARIANTS, batch_size=32))
-        items = [item for image in images for item in image.items]
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    segmenter = Segmenter(load_stable_diffusion(BUNDLED, device, dtype, tf32=tf32))
+    images = segment_images(by_image(dataset), segmenter, RunSettings(VARIANTS, batch_size=32))
+    items = [item for image in images for item in image.items]
     heats = [[item.heat(v, 0).values for v in range(len(VARIANTS))] for item in items]
     iou = [
         [metrics.iou(*metrics.count_overlap(heat, item.truth)) for heat in row]
@@ -178,10 +174,9 @@ def check_against_recipe(machine: Machine) -> Found:
     model = segmenter.backbone
     noisy = model.add_noise(batch.latents, batch.ids, TIMESTEP, 0, 0)
     uncond, columns = model.encode_text([""])[0].states, list(batch.prompts[0].q)
-    with torch.device(machine.device):  # the recipe makes its sum on the default device
-        expected = reference_heat_map(
-            model.unet, noisy, TIMESTEP, batch.embeddings[0].keys, uncond, columns, WEIGHTS, model.size
-        )
+    expected = reference_heat_map(
+        model.unet, noisy, TIMESTEP, batch.embeddings[0].keys, uncond, columns, WEIGHTS, model.size
+    )
     found = segmenter.heat_map(machine.complete(batch)[0], model.size).values
     gap = float(np.abs(expected.float().cpu().numpy() - found).max())
     return gap < 2e-2, f"{gap:.1e}"

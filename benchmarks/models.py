@@ -8,8 +8,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from attrbind_exp.backbones.reading import DIFFSEGMENTER
-from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion, pick_device
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion, load_stable_diffusion
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.devices import pick_device, set_tf32
 from tests.oracle import sharpen
 
 BUNDLED = str(PACKAGE / "assets" / "bundled")
@@ -34,7 +35,9 @@ def build_model(name: str, config_dir: str | None, device: str, dtype: str) -> S
         sys.exit(
             "error: --model sd15 needs --config-dir DIR, a folder with SD 1.5's unet/, vae/, text_encoder/ configs"
         )
-    return StableDiffusion(random_pipeline(Path(config_dir), pick_device(device)).to(PRECISIONS[dtype]))
+    target = pick_device(device)
+    set_tf32(target, False)
+    return StableDiffusion(random_pipeline(Path(config_dir), target).to(PRECISIONS[dtype]))
 
 
 def random_pipeline(

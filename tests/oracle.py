@@ -78,7 +78,7 @@ def reference_heat_map(
 
     latent = tuple(noisy.shape[-2:])
     grid = grid_at(min(own), latent)
-    score = torch.zeros(grid, dtype=noisy.dtype)
+    score = noisy.new_zeros(grid)
     for level, layers in cross.items():
         mean = sum(layers) / len(layers)  # (n, L)
         tokens = [columns[-1]] if last_only else columns

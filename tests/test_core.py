@@ -11,7 +11,7 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.types import UserError
 from tests.conftest import DIFFSEGMENTER, embeddings_of, make_segmenter, make_variant, picture, shared
-from tests.oracle import reference_heat_map, sharpen
+from tests.oracle import reference_daam, reference_heat_map, sharpen
 
 NCR = make_variant("noun_chunk", replace=True)
 OURS = make_variant("attribute_binding", replace=True, alpha=0.9)
@@ -58,6 +58,17 @@ def test_in_double_precision_only_rounding_is_left(exact_model, variant):
     for ours, expected in zip(segmenter(images, EXPRESSIONS[:3], variant), plain, strict=True):
         assert expected.dtype == torch.float64
         torch.testing.assert_close(torch.from_numpy(ours.values), expected, rtol=0, atol=1e-7)
+
+
+def test_the_oracle_makes_its_sums_where_its_inputs_are(model):
+    """Whatever it made without saying where would lie on the meta device here, and could not be summed."""
+    noisy, embedding = torch.randn(1, *model.latent_shape), torch.randn(24, model.unet.config.cross_attention_dim)
+    given = (model.unet, noisy, 100, embedding, torch.zeros_like(embedding), [2, 3])
+    weights, size = dict.fromkeys((1, 2, 4, 8), 0.25), (64, 64)
+    plain, daam = reference_heat_map(*given, weights, size), reference_daam(*given, size)
+    with torch.device("meta"):
+        assert torch.equal(reference_heat_map(*given, weights, size), plain)
+        assert torch.equal(reference_daam(*given, size), daam)
 
 
 def test_non_square_model_input_equals_oracle(model):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import checkpoint, files, machine, published, samples
+from attrbind_exp.commands.doctor import checkpoint, computes, files, machine, published, samples
 from attrbind_exp.commands.doctor.command import examine, start
 from attrbind_exp.commands.doctor.published import Counts
 from attrbind_exp.config import CONF, PACKAGE
@@ -63,6 +63,7 @@ def test_whole_data_is_ok_line_by_line(refer_folder):
         "disk",
         "model",
         "parts",
+        "device",
         "memory",
         "spacy",
         "tracker",
@@ -352,12 +353,14 @@ def test_memory_estimate_by_hand():
 
 
 def test_memory_of_a_gpu_that_is_too_small(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Tiny GPU")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**6, 10**9))
     small = machine.check_memory(BUNDLED, "auto", "auto", None, 4)
     assert small.status == "WARN"
-    assert "Tiny GPU; cuda has 1.0 MB free" in small.text and "lower batch_size=4" in small.text
+    assert "Tiny GPU" in computes.check_device("auto", "auto").text
+    assert "cuda has 1.0 MB free" in small.text and "lower batch_size=4" in small.text
     assert "x 2 bytes" in small.text and "x 4 bytes +" not in small.text  # half precision by default
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))
     assert machine.check_memory(BUNDLED, "cuda:0", "fp32", None, 4).status == "ok"
@@ -430,8 +433,8 @@ def test_the_bundled_data_passes_and_nothing_is_written(tmp_path):
     assert "WROTE" not in done.stderr, done.stderr
     assert tree(tmp_path) == before
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 15
-    assert lines[-1] == "0 missing, 0 warnings, 15 ok"
+    assert [line.split()[0] for line in lines[:-1]] == ["ok"] * 16
+    assert lines[-1] == "0 missing, 0 warnings, 16 ok"
 
 
 @pytest.fixture
@@ -455,7 +458,7 @@ def test_exit_codes(refer_folder, tmp_path, typed):
     edit(refer_folder / "refs(made).json", lambda refs: refs[0]["sentences"][0].update(sent=""))
     before = tree(tmp_path)
     code, out, _ = typed(*given)
-    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 14 ok"
+    assert code == 0 and "WARN     text" in out and out.splitlines()[-1] == "0 missing, 1 warnings, 15 ok"
     code, out, _ = typed(*given, "model.path=nobody/nothing")
     assert code == 1 and "MISSING  model" in out and "hf download nobody/nothing" in out
     for wrong in (

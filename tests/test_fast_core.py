@@ -181,7 +181,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(model, scenes, monkeyp
     assert tried[:3] == [8, 4, 2] and set(tried[2:]) == {2}
     assert "batch_size is 4" in (said := capsys.readouterr().err) and "batch_size is 2" in said
     monkeypatch.setattr(model, "denoise", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("no")))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(UserError, match=r"out of memory even with batch_size 1 \(no\); free the device's memory, or"):
         heats(scenes, make_segmenter(model), settings)
 
 

@@ -83,7 +83,7 @@ STUBS = (
     "dashboard",
 )
 
-FILES = {"__init__", "__main__", "types", "paths", "hub", "cache", "log", "work"}
+FILES = {"__init__", "__main__", "types", "paths", "hub", "cache", "devices", "memory", "log", "work"}
 
 
 def test_the_top_of_the_package_is_small():

@@ -49,9 +49,10 @@ class CachedBackbone:
 
 def computed_by(device: torch.device) -> list[str | int]:
     """What an encoder's last bits depend on beside itself: the processor and, on a CPU, how many threads share the
-    work; the libraries."""
+    work; on CUDA how exactly fp32 is computed; the libraries."""
     if device.type == "cuda":
-        processor: list[str | int] = [torch.cuda.get_device_name(device)]
+        fp32 = "TF32" if torch.backends.cudnn.allow_tf32 else "full fp32"
+        processor: list[str | int] = [torch.cuda.get_device_name(device), fp32]
     else:
         processor = [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     return [device.type, *processor, torch.__version__, version("diffusers")]

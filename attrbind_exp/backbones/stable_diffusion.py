@@ -14,6 +14,7 @@ if not verbose():
     transformers.logging.set_verbosity_error()  # before diffusers asks for image processors that nobody needs
 from diffusers import DDPMScheduler, StableDiffusionPipeline
 from diffusers.models.attention import FeedForward
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
@@ -25,15 +26,19 @@ from attrbind_exp.backbones.loading import load_pipeline
 from attrbind_exp.backbones.lora import fuse_loras
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
 from attrbind_exp.backbones.tensors import pad_rows, to_device
-from attrbind_exp.backbones.weights import find_model, first_line
+from attrbind_exp.backbones.weights import find_model
 from attrbind_exp.backbones.window import ClipWindow
 from attrbind_exp.cache import digest
+from attrbind_exp.devices import pick_device, pick_dtype, set_tf32
+from attrbind_exp.language.window import Tokens
+from attrbind_exp.memory import in_parts
 from attrbind_exp.types import UserError
 
 transformers.logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()
 
 TEXT_BATCH = 8  # texts encoded at once
+TEXTS_TOGETHER = "the number of texts that are encoded together"
 FILTERS = {name.name.lower(): name for name in Image.Resampling}  # of resizing, by PIL's names
 LATENTS = ("mode", "sample")
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
@@ -71,6 +76,7 @@ class StableDiffusion:
             self.vae.to(memory_format=torch.channels_last)
         # Noted once: diffusers looks through all modules whenever it is asked, more than a millisecond each time.
         self.device, self.dtype = self.unet.device, self.unet.dtype
+        self.text_batch = TEXT_BATCH
         self.layers = find_layers(self.unet)
         # Samplers differ in how they step and scale (Euler's noise explodes), not in the process that the UNet was
         # trained on: DDPM's add_noise is that process for all of them, and for v-prediction as for epsilon.
@@ -106,16 +112,16 @@ class StableDiffusion:
         """The last hidden states (L, D) of every text, each in the full padded window.
 
         The final layer norm is in them. Stable Diffusion 2.x reads OpenCLIP's penultimate layer by shipping an encoder
-        without the last one, so the same line serves both. Always TEXT_BATCH texts at once: a text's embedding does not
-        depend on which others come with it.
+        without the last one, so the same line serves both. Always TEXT_BATCH texts at once, fewer once memory ran out:
+        a text's embedding does not depend on which others come with it.
         """
-        tokens = self.window(texts)
+        found, self.text_batch = in_parts(self._encode_together, self.window(texts), self.text_batch, TEXTS_TOGETHER)
+        return found
+
+    def _encode_together(self, tokens: Sequence[Tokens], size: int) -> list[EncodedText]:
         ids = to_device(torch.tensor([t.ids for t in tokens]), self.device)
-        states = [
-            self.text_encoder(pad_rows(part, TEXT_BATCH)).last_hidden_state[: len(part)]
-            for part in ids.split(TEXT_BATCH)
-        ]
-        return [EncodedText(t, row) for t, row in zip(tokens, torch.cat(states), strict=True)]
+        states = self.text_encoder(pad_rows(ids, size)).last_hidden_state
+        return [EncodedText(t, row) for t, row in zip(tokens, states)]
 
     def pixels(self, image: Image.Image) -> Pixels:
         """What the model sees of an RGB image. Touches no device: safe in a thread."""
@@ -126,13 +132,17 @@ class StableDiffusion:
     @torch.no_grad()
     def encode_pixels(self, pixels: Pixels) -> Tensor:
         """Scaled latents (c, h, w) of one picture: the mode of the autoencoder's posterior, or a sample."""
-        scaled = to_device(pixels.values, self.device)[None].to(self.dtype) / 127.5 - 1
-        posterior = self.vae.encode(scaled).latent_dist
+        (posterior,), _ = in_parts(self._posterior, [pixels], 1, "the number of pictures that are encoded together")
         found = posterior.mean[0]
         if self.latents == "sample":  # the same for a picture whatever the batch, the order or the machine
             drawn = draw_noise(tuple(found.shape), self.seed, digest(pixels.values), -1, 0)
             found = found + posterior.std[0] * to_device(drawn, self.device).to(found.dtype)
         return found * self.vae.config.scaling_factor
+
+    def _posterior(self, pixels: Sequence[Pixels], _: int) -> list[DiagonalGaussianDistribution]:
+        """What the autoencoder makes of one picture."""
+        scaled = to_device(pixels[0].values, self.device)[None].to(self.dtype) / 127.5 - 1
+        return [self.vae.encode(scaled).latent_dist]
 
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
         """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
@@ -189,33 +199,19 @@ def load_stable_diffusion(
     seed: int = 0,
     lora: str | Sequence[str] | None = None,
     lora_scale: float | Sequence[float] = 1.0,
+    tf32: bool = False,
 ) -> StableDiffusion:
     """Load a Stable Diffusion 1.x or 2.x from a local folder, a single file, or by its hub name from the local cache.
 
-    device "auto": CUDA where there is one. dtype "auto": fp16 on CUDA, fp32 on a CPU. `resize`, `latents`, `seed`: see
-    StableDiffusion. `lora`, `lora_scale`: see `lora.fuse_loras`. Only safetensors are read.
+    `device`: see pick_device. `dtype` "auto": fp16 on CUDA, else fp32. `tf32`: see set_tf32. `resize`, `latents`,
+    `seed`: see StableDiffusion. `lora`, `lora_scale`: see `lora.fuse_loras`. Only safetensors are read.
     Raises UserError when there are no weights, saying how to get them, for a model of another kind, and for files that
     are not whole.
     """
     target = pick_device(device)
+    chosen = pick_dtype(dtype, target)
+    set_tf32(target, tf32)
     place = find_model(path)
-    pipeline = load_pipeline(place, path, target, pick_dtype(dtype, target))
+    pipeline = load_pipeline(place, path, target, chosen)
     fuse_loras(pipeline, lora, lora_scale)
     return StableDiffusion(pipeline, size, read_reading(str(place)), resize, latents, seed)
-
-
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The precision that model.dtype means on a device."""
-    chosen = ("fp16" if device.type == "cuda" else "fp32") if dtype == "auto" else dtype
-    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[chosen]
-
-
-def pick_device(device: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"no device '{device}' here ({first_line(error)}); choose auto, cpu, cuda, cuda:N") from error
-    return torch.device(device)

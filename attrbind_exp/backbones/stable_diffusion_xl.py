@@ -12,9 +12,11 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Request
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading
-from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, StableDiffusion
+from attrbind_exp.backbones.stable_diffusion import TEXTS_TOGETHER, StableDiffusion
 from attrbind_exp.backbones.tensors import pad_rows, to_device
 from attrbind_exp.backbones.window import ClipWindow
+from attrbind_exp.language.window import Tokens
+from attrbind_exp.memory import in_parts
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -40,17 +42,16 @@ class StableDiffusionXL(StableDiffusion):
     def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
         """Every text: the last hidden states but one of both encoders, side by side (L, D), and the second's projection
         of the whole text (P,)."""
-        tokens, second = self.window(texts), self.second_window(texts)
-        states, pooled = [], []
-        for start in range(0, len(texts), TEXT_BATCH):
-            rows = slice(start, start + TEXT_BATCH)
-            ids = [to_device(torch.tensor([t.ids for t in part[rows]]), self.device) for part in (tokens, second)]
-            first = self.text_encoder(pad_rows(ids[0], TEXT_BATCH), output_hidden_states=True)
-            other = self.second_encoder(pad_rows(ids[1], TEXT_BATCH), output_hidden_states=True)
-            both = torch.cat([first.hidden_states[-2], other.hidden_states[-2]], -1)  # (B, L, D)
-            states += list(both[: len(ids[0])])
-            pooled += list(other.text_embeds[: len(ids[0])])
-        return [EncodedText(*parts) for parts in zip(tokens, states, pooled, strict=True)]
+        both = list(zip(self.window(texts), self.second_window(texts), strict=True))
+        found, self.text_batch = in_parts(self._encode_pairs, both, self.text_batch, TEXTS_TOGETHER)
+        return found
+
+    def _encode_pairs(self, tokens: Sequence[tuple[Tokens, Tokens]], size: int) -> list[EncodedText]:
+        ids = [to_device(torch.tensor([t.ids for t in part]), self.device) for part in zip(*tokens, strict=True)]
+        first = self.text_encoder(pad_rows(ids[0], size), output_hidden_states=True)
+        other = self.second_encoder(pad_rows(ids[1], size), output_hidden_states=True)
+        states = torch.cat([first.hidden_states[-2], other.hidden_states[-2]], -1)  # (B, L, D)
+        return [EncodedText(t, *parts) for (t, _), *parts in zip(tokens, states, other.text_embeds)]
 
     def observe(
         self,

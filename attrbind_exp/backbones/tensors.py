@@ -13,9 +13,10 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
 
 def to_host(values: Tensor) -> Callable[[], Tensor]:
     """Queue a copy to the host. Calling the result waits for it, and for nothing that is queued later."""
+    if values.device.type != "cuda":  # on others nothing tells when a copy that nobody waited for is there
+        copied = values.to("cpu")
+        return lambda: copied
     copy = values.to("cpu", non_blocking=True)  # torch pins it
-    if values.device.type != "cuda":
-        return lambda: copy
     event = torch.cuda.Event()
     event.record(torch.cuda.current_stream(values.device))
 

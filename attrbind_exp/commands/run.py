@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.log import log, timed
 from attrbind_exp.reporting.write import write_report
+from attrbind_exp.runs.configuration import kept_batch_size
 from attrbind_exp.runs.ending import PARTS, Ending, missing, note_made, read_ending, write_ending
 from attrbind_exp.runs.levels import has_masks
 from attrbind_exp.runs.provenance import Part
@@ -108,6 +108,7 @@ def run(
     with RunStore(folder, settings.key, settings.yaml) as store:
         if "pictures" in left:
             segmenter = load_segmenter(settings)
+            settings = with_fitting_batch(settings, segmenter, folder)
         parts: Sequence[Part] = ()
         if before is None:
             assert segmenter is not None  # a fresh run lacks its pictures
@@ -122,8 +123,7 @@ def run(
                 task, summary = read_task(settings.run, dataset, folder), before
             if segmenter is not None:
                 with timed("drawing"):
-                    segment = segment_with(segmenter, captioner)
-                    draw(task, summary, with_batch_size(settings, segmenter), segment, store)
+                    draw(task, summary, settings.run, segment_with(segmenter, captioner), store)
             if tracker is not None:
                 told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
@@ -144,12 +144,15 @@ def load_segmenter(settings: Settings) -> "Segmenter":
         return build_segmenter(settings.segmenter)
 
 
-def with_batch_size(settings: Settings, segmenter: "Segmenter") -> RunSettings:
-    """The settings with a batch size that fits the device."""
+def with_fitting_batch(settings: Settings, segmenter: "Segmenter", folder: Path) -> Settings:
+    """The settings with a batch size that fits the device. A run that goes on keeps the one that it was begun with:
+    the last bits of figures depend on it."""
     from attrbind_exp.evaluation.batch_size import fit_batch_size
 
-    batch_size = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
-    return replace(settings.run, batch_size=batch_size)
+    batch_size = settings.batch_size or kept_batch_size(folder)
+    batch_size = batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
+    log.debug(f"batch_size: {batch_size}")
+    return config.with_batch_size(settings, batch_size)
 
 
 def evaluate(
@@ -167,10 +170,8 @@ def evaluate(
     from attrbind_exp.tracking.live import live_curves
 
     store.write_text("config.yaml", settings.yaml)
-    fitting = with_batch_size(settings, segmenter)
-    log.debug(f"batch_size: {fitting.batch_size}")
-    with live_curves(tracker, fitting) as watch, timed("scoring"):
-        scored = score(dataset, segmenter, fitting, store, captioner, watch)
+    with live_curves(tracker, settings.run) as watch, timed("scoring"):
+        scored = score(dataset, segmenter, settings.run, store, captioner, watch)
     if (cache := segmenter.cache) is not None:
         log.debug(f"cache: {cache.hits} entries found, {cache.misses} made")
     choices = HydraConfig.get()
@@ -259,7 +260,8 @@ def tracked_config(cfg: DictConfig, settings: RunSettings) -> dict[str, Any]:
     head = settings.variants[settings.headline]
     alphas = list(dict.fromkeys(v.alpha for v in settings.variants if v.alpha is not None))
     labels = {"variant": head.label, "variants": [v.label for v in settings.variants]}
-    return resolved | labels | {"alpha": 1.0 if head.alpha is None else head.alpha, "alphas": alphas}
+    numbers = {"alpha": 1.0 if head.alpha is None else head.alpha, "alphas": alphas, "batch_size": settings.batch_size}
+    return resolved | labels | numbers
 
 
 def tracked_name(settings: RunSettings, dataset: Dataset, folder: Path) -> str:

@@ -20,6 +20,7 @@ from attrbind_exp.config.settings import (
     segmenter_settings,
     shard,
     text_settings,
+    with_batch_size,
 )
 from attrbind_exp.config.variants import variants
 from attrbind_exp.paths import CONF, PACKAGE, SWEEPS, option_files, options
@@ -52,6 +53,7 @@ __all__ = [
     "targets_in",
     "text_settings",
     "variants",
+    "with_batch_size",
 ]
 
 OmegaConf.register_new_resolver("asset", lambda name="": str(PACKAGE / "assets" / name), replace=True)

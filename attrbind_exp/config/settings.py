@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -30,7 +30,8 @@ if TYPE_CHECKING:  # a table of finished runs is made without loading torch
 @dataclass(frozen=True)
 class ModelSettings:
     """Which model, where and how: `size` is (height, width) in pixels, None = the model's own; `batch_size`: rows of a
-    pass on a CPU; `compile`: fuse what reads no attention; `load` makes the backbone."""
+    pass, but on CUDA, where they are fitted to its memory; `compile`: fuse what reads no attention; `load` makes the
+    backbone."""
 
     path: str
     name: str
@@ -59,7 +60,8 @@ class SegmenterSettings:
 class Settings:
     """One run, as its configuration says. What takes time to load is a function that makes it.
 
-    `batch_size`: None = fit it to the device's memory, and `run.batch_size` is the model's until then. `warning`: what
+    `batch_size`: None = fit it to the device's memory, and `run.batch_size` is the model's until then
+    (with_batch_size). `warning`: what
     a reader must know of this model on this data. `yaml`: the whole configuration, as config.yaml has it; `key`: twelve
     hex digits over all of it that can change a figure.
     """
@@ -93,6 +95,12 @@ def read_settings(cfg: DictConfig) -> Settings:
         yaml=OmegaConf.to_yaml(cfg, resolve=True),
         key=config_hash(cfg),
     )
+
+
+def with_batch_size(settings: Settings, batch_size: int) -> Settings:
+    """The same run with passes of so many rows. Where its configuration said auto, it says the number now."""
+    yaml = re.sub(r"^batch_size: auto$", f"batch_size: {batch_size}", settings.yaml, count=1, flags=re.MULTILINE)
+    return replace(settings, batch_size=batch_size, run=replace(settings.run, batch_size=batch_size), yaml=yaml)
 
 
 def run_settings(cfg: DictConfig) -> RunSettings:

@@ -4,6 +4,7 @@ import torch
 
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.memory import in_parts
 
 SHARE = 0.8  # of the free memory: kernels of larger batches may want more workspace than the measured ones
 MOST = 128
@@ -11,12 +12,16 @@ MOST = 128
 
 def fit_batch_size(segmenter: Segmenter, default: int) -> int:
     """The largest power of two of rows that fits into free GPU memory, measured on passes of one and two rows;
-    `default` on a CPU, where a larger batch gains nothing. Powers of two, so that a little more or less free memory
+    `default` elsewhere: on a CPU a larger batch gains nothing. Powers of two, so that a little more or less free memory
     does not change the batch, and with it a figure's last digits."""
     device = segmenter.backbone.device
     if device.type != "cuda":
         return default
-    one, two = (measure_peak(segmenter, rows) for rows in (1, 2))
+    (one,), _ = in_parts(lambda rows, _: [measure_peak(segmenter, len(rows))], [0], 1, "batch_size")
+    try:
+        two = measure_peak(segmenter, 2)
+    except torch.OutOfMemoryError:
+        return 1
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     rows = SHARE * (torch.cuda.mem_get_info(device)[0] + cached) / max(1, two - one)
     return next((n for n in (MOST, 64, 32, 16, 8, 4, 2) if n <= rows), 1)

@@ -5,6 +5,7 @@ holds: only the first are made ahead, the others when they are asked for.
 """
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
@@ -67,7 +68,7 @@ def give_back_memory(image: SegmentedImage) -> None:
     was in use. For other images this would cost more than it gives.
     """
     size = sum(4 * item.image.width * item.image.height * len(item.heats) for item in image.items)
-    if size > AHEAD and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+    if size > AHEAD and sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.evaluation.loading import LoadedSample
 from attrbind_exp.heatmaps.segmenter import Segmenter
-from attrbind_exp.log import log
+from attrbind_exp.memory import in_parts
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import Failure
 
@@ -71,38 +71,22 @@ class Batcher:
 
     def run(self, rows: Sequence[PassRow]) -> None:
         """Give every row its maps."""
-        while rows:
-            part = rows[: self.size]
-            if (maps := self._complete(part)) is None:
-                self._halve()
-                continue
-            for seed, found in maps.items():
-                counts = [len(row.embeddings) for row in part]
-                for row, columns in zip(part, found.split(counts), strict=True):
-                    row.maps[seed] = columns
-            for row in part:
-                row.embeddings = ()
-            rows = rows[len(part) :]
+        _, self.size = in_parts(self._complete, rows, self.size, "batch_size")
 
-    def _complete(self, part: Sequence[PassRow]) -> dict[int, Tensor] | None:
-        """Completed maps (M, C, h, w) of the rows' M embeddings by seed, None where they do not fit into memory."""
+    def _complete(self, part: Sequence[PassRow], size: int) -> Sequence[PassRow]:
+        """The rows of one pass, with the completed maps (R, C, h, w) of their embeddings by seed."""
         pictures = {row.loaded.sample.image_id: row.loaded.latents for row in part}
         ids, latents = list(pictures), torch.stack(list(pictures.values()))
         each = [(row.loaded, embedding) for row in part for embedding in row.embeddings]
         images = [ids.index(loaded.sample.image_id) for loaded, _ in each]
         prompts, embeddings = [loaded.prompt for loaded, _ in each], [embedding for _, embedding in each]
-        try:
-            return {
-                seed: self.segmenter.complete(latents, ids, prompts, embeddings, seed, self.size, images)
-                for seed in self.seeds
-            }
-        except torch.OutOfMemoryError:
-            if self.size == 1:
-                raise
-            return None
-
-    def _halve(self) -> None:
-        # Not in the except clause: there the error still holds the tensors that were too many.
-        self.size //= 2
-        torch.cuda.empty_cache()
-        log.warning(f"WARNING: out of memory: batch_size is {self.size} from here on")
+        maps = {
+            seed: self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images) for seed in self.seeds
+        }
+        counts = [len(row.embeddings) for row in part]
+        for seed, found in maps.items():
+            for row, columns in zip(part, found.split(counts), strict=True):
+                row.maps[seed] = columns
+        for row in part:
+            row.embeddings = ()
+        return part

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 from attrbind_exp.backbones.backbone import SelfAttention
 from attrbind_exp.backbones.tensors import at_least_float32
 from attrbind_exp.language.window import as_slice
+from attrbind_exp.memory import in_parts
+
+RESIZED = "the number of heat maps that are resized together"
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -93,7 +96,12 @@ def combine(columns: Tensor, weights: Tensor) -> Tensor:
 def heat_map(completed: Tensor, size: tuple[int, int], sigmoid: Sequence[bool] = ()) -> Tensor:
     """Protocol 3.6: bilinear to the image's own (H, W), min-max to [0, 1]. (B, h, w) to (B, H, W). `sigmoid` says which
     of the B maps are sharpened, () = none."""
-    heat = min_max(resize(completed, size))
+
+    def stretch(part: Sequence[int], _: int) -> list[Tensor]:
+        return [min_max(resize(completed[part[0] : part[-1] + 1], size))]
+
+    parts, _ = in_parts(stretch, range(len(completed)), max(1, len(completed)), RESIZED)
+    heat = parts[0] if len(parts) == 1 else torch.cat(parts)
     for row in (i for i, sharp in enumerate(sigmoid) if sharp):
         heat[row] = sharpen(heat[row])
     return heat

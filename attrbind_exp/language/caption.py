@@ -8,6 +8,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -115,7 +116,9 @@ class BlipCaptioner:
         Prompts of one length are generated together. BLIP drops the last token of every row, and that must be the
         separator, not padding.
         """
-        model, tokenizer, processor = self._load()
+        from attrbind_exp.memory import in_parts  # loads torch, as the model does
+
+        model, tokenizer, _ = self._load()
         window = model.config.text_config.max_position_embeddings - self.settings["max_new_tokens"]
         ids = tokenizer([self.prefix + text for text in expressions], truncation=True, max_length=window).input_ids
         # A continuation may not start with a piece of a word ("##s"), which would change the expression's last word.
@@ -125,21 +128,35 @@ class BlipCaptioner:
             by_length[len(tokens)].append(row)
         found = [""] * len(expressions)
         for length, rows in by_length.items():
-            more = self.room(length)
-            for start in range(0, len(rows) if more else 0, self.batch_size):
-                part = rows[start : start + self.batch_size]
-                pixels = processor([images[r] for r in part], return_tensors="pt").pixel_values
-                tokens = tokenizer.pad({"input_ids": [ids[r] for r in part]}, return_tensors="pt").input_ids
-                output = model.generate(
-                    pixels.to(model.device),
-                    tokens.to(model.device),
-                    begin_suppress_tokens=pieces,
-                    **self.settings | {"max_new_tokens": more},
-                )
-                new = output[:, tokens.shape[1] - 1 :]
-                for row, text in zip(part, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                    found[row] = " ".join(text.split())
+            if more := self.room(length):
+                made = partial(self._continue, images, ids, pieces, more)
+                texts, self.batch_size = in_parts(made, rows, self.batch_size, "captioner.batch_size")
+                for row, text in zip(rows, texts, strict=True):
+                    found[row] = text
         return found
+
+    def _continue(
+        self,
+        images: Sequence[Image.Image],
+        ids: Sequence[Sequence[int]],
+        pieces: Sequence[int],
+        more: int,
+        rows: Sequence[int],
+        _: int,
+    ) -> list[str]:
+        """At most `more` tokens that continue each of the prompts ids[row], which are of one length, on images[row]. A
+        continuation begins with none of `pieces`."""
+        model, tokenizer, processor = self._load()
+        pixels = processor([images[r] for r in rows], return_tensors="pt").pixel_values
+        tokens = tokenizer.pad({"input_ids": [ids[r] for r in rows]}, return_tensors="pt").input_ids
+        output = model.generate(
+            pixels.to(model.device),
+            tokens.to(model.device),
+            begin_suppress_tokens=list(pieces),
+            **self.settings | {"max_new_tokens": more},
+        )
+        new = output[:, tokens.shape[1] - 1 :]
+        return [" ".join(text.split()) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def room(self, length: int) -> int:
         """How many tokens BLIP may add to a prompt of `length` tokens, its separator among them, which BLIP drops."""
@@ -149,9 +166,10 @@ class BlipCaptioner:
     def _load(self) -> "Blip":
         """Model, tokenizer and image processor, loaded once. Raises UserError where they are not all there."""
         if self._loaded is None:
-            import torch
             from transformers import AutoTokenizer, BlipForConditionalGeneration
             from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+            from attrbind_exp.devices import pick_device
 
             try:
                 model, info = BlipForConditionalGeneration.from_pretrained(
@@ -169,8 +187,7 @@ class BlipCaptioner:
                     f"no BLIP at captioner.path='{self.path}' ({str(error).splitlines()[0][:120]}); get one by "
                     f"'{fetch_command(name, FILES)}', or give captioner.path=DIR, captioner=file or captioner=none"
                 ) from error
-            device = "cuda" if self.device == "auto" and torch.cuda.is_available() else self.device
-            self._loaded = (model.eval().to("cpu" if device == "auto" else device), tokenizer, processor)
+            self._loaded = (model.eval().to(pick_device(self.device, "captioner.device")), tokenizer, processor)
         return self._loaded
 
 

@@ -9,8 +9,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import config
-from attrbind_exp.backbones.stable_diffusion import pick_device
 from attrbind_exp.commands import command_line
+from attrbind_exp.devices import pick_device
 from attrbind_exp.pretrain import stages
 from attrbind_exp.pretrain.benchmark import write_benchmark
 from attrbind_exp.pretrain.clip import train_clip
@@ -57,7 +57,7 @@ def train_stages(cfg: DictConfig, folder: Path, tracker: Tracker) -> None:
     wanted = [name for name in ("clip", "vae", "unet") if cfg.stage in (name, "all")]
     if not wanted:
         return
-    device = pick_device(cfg.device)
+    device = pick_device(cfg.device, "device")
     precision = default_precision(device) if cfg.precision == "auto" else cfg.precision
     scenes = [training_scene(i) for i in range(cfg.scenes)]
     pictures = kept_pictures(scenes, folder)

@@ -42,6 +42,18 @@ def read_configuration(folder: Path) -> str:
     return text
 
 
+def kept_batch_size(folder: Path) -> int | None:
+    """The batch_size of the run that was begun in a folder, as its configuration says; None where it says no number."""
+    if not (folder / NAME).is_file():
+        return None
+    try:
+        found = yaml.load(read_configuration(folder), LOADER)
+    except (yaml.YAMLError, ValueError):
+        return None
+    size = found.get("batch_size") if isinstance(found, dict) else None
+    return size if type(size) is int and size > 0 else None
+
+
 def differing(before: str, now: str) -> list[str]:
     """Keys that can change a figure and have another value in each of two configurations, texts of config.yaml:
     "seed 0 / 1". None where a text is no configuration."""

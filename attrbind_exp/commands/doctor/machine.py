@@ -11,6 +11,7 @@ from attrbind_exp.backbones.loading import configs_of
 from attrbind_exp.commands.doctor.checkpoint import count_parameters
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.data.refer import read_json
+from attrbind_exp.devices import pick_device, pick_dtype
 from attrbind_exp.types import UserError
 
 WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # what WANDB_MODE may be
@@ -61,23 +62,31 @@ def _heads(unet: Mapping[str, int | list[int]]) -> int:
 
 def check_memory(place: Path | None, device: str, dtype: str, size: tuple[int, int] | None, batch_size: int) -> Finding:
     """Free memory of the device that a run would take, against an estimate for the model at `place`, if any."""
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    target = ("cuda" if names else "cpu") if device == "auto" else device
-    on_gpu = target.startswith("cuda")
-    known = ["cpu", *["cuda"] * bool(names), *(f"cuda:{i}" for i in range(len(names)))]
-    if target not in known:
-        return Finding("MISSING", "memory", f"no model.device={device} here; choose from auto, {', '.join(known)}")
-    free = torch.cuda.mem_get_info(target)[0] if on_gpu else free_memory()
-    text = f"{', '.join(names) or 'no GPU'}; {target} has {'unknown' if free is None else storage(free)} free"
+    try:
+        target = pick_device(device)
+    except UserError as error:
+        return Finding("MISSING", "memory", str(error))
+    free = free_on(target)
+    text = f"{target} has {'unknown' if free is None else storage(free)} free"
     if place is None:
         return Finding("ok", "memory", f"{text}; what the model needs can be estimated once its files are there")
-    half = dtype in ("fp16", "bf16") or (dtype == "auto" and on_gpu)
-    needed, formula = estimate_memory(place, size, batch_size, 2 if half else 4)
+    width = pick_dtype(dtype, target).itemsize
+    needed, formula = estimate_memory(place, size, batch_size, width)
     text += f", about {storage(needed)} needed (an estimate: {formula})"
+    half_helps = target.type == "cuda" and width > 2
     if free is not None and free < needed:
-        mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16" * (on_gpu and not half)
+        mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16 or bf16" * half_helps
         return Finding("WARN", "memory", f"{text}; {mend}")
     return Finding("ok", "memory", text)
+
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes that are free where a device computes; None where that cannot be known."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).mem_get_info(device)[0]
+    if device.type == "mps":  # shares the main memory, of which Metal recommends to take no more than this
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return free_memory()
 
 
 def free_memory() -> int | None:
