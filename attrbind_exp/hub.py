@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, get_token, try_to_load_from_cache
 
 # Names whose repositories their owners took down, and mirrors of them: RunwayML's in August 2024, Stability AI's in
 # November 2025.
@@ -46,6 +46,16 @@ def find_file(path: str, name: str) -> Path | None:
     repository, revision = split_name(path)
     found = try_to_load_from_cache(repository, name, revision=revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def cache_folder(name: str) -> Path:
+    """Where the local cache keeps, or would keep, the files of a repository OWNER/NAME."""
+    return Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+
+
+def has_token() -> bool:
+    """Whether a token for the hub is set on this machine."""
+    return bool(get_token())
 
 
 def fetch_command(path: str, patterns: Sequence[str]) -> str:

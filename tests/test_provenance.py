@@ -231,7 +231,7 @@ def test_a_run_goes_on_with_the_same_weights_and_says_what_else_changed(bundled,
 
     flip_a_byte(unet)  # put back
     surroundings = here.surroundings
-    monkeypatch.setattr(here, "surroundings", lambda device: replace(surroundings(device), torch="9.9", changed=True))
+    monkeypatch.setattr(here, "surroundings", lambda *given: replace(surroundings(*given), torch="9.9", changed=True))
     code, out, err = command(*given(folder, bundled))
     assert code == 0 and (folder / "expressions.jsonl").read_bytes() == rows
     warnings = [line for line in err.splitlines() if line.startswith("WARNING: this run goes on")]

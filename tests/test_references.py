@@ -18,7 +18,8 @@ from attrbind_exp.edits.variant import find_shorter, is_floor
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.reporting.gallery import shown_variants
 from attrbind_exp.reporting.html.collect import collect
-from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs, readable
+from attrbind_exp.reporting.paper_tables import TableSpec, paper_table, read_runs
+from attrbind_exp.reporting.readable_tables import readable
 from attrbind_exp.reporting.references import with_references, without_floors
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.reporting.tables import BINDING, ablation

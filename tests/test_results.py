@@ -12,17 +12,8 @@ from PIL import Image
 from attrbind_exp import config
 from attrbind_exp.commands.sweep import write_results
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.reporting.paper_tables import (
-    Run,
-    TableSpec,
-    beside_paper,
-    leading,
-    paper_table,
-    read_runs,
-    read_spec,
-    readable,
-    table_page,
-)
+from attrbind_exp.reporting.paper_tables import Run, TableSpec, beside_paper, leading, paper_table, read_runs, read_spec
+from attrbind_exp.reporting.readable_tables import readable, table_page
 from attrbind_exp.reporting.references import NAMES
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.index import Launched, Merged

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from msgspec.structs import replace
 from omegaconf import DictConfig
 
 from attrbind_exp import __version__, config
@@ -43,7 +42,7 @@ def main(cfg: DictConfig) -> float | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     summary = finished(folder, settings.key)
     if summary is not None and summary.identity is not None and settings.predictions.exists():
-        now = replace(summary.identity, weights=digest_predictions(settings.predictions))
+        now = summary.identity.with_weights(digest_predictions(settings.predictions))
         check_same(summary.identity, now, f"the run in '{folder}' was finished with other predictions")
     left = PARTS if summary is None else missing(folder, (settings.gallery, 0))
     said = [] if summary is None else [f"this run was finished before: {made_again(left)}"]

@@ -117,7 +117,8 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import plots
     from attrbind_exp.reporting.made_with import difference_line
-    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, table_page
+    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs
+    from attrbind_exp.reporting.readable_tables import table_page
     from attrbind_exp.reporting.references import with_references, without_floors
     from attrbind_exp.reporting.sentences import sentences
     from attrbind_exp.runs.store import write_text

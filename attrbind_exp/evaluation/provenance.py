@@ -11,28 +11,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from msgspec.structs import replace
 
 from attrbind_exp.data.digests import digest_file
+from attrbind_exp.devices import DTYPES
 from attrbind_exp.language import SPACY_MODELS
 from attrbind_exp.paths import PACKAGE, own_folder
 from attrbind_exp.runs.provenance import Identity, Part, Provenance
 
 ROOMS = ("data", "scoring", "language", "backbones", "edits", "heatmaps", "tasks", "evaluation")  # can change a figure
+FILES = ("types.py", "devices.py", "memory.py")  # can, too
 GIT_SECONDS = 1.0  # that git may take; 5 ms are usual, and a file server may be slow
 DRIVER = Path("/sys/module/nvidia/version")
-DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def this_part(identity: Identity, device: torch.device, stored: Sequence[torch.dtype] = ()) -> Part:
     """The part of a run that begins here and now: of this identity, with passes on `device`, of weights that were
     `stored` so."""
-    made_with = replace(surroundings(device), stored=" and ".join(dtype_name(kind) for kind in stored) or None)
-    return Part(started=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", identity=identity, provenance=made_with)
+    started = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return Part(started=started, identity=identity, provenance=surroundings(device, stored))
 
 
-def surroundings(device: torch.device) -> Provenance:
-    """What a run on `device` is made with."""
+def surroundings(device: torch.device, stored: Sequence[torch.dtype] = ()) -> Provenance:
+    """What a run on `device`, of weights that were `stored` so, is made with."""
     commit, changed = git_state(PACKAGE.parent)
     models = [(name, installed(name)) for name in SPACY_MODELS]
     on_gpu = device.type == "cuda"
@@ -53,12 +53,13 @@ def surroundings(device: torch.device) -> Provenance:
         cuda=torch.version.cuda if on_gpu else None,
         cpu=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
+        stored=" and ".join(dtype_name(kind) for kind in stored) or None,
     )
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """fp32, fp16, bf16, as model.dtype names them; torch's own name of any other."""
-    return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype).removeprefix("torch."))
 
 
 @lru_cache(maxsize=1)
@@ -86,7 +87,8 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
 def source_digest(own: Path | None) -> str:
     """Twelve hex digits over the source of the rooms that can change a figure, and over Python files in the user's
     `own` folder. A comment counts, too: so this is told, and refuses nothing."""
-    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))] + [PACKAGE / "types.py"]
+    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
+    files += [PACKAGE / name for name in FILES]
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(PACKAGE).as_posix()} {digest_file(file)}\n".encode())

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from attrbind_exp.reporting.paper_tables import KINDS, Run, TableSpec, chosen_threshold, paper_table, readable
+from attrbind_exp.reporting.paper_tables import KINDS, Run, TableSpec, chosen_threshold, paper_table
+from attrbind_exp.reporting.readable_tables import readable
 from attrbind_exp.reporting.references import with_references
 from attrbind_exp.reporting.tables import bounded, figure
 from attrbind_exp.runs.rows import ExpressionRow

@@ -12,16 +12,9 @@ from attrbind_exp.paths import SWEEPS
 from attrbind_exp.reporting import plots
 from attrbind_exp.reporting.html.collect import Measured, collect
 from attrbind_exp.reporting.html.comparison import selection
-from attrbind_exp.reporting.paper_tables import (
-    Run,
-    TableSpec,
-    beside_paper,
-    notes,
-    paper_table,
-    read_spec,
-    readable,
-)
+from attrbind_exp.reporting.paper_tables import Run, TableSpec, beside_paper, paper_table, read_spec
 from attrbind_exp.reporting.printed_gallery import gallery_figure
+from attrbind_exp.reporting.readable_tables import notes, readable
 from attrbind_exp.reporting.references import with_references, without_floors
 from attrbind_exp.reporting.style import FORMS, Style, Width
 from attrbind_exp.reporting.tables import ablation

@@ -44,6 +44,10 @@ class Identity(msgspec.Struct, kw_only=True, frozen=True):
     rows: str = ROWS
     version: str
 
+    def with_weights(self, digest: str | None) -> "Identity":
+        """The same of other weights."""
+        return msgspec.structs.replace(self, weights=digest)
+
 
 class Provenance(msgspec.Struct, kw_only=True, frozen=True):
     """What a part of a run was made with; None where it is not known or there is none.

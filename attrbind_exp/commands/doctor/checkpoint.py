@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from huggingface_hub import constants, get_token
 from torch import Tensor
 
 from attrbind_exp.backbones import stable_diffusion
@@ -19,7 +18,7 @@ from attrbind_exp.backbones.weights import FILES, find_place, read_object, weigh
 from attrbind_exp.backbones.window import load_tokenizer
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.evaluation.provenance import dtype_name
-from attrbind_exp.hub import WITHDRAWN, is_hub_name, split_name
+from attrbind_exp.hub import WITHDRAWN, cache_folder, has_token, is_hub_name, split_name
 from attrbind_exp.types import UserError
 
 PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")  # in the order in which they decide
@@ -43,7 +42,7 @@ def searched(path: str) -> str:
         return f"looked at {local.absolute()}"
     by = next((f"by {name}" for name in PLACES if os.environ.get(name)), "HF_HOME is not set")
     name, revision = split_name(path)
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    folder = cache_folder(name)
     named = folder / "refs" / (revision or "main")
     if named.is_file():
         asked = f"revision {revision or 'main'}, {named.read_text(encoding='utf-8').strip()[:12]}"
@@ -57,7 +56,7 @@ def access(path: str) -> str:
     name, _ = split_name(path)
     if not is_hub_name(path) or Path(path).expanduser().exists():
         return ""
-    token = "a token is set here" if get_token() else "no token is set here"
+    token = "a token is set here" if has_token() else "no token is set here"
     page = f"https://huggingface.co/{WITHDRAWN.get(name, name)}"
     return f"; if the hub asks for more (401, 403): accept the licence at {page}, then 'hf auth login' ({token})"
 

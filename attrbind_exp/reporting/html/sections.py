@@ -12,16 +12,8 @@ import pandas as pd
 
 from attrbind_exp.reporting.html.comparison import Column, Group, reference, selection
 from attrbind_exp.reporting.html.expressions import Table
-from attrbind_exp.reporting.paper_tables import (
-    KINDS,
-    Run,
-    TableSpec,
-    difference_columns,
-    leading,
-    notes,
-    paper_table,
-    readable,
-)
+from attrbind_exp.reporting.paper_tables import KINDS, Run, TableSpec, difference_columns, leading, paper_table
+from attrbind_exp.reporting.readable_tables import notes, readable
 from attrbind_exp.reporting.references import reference_rows, with_shares
 from attrbind_exp.reporting.tables import figure, interval
 from attrbind_exp.scoring.compare import paired_difference
