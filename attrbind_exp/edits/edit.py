@@ -25,10 +25,12 @@ class Edit(ABC):
     their fields are.
 
     `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
-    takes from there) or "both". `gated`: whether a prompt with nothing to bind keeps its plain embedding.
+    takes from there) or "both". `gated`: whether a prompt with nothing to bind keeps its plain embedding. `blind`:
+    whether what it makes of both sides is the same for every prompt, whatever came before: such prompts share it.
     """
 
     gated: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
     where: Where = "both"
 
     def texts(self, prompt: Prompt) -> Sequence[str]:

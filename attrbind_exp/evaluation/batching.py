@@ -1,7 +1,7 @@
 """Samples -> heat maps under every variant and seed: passes filled across images, expressions and variants."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from attrbind_exp.evaluation.heat import start_heat_maps
@@ -68,16 +68,21 @@ def load_images(
 def edit_loaded(
     loaded: Sequence[LoadedSample], segmenter: Segmenter, settings: RunSettings
 ) -> Iterator[LoadedExpression]:
-    """Each expression with the rows that it needs. Variants with one embedding share a row."""
+    """Each expression with the rows that it needs. Variants with one embedding share a row; so do expressions of one
+    image that have the same embedding and read the same positions of it."""
     size = max(1, EDITED // len(settings.variants))
+    image, known = "", dict[Hashable, PassRow]()
     for part in (loaded[i : i + size] for i in range(0, len(loaded), size)):
         edited = deque(segmenter.edit([item.prompt for item in part], settings.variants))
         for item in part:
+            if item.sample.image_id != image:
+                image, known = item.sample.image_id, {}
             found = edited.popleft()  # so that a row alone holds its embedding
-            rows = [PassRow(item, embedding) for embedding in found.embeddings]
-            index = found.index
+            keys, index = [(key, item.prompt.read) for key in found.keys], found.index
+            new = {k: PassRow(item, e) for k, e in zip(keys, found.embeddings, strict=True) if k not in known}
             del found
-            yield LoadedExpression(item, rows, index)
+            known |= new
+            yield LoadedExpression(item, [known[key] for key in keys], index, list(new.values()))
 
 
 def segment(images: Iterable[LoadedImage], segmenter: Segmenter, settings: RunSettings) -> Iterator[SegmentedImage]:
@@ -94,7 +99,7 @@ def segment(images: Iterable[LoadedImage], segmenter: Segmenter, settings: RunSe
         line.append(image)
         for item in image.coming:
             image.items.append(item)
-            waiting += item.rows
+            waiting += item.new
             while len(waiting) >= batcher.size:
                 part, waiting = waiting[: batcher.size], waiting[batcher.size :]
                 batcher.run(part)

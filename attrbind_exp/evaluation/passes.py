@@ -16,8 +16,8 @@ from attrbind_exp.types import Failure
 
 @dataclass
 class PassRow:
-    """One picture under one embedding: a row of a pass. `maps`: its completed maps (C, h, w) by noise seed, once they
-    are made; the embedding, which is larger, is let go then."""
+    """One picture under one embedding, of which the prompt's positions are read: a row of a pass. `maps`: its completed
+    maps (C, h, w) by noise seed, once they are made; the embedding, which is larger, is let go then."""
 
     loaded: LoadedSample
     embedding: Embedding | None
@@ -27,11 +27,12 @@ class PassRow:
 @dataclass(frozen=True)
 class LoadedExpression:
     """One expression with the rows that it needs: one for every distinct embedding; `index[variant]` says which of them
-    a variant reads."""
+    a variant reads. `new`: those of them that no earlier expression of the image has."""
 
     loaded: LoadedSample
     rows: Sequence[PassRow]
     index: Sequence[int]
+    new: Sequence[PassRow]
 
 
 @dataclass(frozen=True)

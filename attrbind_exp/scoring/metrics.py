@@ -11,6 +11,7 @@ import numpy as np
 THRESHOLDS = (np.arange(101) / 100).astype(np.float32)
 GRID = tuple(range(30, 76, 5))  # the paper's grid, 0.30 to 0.75, as rows of THRESHOLDS
 PRECISIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
+HIT, EMPTY, OTHER = range(3)  # a pixel that is called a class is of that class, background, or of another class
 
 
 def count_overlap(heat: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -22,13 +23,18 @@ def count_overlap(heat: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
         raise ValueError(f"heat map is {heat.shape}, ground truth {truth.shape}")
     # A pixel is in the mask of every threshold up to its value: level k = it passes THRESHOLDS[0..k].
     level = find_level(heat.ravel())
-    hit = passing(level[truth.ravel()])
-    return hit, passing(level) + int(truth.sum()) - hit
+    hit = count_levels(level[truth.ravel()])
+    return hit, count_levels(level) + int(truth.sum()) - hit
 
 
-def passing(level: np.ndarray) -> np.ndarray:
+def count_levels(level: np.ndarray) -> np.ndarray:
     """How many of the levels (n,) pass each threshold, (K,)."""
-    return np.bincount(level, minlength=len(THRESHOLDS))[::-1].cumsum()[::-1]
+    return passing(np.bincount(level, minlength=len(THRESHOLDS)))
+
+
+def passing(counts: np.ndarray) -> np.ndarray:
+    """How many pass each threshold, of `counts` (..., K) by the last one that is passed."""
+    return counts[..., ::-1].cumsum(-1)[..., ::-1]
 
 
 def find_level(heat: np.ndarray) -> np.ndarray:

@@ -17,14 +17,15 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import find_shorter
 from attrbind_exp.runs.levels import Levels, distinct, names_of
 from attrbind_exp.runs.rows import ExpressionRow, Row
-from attrbind_exp.scoring import binding, metrics
+from attrbind_exp.scoring import binding, counting, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
 from attrbind_exp.scoring.compare import estimate, paired_differences
+from attrbind_exp.scoring.counting import MapCounts, Maps, Prepared
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.figures import Beyond, Estimate, Reference, SliceFigures, VariantFigures
 from attrbind_exp.scoring.references import ReferenceScores
 from attrbind_exp.tasks.objects import Masks, object_masks
-from attrbind_exp.tasks.references import Measured, measure_references, with_references
+from attrbind_exp.tasks.references import Measured, References, measure_references, with_references
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import (
@@ -35,6 +36,7 @@ from attrbind_exp.tasks.task import (
     Segmented,
     SegmentedImage,
     Tally,
+    check_counted,
     check_finite,
     spread_out,
 )
@@ -68,14 +70,17 @@ class ExpressionTask:
         failures = list(image.failures)
         decoded: Masks = {}
         measured: Measured = {}
+        prepared: Prepared = {}
         for item in image.items:
             try:
-                rows += self._count(item, decoded, measured)
+                rows += self._count(item, decoded, measured, prepared)
             except SampleError as error:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
         return rows, failures
 
-    def _count(self, item: Segmented, decoded: Masks, measured: Measured) -> list[ExpressionRow]:
+    def _count(
+        self, item: Segmented, decoded: Masks, measured: Measured, prepared: Prepared
+    ) -> list[ExpressionRow]:
         sample = item.sample
         labels = {} if self.described else {"modifier": list(item.prompt.parse.modifiers)}
         words = ExpressionRow(
@@ -92,13 +97,15 @@ class ExpressionTask:
             union=None,
         )
         masks = object_masks(sample, item.truth, decoded)
-        counted = []
-        for heat in item.heats:
-            check_finite(heat)
-            counted.append(self._measure(words, heat.values, sample, masks))
+        counted: list[ExpressionRow] = []
+        found: References = {}
+        for heats in item.parts():
+            counted += self._measure(words, heats, sample, masks, prepared)
+            if masks is not None:
+                found = measure_references(sample, masks, item.grid, heats, measured)
         variants, seeds = self.settings.variants, self.settings.seeds
         rows = [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
-        return with_references(rows, {} if masks is None else measure_references(sample, masks, item.grid, measured))
+        return with_references(rows, found)
 
     def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
         """One row a variant and seed of each expression, in this order."""
@@ -108,10 +115,11 @@ class ExpressionTask:
         for part in _by_sample(rows):
             words, sample = msgspec.structs.replace(part[0], references={}), self._by_id[part[0].sample_id]
             expression: list[ExpressionRow] = []
+            prepared: Prepared = {}
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
             masks = object_masks(sample, truth, decoded)
             for v, s in cells(self.settings):
-                counted = self._measure(words, heat(sample, variants[v], s), sample, masks)
+                (counted,) = self._measure(words, heat(sample, variants[v], s)[None], sample, masks, prepared)
                 expression.append(under_variant(counted, variants[v], seeds[s]))
             made += with_references(expression, part[0].references)
         return made
@@ -125,26 +133,50 @@ class ExpressionTask:
             yield distinct(name, maps, (len(variants), len(seeds)))
 
     def _measure(
-        self, row: ExpressionRow, heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None
-    ) -> ExpressionRow:
-        """The row with the counts of a heat map (H, W), and where the heat lies among the objects of the image where
-        these are known; without counts where there is no ground truth."""
+        self,
+        words: ExpressionRow,
+        heats: Maps,
+        sample: Sample,
+        masks: Mapping[str, np.ndarray] | None,
+        prepared: Prepared,
+    ) -> list[ExpressionRow]:
+        """The row `words` with what is counted of each heat map (M, H, W); as it is without ground truth. Raises
+        SampleError "not_finite"."""
         if masks is None:
-            return row
-        truth = masks[sample.object_id]
-        hit, union = metrics.count_overlap(heat, truth)
-        at = metrics.iou(hit, union)
-        found = None if sample.others is None else binding.locate(heat, sample, masks)
-        measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
+            check_finite(heats)
+            return [words] * len(heats)
+        names, found = list(masks), counting.count_maps(heats, list(masks.values()), prepared)
+        return [
+            self._with_counts(words, sample, names, check_counted(counts), self._own_metrics(heat, masks[names[0]]))
+            for heat, counts in zip(heats, found, strict=True)
+        ]
+
+    def _with_counts(
+        self,
+        words: ExpressionRow,
+        sample: Sample,
+        names: Sequence[str],
+        counts: MapCounts,
+        measured: Mapping[str, float],
+    ) -> ExpressionRow:
+        """The row with the counts of a heat map, and where the heat lies among the objects of the image, whose ids are
+        `names`, where these are known."""
+        at = metrics.iou(counts.intersection, counts.union).tolist()
+        found = None if sample.others is None else binding.locate(sample, names, counts)
         return msgspec.structs.replace(
-            row,
-            iou_at={metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID},
-            intersection=hit.tolist(),
-            union=union.tolist(),
+            words,
+            iou_at={metrics.key(k): round(at[k], 6) for k in metrics.GRID},
+            intersection=counts.intersection.tolist(),
+            union=counts.union.tolist(),
             peak=found and found.peak,
             heat_on=found and found.heat_on,
-            metrics={name: value for name, value in measured.items() if isfinite(value)},
+            metrics=measured,
         )
+
+    def _own_metrics(self, heat: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        """What the user's own metrics, where there are any, say of a heat map (H, W) on the host."""
+        measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
+        return {name: value for name, value in measured.items() if isfinite(value)}
 
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Add the expressions of one image."""
