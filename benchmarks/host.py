@@ -1,6 +1,6 @@
 """What the host computes for a pass while a GPU would make it: processor time by part of the loop.
 
-    OMP_NUM_THREADS=1 python benchmarks/host.py [--images 24] [--counting device|host] [--profile FILE]
+    OMP_NUM_THREADS=1 python benchmarks/host.py [--images 24] [--counting device|host] [--profile]
 
 The whole loop runs on the CPU, from JPEGs of 640 x 480 pixels to rows on the disk: seven expressions an image about
 three of its eight objects, under the variants of text_processor=ablation and the text-blind floor. A pass is one row of
@@ -21,16 +21,18 @@ line is one JSON object.
 
 import argparse
 import cProfile
+import io
 import json
 import platform
 import pstats
+import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from pkgutil import resolve_name
@@ -44,23 +46,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrbind_exp.backbones.backbone import Observation, Pixels
+from attrbind_exp.backbones.backbone import Embedding, Observation, Pixels, Request, SelfAttention
 from attrbind_exp.backbones.cached import CachedBackbone
 from attrbind_exp.backbones.loading import load_pipeline
-from attrbind_exp.backbones.stable_diffusion import StableDiffusion
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion, draw_noise
 from attrbind_exp.cache import Cache
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.edits import Averaging, NounChunk, TextBlind, Variant
-from attrbind_exp.evaluation import heat
+from attrbind_exp.evaluation import batching, heat, loading, loop
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.runs.store import RunStore
+from attrbind_exp.scoring import counting
+from attrbind_exp.scoring.counting import Prepared
+from attrbind_exp.tasks import references
 from attrbind_exp.tasks.settings import RunSettings
-from attrbind_exp.types import Other, Sample
+from attrbind_exp.types import HeatMap, Other, Sample
 from benchmarks.models import BUNDLED
 
 P, R = ParamSpec("P"), TypeVar("R")
-SIZE, LATENTS = (480, 640), (4, 64, 64)
+SIZE, LATENTS, CORNER = (480, 640), (4, 8, 8), (8, 8)
 EXPRESSIONS, NAMED, OBJECTS, CORNERS = 7, 3, 8, 24  # of an image; corners of an object's outline
 BATCH = 64
 CHUNK, PREFIXED = NounChunk(), NounChunk("template")
@@ -92,7 +97,6 @@ PARTS = (
 )
 seconds: dict[str, float] = defaultdict(float)
 inside = threading.local()
-passes = [0]
 
 
 def timed(name: str, function: Callable[P, R]) -> Callable[P, R]:
@@ -113,26 +117,176 @@ def timed(name: str, function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Stub(StableDiffusion):
-    """The bundled model's text window, and what its passes leave behind: made once, given back at once."""
+    """The bundled model's text window, and what its text encoder and its passes give: made once, given back at once."""
 
-    def ready(self) -> "Stub":
-        """Itself, with all ready made."""
+    def __init__(self) -> None:
+        folder = Path(BUNDLED)
+        super().__init__(load_pipeline(folder, BUNDLED, torch.device("cpu"), torch.float32), (512, 512))
         self.latent_shape = LATENTS
-        self.size = (512, 512)
-        self._states = torch.randn(8, self.window.tokenizer.model_max_length, 8)
-        self.text_encoder = lambda ids: type("Encoded", (), {"last_hidden_state": self._states})
-        self._seen: Observation | None = None
-        return self
-
-    def encode_pixels(self, pixels: Pixels) -> Tensor:
-        return torch.zeros(LATENTS)
+        states = torch.randn(8, self.window.tokenizer.model_max_length, 8)
+        encoded = type("Encoded", (), {"last_hidden_state": states})
+        self.text_encoder = lambda ids: encoded
+        self._seen: dict[int, Observation] = {}
+        self.rows = 0
 
     def image_encoder_digest(self) -> str:
         return "stub"
 
-    def observe(self, noisy: Tensor, *rest: object) -> Observation:
-        passes[0] += len(noisy)
-        if self._seen is None:
-            request = rest[2]
-            self._seen = Observation({x: torch.rand(len(noisy), 1, 1, (8 // x.ratio) ** 2) for x in request.cross})
-        return self._seen
+    def encode_pixels(self, pixels: Pixels) -> Tensor:
+        return torch.zeros(LATENTS)
+
+    def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
+        for image_id in image_ids:  # drawn on the host, as large as Stable Diffusion's
+            draw_noise((4, 64, 64), seed, image_id, timestep, draw)
+        return super().add_noise(latents, image_ids, timestep, draw, seed)
+
+    def observe(
+        self,
+        noisy: Tensor,
+        timestep: int,
+        embedding: Embedding,
+        request: Request,
+        pools: Tensor | None = None,
+        same_image: Sequence[int] | None = None,
+    ) -> Observation:
+        count = len(noisy)
+        self.rows += count
+        if count not in self._seen:
+            sides = {layer: LATENTS[1] // layer.ratio for layer in request.layers}
+            cross = {layer: torch.rand(count, 1, 1, sides[layer] ** 2) for layer in request.cross}
+            # As many as Stable Diffusion 1.5 has at full resolution.
+            own = [torch.rand(count, 2, LATENTS[1] * LATENTS[2], 4) for _ in range(2)]
+            layers = [SelfAttention(replace(request.queries_keys[0], name=f"{n}"), *own, 0.5, range(count)) for n in range(5)]
+            self._seen[count] = Observation(cross, layers)
+        return self._seen[count]
+
+
+def make_dataset(folder: Path, images: int) -> Dataset:
+    """Expressions about some of the objects of made pictures."""
+    random = Random(0)
+    samples = []
+    for image in range(images):
+        file = folder / f"{image}.jpg"
+        draw_picture(image).save(file, quality=90)
+        objects = [Other(f"{image}:{n}", random.choice(NOUNS), [draw_outline(random)]) for n in range(OBJECTS)]
+        words = random.sample([(colour, place) for colour in COLOURS for place in PLACES], EXPRESSIONS)
+        for number, (colour, place) in enumerate(words):
+            own = objects[number % NAMED]
+            others = [other for other in objects if other is not own]
+            text = f"{colour} {own.category} {place}"
+            sample = Sample(f"{image}/{number}", str(image), file, text, own.category, own.segmentation, SIZE)
+            samples.append(replace(sample, object_id=own.object_id, others=others))
+    return Dataset("made", samples, [])
+
+
+def draw_picture(seed: int) -> Image.Image:
+    """Coarse colours under finer ones: about as many bytes as a photograph."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((*SIZE, 3))
+    for cells in (6, 24, 96, 384):
+        coarse = Image.fromarray(random.integers(0, 255, (cells, cells, 3), np.uint8))
+        total += np.asarray(coarse.resize(SIZE[::-1], Image.Resampling.BICUBIC), float) * 4 / cells**0.5
+    return Image.fromarray((255 * total / total.max()).astype(np.uint8))
+
+
+def draw_outline(random: Random) -> list[float]:
+    """A polygon of about the area of COCO's median object among those that people speak of: a tenth of the picture."""
+    x, y, radius = random.uniform(100, 540), random.uniform(100, 380), random.uniform(60, 140)
+    turns = [2 * np.pi * n / CORNERS for n in range(CORNERS)]
+    lengths = [radius * random.uniform(0.7, 1.3) for _ in turns]
+    points = [(x + r * np.cos(t), y + r * np.sin(t)) for r, t in zip(lengths, turns, strict=True)]
+    return [round(min(max(float(v), 0), limit), 2) for p in points for v, limit in zip(p, (640, 480), strict=True)]
+
+
+def count_on_device() -> None:
+    """From here on maps are counted as on a device, on a corner of every picture alone."""
+    small: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    count_maps, heat_maps, as_heat_map = counting.count_maps, Segmenter.heat_maps, references.as_heat_map
+
+    def corner(mask: np.ndarray) -> np.ndarray:
+        if id(mask) not in small:
+            torch.from_numpy(mask).clone()  # what is sent
+            small[id(mask)] = mask, mask[: CORNER[0], : CORNER[1]]
+        return small[id(mask)][1]
+
+    def count_corners(heats: Tensor, masks: Sequence[np.ndarray], prepared: Prepared | None = None) -> object:
+        if prepared == {}:  # another image
+            small.clear()
+        return count_maps(heats, [corner(mask) for mask in masks], prepared)
+
+    heat.counts_there = lambda _: True
+    Segmenter.heat_maps = lambda self, maps, size, readings: heat_maps(self, maps, CORNER, readings)
+    references.as_heat_map = lambda cells, size, like: as_heat_map(cells, CORNER, like)
+    counting.count_maps = count_corners
+
+
+def count_on_host() -> None:
+    """From here on heat maps lie on the host, ready made."""
+    ready = [HeatMap(np.random.default_rng(n).random(SIZE, np.float32)) for n in range(32)]
+    Segmenter.start_heat_maps = lambda self, maps, size, readings: lambda: ready[: len(readings)]
+
+
+def run_once(segmenter: Segmenter, dataset: Dataset, folder: Path) -> float:
+    """Processor time of the whole process in the loop."""
+    settings = RunSettings(VARIANTS, batch_size=BATCH)
+    with RunStore(folder, "host") as store:
+        begin = time.process_time()
+        score(dataset, segmenter, settings, store)
+        return time.process_time() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--counting", choices=["device", "host"], default="device")
+    parser.add_argument("--profile", action="store_true", help="print Python's profile of one more round in one thread")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    count_on_device() if args.counting == "device" else count_on_host()
+    for name, place, attribute in PARTS:
+        owner = resolve_name(place)
+        setattr(owner, attribute, timed(name, getattr(owner, attribute)))
+    found: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = Stub()
+        cache = Cache(Path(folder) / "cache")
+        segmenter = Segmenter(CachedBackbone(backbone, cache), cache=cache)
+        dataset = make_dataset(Path(folder), args.images)
+        for number in range(args.rounds + 1):  # the first one fills the cache
+            seconds.clear()
+            backbone.rows = 0
+            took = run_once(segmenter, dataset, Path(folder) / f"run{number}")
+            cache.flush()
+            each = {name: 1000 * value / backbone.rows for name, value in seconds.items()}
+            found.append({"total": 1000 * took / backbone.rows, **each})
+        if args.profile:
+            print(profile(segmenter, dataset, Path(folder) / "profiled"))
+    report(args, found[1:], backbone.rows)
+
+
+def profile(segmenter: Segmenter, dataset: Dataset, folder: Path) -> str:
+    """Python's profile of one round in which nothing goes on in threads: the functions that take most."""
+    loading.map_ahead = loop.map_ahead = batching.map_ahead = lambda function, items, depth: map(function, items)
+    profiler = cProfile.Profile()
+    profiler.runcall(run_once, segmenter, dataset, folder)
+    stream = io.StringIO()
+    pstats.Stats(profiler, stream=stream).sort_stats("tottime").print_stats(45)
+    return "\n".join(line[:150] for line in stream.getvalue().splitlines()[6:])
+
+
+def report(args: argparse.Namespace, found: Sequence[dict[str, float]], rows: int) -> None:
+    """Print milliseconds a pass by part, the median of rounds and their least and most; then one JSON object."""
+    for each in found:
+        each["everything else"] = 2 * each["total"] - sum(each.values())
+    result = {}
+    for name in sorted(found[0], key=lambda name: -found[0][name]):
+        values = [each.get(name, 0.0) for each in found]
+        result[name] = round(statistics.median(values), 3)
+        print(f"{name:26} {result[name]:7.3f} ms a pass [{min(values):.3f}, {max(values):.3f}]")
+    about = {"benchmark": "host", "counting": args.counting, "images": args.images, "passes": rows}
+    print(json.dumps(about | {"ms": result, "machine": platform.processor() or platform.machine()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -44,6 +44,8 @@ CASES = ((40, 150, 11), (3, 12, 90))  # pictures, expressions of each, variants
 class FakedBackbone:
     """Pictures become nothing, latents are empty."""
 
+    device = torch.device("cpu")
+
     def pixels(self, image: Image.Image) -> Tensor:
         return torch.zeros(3, 512, 512)
 
