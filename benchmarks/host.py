@@ -59,7 +59,7 @@ from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.scoring import counting
 from attrbind_exp.scoring.counting import Prepared
-from attrbind_exp.tasks import references
+from attrbind_exp.tasks import expressions, references
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import HeatMap, Other, Sample
 from benchmarks.models import BUNDLED
@@ -156,7 +156,9 @@ class Stub(StableDiffusion):
             cross = {layer: torch.rand(count, 1, 1, sides[layer] ** 2) for layer in request.cross}
             # As many as Stable Diffusion 1.5 has at full resolution.
             own = [torch.rand(count, 2, LATENTS[1] * LATENTS[2], 4) for _ in range(2)]
-            layers = [SelfAttention(replace(request.queries_keys[0], name=f"{n}"), *own, 0.5, range(count)) for n in range(5)]
+            layers = [
+                SelfAttention(replace(request.queries_keys[0], name=f"{n}"), *own, 0.5, range(count)) for n in range(5)
+            ]
             self._seen[count] = Observation(cross, layers)
         return self._seen[count]
 
@@ -226,6 +228,12 @@ def count_on_host() -> None:
     Segmenter.start_heat_maps = lambda self, maps, size, readings: lambda: ready[: len(readings)]
 
 
+def measure_on_full_grid() -> None:
+    """From here on references are those of maps of 64 x 64 cells."""
+    measure = references.measure_references
+    expressions.measure_references = lambda sample, masks, grid, *rest: measure(sample, masks, (64, 64), *rest)
+
+
 def run_once(segmenter: Segmenter, dataset: Dataset, folder: Path) -> float:
     """Processor time of the whole process in the loop."""
     settings = RunSettings(VARIANTS, batch_size=BATCH)
@@ -243,6 +251,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print Python's profile of one more round in one thread")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    measure_on_full_grid()
     count_on_device() if args.counting == "device" else count_on_host()
     for name, place, attribute in PARTS:
         owner = resolve_name(place)

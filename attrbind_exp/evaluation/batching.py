@@ -71,7 +71,8 @@ def edit_loaded(
     """Each expression with the rows that it needs. Variants with one embedding share a row; so do expressions of one
     image that have the same embedding and read the same positions of it."""
     size = max(1, EDITED // len(settings.variants))
-    image, known = "", dict[Hashable, PassRow]()
+    image = ""
+    known: dict[tuple[Hashable, tuple[int, ...]], PassRow] = {}
     for part in (loaded[i : i + size] for i in range(0, len(loaded), size)):
         edited = deque(segmenter.edit([item.prompt for item in part], settings.variants))
         for item in part:

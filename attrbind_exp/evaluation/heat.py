@@ -62,12 +62,13 @@ class HeatMaps(Sequence[HeatMap]):
 
 
 def give_back_memory(image: SegmentedImage) -> None:
-    """After an image with more heat maps than AHEAD, give what was freed back to the system.
+    """After an image with more heat maps on the host than AHEAD, give what was freed back to the system.
 
     glibc keeps freed pieces of this size for later ones. Over forty such pictures its heap grew to 3.5 GB, where 1 GB
     was in use. For other images this would cost more than it gives.
     """
-    size = sum(4 * item.image.width * item.image.height * len(item.heats) for item in image.items)
+    here = [item for item in image.items if item.make is None]
+    size = sum(4 * item.image.width * item.image.height * len(item.heats) for item in here)
     if size > AHEAD and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

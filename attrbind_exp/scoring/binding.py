@@ -41,9 +41,10 @@ def locate(sample: Sample, names: Sequence[str], counts: MapCounts) -> Sighting:
     kinds = {sample.object_id: "target"} | kinds
     number = {name: i for i, name in enumerate(names)}
     kinds = {key: kind for key, kind in kinds.items() if key in number}
-    under = {kind for key, kind in kinds.items() if counts.under[number[key]]}
-    peak = next((place for place in PLACES if place in under), "background")
-    means = {key: float(counts.means[number[key]]) for key in kinds}
+    under, mean = counts.under.tolist(), counts.means.tolist()
+    found = {kind for key, kind in kinds.items() if under[number[key]]}
+    peak = next((place for place in PLACES if place in found), "background")
+    means = {key: mean[number[key]] for key in kinds}
     return Sighting(peak, {key: round(mean, 5) for key, mean in means.items() if not isnan(mean)})
 
 

@@ -6,15 +6,12 @@ the background as class 0, c the few classes that an image's truth or prediction
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attrbind_exp.scoring.counting import Maps
 from attrbind_exp.scoring.metrics import EMPTY, GRID, HIT, OTHER, THRESHOLDS, find_level, passing
 from attrbind_exp.types import IGNORED
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def predict(heats: Mapping[int, np.ndarray], size: tuple[int, int]) -> tuple[np.
     return best, value
 
 
-def count_classes(heats: Mapping[int, "np.ndarray | Tensor"], truth: np.ndarray) -> ClassCounts:
+def count_classes(heats: Mapping[int, Maps], truth: np.ndarray) -> ClassCounts:
     """Count one image: heat maps (H, W) in [0, 1] by class, numpy or all on one device, against its label map `truth`
     (H, W) uint8.
 
@@ -63,22 +60,23 @@ def count_classes(heats: Mapping[int, "np.ndarray | Tensor"], truth: np.ndarray)
     return ClassCounts(classes, each[classes].astype(np.int64), predicted, hit)
 
 
-def _count_called(
-    heats: Mapping[int, "np.ndarray | Tensor"], labels: Sequence[int], truth: np.ndarray
-) -> np.ndarray:
+def _count_called(heats: Mapping[int, Maps], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:
     """How many pixels are called each of the `labels`, by what they really are (HIT, EMPTY, OTHER) and by the last
     threshold that their heat reaches, (labels, 3, K) int64."""
-    if any(not isinstance(heat, np.ndarray) for heat in heats.values()):
+    shape = (len(labels), OTHER + 1, len(THRESHOLDS))
+    if not labels:
+        return np.zeros(shape, np.int64)
+    on_host = {label: heat for label, heat in heats.items() if isinstance(heat, np.ndarray)}
+    if not on_host:
         from attrbind_exp.scoring import on_device  # figures are made of rows without torch
 
         return on_device.count_called([heats[label] for label in labels], labels, truth)
-    best, value = predict(heats, truth.shape)  # type: ignore[arg-type]
+    best, value = predict(on_host, truth.shape)  # type: ignore[arg-type]
     kept = truth != IGNORED
     real, called, level = truth[kept], best[kept], find_level(value[kept])
     kind = np.where(real == 0, EMPTY, np.where(real == called, HIT, OTHER))
     number = np.searchsorted(labels, np.arange(IGNORED + 1))[called]
-    shape = (len(labels), OTHER + 1, len(THRESHOLDS))
-    code = ((number * shape[1] + kind) * shape[2] + level)[level >= 0]
+    code = (number * shape[1] + kind) * shape[2] + level
     return np.bincount(code, minlength=int(np.prod(shape))).reshape(shape)
 
 

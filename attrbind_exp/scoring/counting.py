@@ -16,7 +16,8 @@ from attrbind_exp.scoring import metrics
 if TYPE_CHECKING:
     from torch import Tensor
 
-Maps: TypeAlias = "np.ndarray | Tensor"  # (M, H, W) float32 in [0, 1]: numpy on the host, tensors on a device
+# Heat maps (M, H, W), or one (H, W), float32 in [0, 1]: numpy on the host, a tensor on a device.
+Maps: TypeAlias = "np.ndarray | Tensor"
 # What was made of an image's masks for counting, by the mask's id(), beside the mask itself; it grows.
 Prepared = dict[int, tuple[np.ndarray, Any]]
 
@@ -48,18 +49,20 @@ def count_maps(heats: Maps, masks: Sequence[np.ndarray], prepared: Prepared | No
     from attrbind_exp.scoring import on_device  # figures are made of rows without torch
 
     placed = [_once(mask, prepared, partial(on_device.place, device=heats.device)) for mask in masks]
-    return [_unpack(row, len(masks)) for row in on_device.count_maps(heats, placed)]
+    return _unpack(on_device.count_maps(heats, placed), len(masks))
 
 
 def is_finite(heats: Maps) -> bool:
     """Whether all values of all heat maps are."""
-    return bool(np.isfinite(heats).all() if isinstance(heats, np.ndarray) else heats.isfinite().all())
+    if isinstance(heats, np.ndarray):  # the least or the highest is not finite where any value is not
+        return bool(np.isfinite(heats.min()) and np.isfinite(heats.max()))
+    return bool(heats.isfinite().all())
 
 
 def _count_map(heat: np.ndarray, masks: Sequence[np.ndarray], inside: Sequence[np.ndarray]) -> MapCounts | None:
     """One heat map (H, W) under masks (H, W), of which `inside` has the pixels' numbers, row by row: taken by number
     they come faster than by the mask."""
-    if not np.isfinite(heat).all():
+    if not is_finite(heat):
         return None
     pixels = heat.ravel()
     level = metrics.find_level(pixels)
@@ -74,14 +77,13 @@ def _count_map(heat: np.ndarray, masks: Sequence[np.ndarray], inside: Sequence[n
     )
 
 
-def _unpack(row: np.ndarray, masks: int) -> MapCounts | None:
-    """One map's numbers, in the order of on_device.count_maps."""
+def _unpack(found: np.ndarray, masks: int) -> list[MapCounts | None]:
+    """The counts of M maps from numbers in the order of on_device.count_maps."""
     levels = len(metrics.THRESHOLDS)
-    finite, area, table, under, means = np.split(row, np.cumsum([1, 1, 2 * levels, masks]))
-    if not finite:
-        return None
-    outside, hit = metrics.passing(table.astype(np.int64).reshape(2, levels))
-    return MapCounts(hit, outside + int(area[0]), under > 0, means)
+    finite, area, table, under, means = np.split(found, np.cumsum([1, 1, 2 * levels, masks]), axis=1)
+    outside, hit = metrics.passing(table.astype(np.int64).reshape(-1, 2, levels)).swapaxes(0, 1)
+    rows = zip(finite.ravel(), hit, outside + area.astype(np.int64), under > 0, means, strict=True)
+    return [MapCounts(*counts) if known else None for known, *counts in rows]
 
 
 def _once(mask: np.ndarray, prepared: Prepared, make: Callable[[np.ndarray], Any]) -> Any:

@@ -1,6 +1,7 @@
 """Counting in torch, for heat maps that lie on a device: what counting.py and classes.py do in numpy.
 
-Pictures are counted there, and a few hundred numbers a map come back; each function waits for them. M heat maps of N = H x W pixels, P masks, K = 101 thresholds, C classes.
+Pixels stay there, and a few hundred numbers a map come back; each function waits for them. M heat maps of N = H x W
+pixels, P masks, K = 101 thresholds, C classes.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ def count_maps(heats: Tensor, masks: Sequence[Tensor]) -> np.ndarray:
     In order: whether the map is finite; the first mask's area; the pixels outside of it, and in it, by the last
     threshold that they reach; which masks hold the peak; the mean heat on each mask.
     """
-    flat, under = heats.flatten(1), torch.stack(list(masks))  # (M, N), (P, N)
+    flat, under = heats.flatten(1).contiguous(), torch.stack(list(masks))  # (M, N), (P, N)
     levels = len(metrics.THRESHOLDS)
     table = histogram(find_level(flat) + levels * under[0], 2 * levels)
     peaks, areas = flat.argmax(1), under.sum(1)
@@ -38,10 +39,10 @@ def count_maps(heats: Tensor, masks: Sequence[Tensor]) -> np.ndarray:
     return torch.cat([part.double() for part in parts], 1).cpu().numpy()
 
 
-def count_called(heats: Sequence[Tensor], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:
+def count_called(heats: Sequence[Tensor | np.ndarray], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:
     """What classes.count_classes counts of the pixels that are called each of the `labels`, whose heat maps (H, W) lie
     on a device, against a label map `truth` (H, W) uint8: (C, 3, K) int64."""
-    value, best = torch.stack(list(heats)).flatten(1).max(0)  # the first class wins a tie
+    value, best = torch.stack([torch.as_tensor(heat) for heat in heats]).flatten(1).max(0)  # the first class wins a tie
     device, shape = value.device, (len(labels), OTHER + 1, len(metrics.THRESHOLDS))
     real, called = (torch.from_numpy(a).to(device) for a in (truth.ravel(), np.array(labels, np.uint8)))
     kind = torch.where(real == 0, EMPTY, torch.where(real == called[best], HIT, OTHER))

@@ -24,7 +24,7 @@ from attrbind_exp.scoring.counting import MapCounts, Maps, Prepared
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.figures import Beyond, Estimate, Reference, SliceFigures, VariantFigures
 from attrbind_exp.scoring.references import ReferenceScores
-from attrbind_exp.tasks.objects import Masks, object_masks
+from attrbind_exp.tasks.objects import Masks, known_masks, object_masks
 from attrbind_exp.tasks.references import Measured, References, measure_references, with_references
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
@@ -68,7 +68,7 @@ class ExpressionTask:
         """One row a variant and seed of each expression, in this order."""
         rows: list[Row] = []
         failures = list(image.failures)
-        decoded: Masks = {}
+        decoded = known_masks([(item.sample, item.truth) for item in image.items])
         measured: Measured = {}
         prepared: Prepared = {}
         for item in image.items:
@@ -78,9 +78,7 @@ class ExpressionTask:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
         return rows, failures
 
-    def _count(
-        self, item: Segmented, decoded: Masks, measured: Measured, prepared: Prepared
-    ) -> list[ExpressionRow]:
+    def _count(self, item: Segmented, decoded: Masks, measured: Measured, prepared: Prepared) -> list[ExpressionRow]:
         sample = item.sample
         labels = {} if self.described else {"modifier": list(item.prompt.parse.modifiers)}
         words = ExpressionRow(
@@ -129,7 +127,7 @@ class ExpressionTask:
         variants, seeds = self.settings.variants, self.settings.seeds
         for name in names_of(rows):
             heats = (heat(self._by_id[name], variants[v], s) for v, s in cells(self.settings))
-            maps = ((metrics.find_level(values).astype(np.uint8), None) for values in heats)
+            maps = ((metrics.find_level(values), None) for values in heats)
             yield distinct(name, maps, (len(variants), len(seeds)))
 
     def _measure(
