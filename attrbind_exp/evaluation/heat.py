@@ -24,6 +24,7 @@ from attrbind_exp.types import HeatMap
 AHEAD = 60_000_000
 TOGETHER = 16  # heat maps that are resized at once
 
+Make = Callable[[Sequence[int]], Tensor]  # maps by number, (M, H, W) on the device
 Start = Callable[[Sequence[int]], Callable[[], Sequence[HeatMap]]]  # queue maps by number; the result waits for them
 
 
@@ -117,13 +118,12 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
 
 def _makers(
     item: LoadedExpression, distinct: Sequence[tuple[int, str | None, str | None, int]], segmenter: Segmenter
-) -> tuple[Callable[[Sequence[int]], Tensor], Start]:
+) -> tuple[Make, Start]:
     """How to make an expression's heat maps by number on the device, and how to queue them for the host. `distinct`:
     the (row, heat-map method, choice of layers, seed) of each."""
     size = (item.loaded.image.height, item.loaded.image.width)
-    Readings = list[tuple[str | None, str | None]]
 
-    def chosen(numbers: Sequence[int]) -> tuple[Tensor, tuple[int, int], Readings]:
+    def chosen(numbers: Sequence[int]) -> tuple[Tensor, tuple[int, int], list[tuple[str | None, str | None]]]:
         found = [distinct[number] for number in numbers]
         maps = torch.stack([item.rows[row].maps[seed] for row, _, _, seed in found])
         return maps, size, [(heatmap, layers) for _, heatmap, layers, _ in found]

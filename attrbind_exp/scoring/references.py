@@ -34,7 +34,7 @@ def measure(
         union = truth.copy()
         for mask in objects:
             np.logical_or(union, mask, out=union)
-        found["objects"] = [round(float(np.count_nonzero(truth) / max(1, np.count_nonzero(union))), 6)]
+        found["objects"] = [round(int(np.count_nonzero(truth)) / max(1, int(np.count_nonzero(union))), 6)]
     if grid is not None:
         (counts,) = counting.count_maps(resize(area_mean(truth, grid), truth.shape), [truth])
         assert counts is not None  # a mean of a mask is finite

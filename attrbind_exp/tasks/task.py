@@ -19,7 +19,7 @@ from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOGETHER = 6_000_000  # pixels of heat maps that are counted at once on a device, where each takes some 50 bytes
+TOGETHER = 2_500_000  # pixels of heat maps that are counted at once on a device, where each takes some 50 bytes
 HeatOf = Callable[[Sample, Variant, int], np.ndarray]  # (H, W) of a sample under a variant and the n-th noise seed
 
 
@@ -46,7 +46,7 @@ class Segmented:
         """The heat map under the variant and noise seed of these numbers."""
         return self.heats[self.index[variant][seed]]
 
-    def map_to_count(self, variant: int, seed: int) -> "np.ndarray | Tensor":
+    def map_to_count(self, variant: int, seed: int) -> Maps:
         """The heat map (H, W) under the variant and noise seed of these numbers, where it is counted."""
         number = self.index[variant][seed]
         return self.heats[number].values if self.make is None else self.make([number])[0]
