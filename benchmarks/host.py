@@ -21,7 +21,6 @@ line is one JSON object.
 
 import argparse
 import cProfile
-import io
 import json
 import platform
 import pstats
@@ -270,18 +269,16 @@ def main() -> None:
             each = {name: 1000 * value / backbone.rows for name, value in seconds.items()}
             found.append({"total": 1000 * took / backbone.rows, **each})
         if args.profile:
-            print(profile(segmenter, dataset, Path(folder) / "profiled"))
+            profile(segmenter, dataset, Path(folder) / "profiled")
     report(args, found[1:], backbone.rows)
 
 
-def profile(segmenter: Segmenter, dataset: Dataset, folder: Path) -> str:
-    """Python's profile of one round in which nothing goes on in threads: the functions that take most."""
+def profile(segmenter: Segmenter, dataset: Dataset, folder: Path) -> None:
+    """Print Python's profile of one round in which nothing goes on in threads: the functions that take most."""
     loading.map_ahead = loop.map_ahead = batching.map_ahead = lambda function, items, depth: map(function, items)
     profiler = cProfile.Profile()
     profiler.runcall(run_once, segmenter, dataset, folder)
-    stream = io.StringIO()
-    pstats.Stats(profiler, stream=stream).sort_stats("tottime").print_stats(45)
-    return "\n".join(line[:150] for line in stream.getvalue().splitlines()[6:])
+    pstats.Stats(profiler).sort_stats("tottime").print_stats(45)
 
 
 def report(args: argparse.Namespace, found: Sequence[dict[str, float]], rows: int) -> None:

@@ -36,7 +36,7 @@ def count_maps(heats: Tensor, masks: Sequence[Tensor]) -> np.ndarray:
     peaks, areas = flat.argmax(1), under.sum(1)
     means = flat.double() @ under.T.double() / areas  # products in float32 may be rounded as TF32
     parts = [flat.isfinite().all(1, keepdim=True), areas[:1].expand(len(flat), 1), table, under[:, peaks].T, means]
-    return torch.cat([part.double() for part in parts], 1).cpu().numpy()
+    return np.array(torch.cat([part.double() for part in parts], 1).tolist())  # waits
 
 
 def count_called(heats: Sequence[Tensor | np.ndarray], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def count_called(heats: Sequence[Tensor | np.ndarray], labels: Sequence[int], tr
     kind = torch.where(real == 0, EMPTY, torch.where(real == called[best], HIT, OTHER))
     code = torch.where(real == IGNORED, -1, (best * shape[1] + kind) * shape[2] + find_level(value))
     found = histogram(code[None], shape[0] * shape[1] * shape[2])
-    return found[0].cpu().numpy().reshape(shape)
+    return np.array(found[0].tolist(), np.int64).reshape(shape)
 
 
 def find_level(heat: Tensor) -> Tensor:

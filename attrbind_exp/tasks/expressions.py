@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from math import isfinite
 from typing import ClassVar
 
 import msgspec
@@ -17,13 +16,14 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import find_shorter
 from attrbind_exp.runs.levels import Levels, distinct, names_of
 from attrbind_exp.runs.rows import ExpressionRow, Row
-from attrbind_exp.scoring import binding, counting, metrics
+from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
 from attrbind_exp.scoring.compare import estimate, paired_differences
-from attrbind_exp.scoring.counting import MapCounts, Maps, Prepared
+from attrbind_exp.scoring.counting import Prepared
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.figures import Beyond, Estimate, Reference, SliceFigures, VariantFigures
 from attrbind_exp.scoring.references import ReferenceScores
+from attrbind_exp.tasks.measured import measure_heat
 from attrbind_exp.tasks.objects import Masks, known_masks, object_masks
 from attrbind_exp.tasks.references import Measured, References, measure_references, with_references
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
@@ -36,8 +36,6 @@ from attrbind_exp.tasks.task import (
     Segmented,
     SegmentedImage,
     Tally,
-    check_counted,
-    check_finite,
     spread_out,
 )
 from attrbind_exp.types import Failure, Sample, SampleError
@@ -98,7 +96,7 @@ class ExpressionTask:
         counted: list[ExpressionRow] = []
         found: References = {}
         for heats in item.parts():
-            counted += self._measure(words, heats, sample, masks, prepared)
+            counted += measure_heat(words, heats, sample, masks, prepared, self.settings.metrics)
             if masks is not None:
                 found = measure_references(sample, masks, item.grid, heats, measured)
         variants, seeds = self.settings.variants, self.settings.seeds
@@ -117,7 +115,8 @@ class ExpressionTask:
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
             masks = object_masks(sample, truth, decoded)
             for v, s in cells(self.settings):
-                (counted,) = self._measure(words, heat(sample, variants[v], s)[None], sample, masks, prepared)
+                given = heat(sample, variants[v], s)[None]
+                (counted,) = measure_heat(words, given, sample, masks, prepared, self.settings.metrics)
                 expression.append(under_variant(counted, variants[v], seeds[s]))
             made += with_references(expression, part[0].references)
         return made
@@ -129,52 +128,6 @@ class ExpressionTask:
             heats = (heat(self._by_id[name], variants[v], s) for v, s in cells(self.settings))
             maps = ((metrics.find_level(values), None) for values in heats)
             yield distinct(name, maps, (len(variants), len(seeds)))
-
-    def _measure(
-        self,
-        words: ExpressionRow,
-        heats: Maps,
-        sample: Sample,
-        masks: Mapping[str, np.ndarray] | None,
-        prepared: Prepared,
-    ) -> list[ExpressionRow]:
-        """The row `words` with what is counted of each heat map (M, H, W); as it is without ground truth. Raises
-        SampleError "not_finite"."""
-        if masks is None:
-            check_finite(heats)
-            return [words] * len(heats)
-        names, found = list(masks), counting.count_maps(heats, list(masks.values()), prepared)
-        return [
-            self._with_counts(words, sample, names, check_counted(counts), self._own_metrics(heat, masks[names[0]]))
-            for heat, counts in zip(heats, found, strict=True)
-        ]
-
-    def _with_counts(
-        self,
-        words: ExpressionRow,
-        sample: Sample,
-        names: Sequence[str],
-        counts: MapCounts,
-        measured: Mapping[str, float],
-    ) -> ExpressionRow:
-        """The row with the counts of a heat map, and where the heat lies among the objects of the image, whose ids are
-        `names`, where these are known."""
-        at = metrics.iou(counts.intersection, counts.union).tolist()
-        found = None if sample.others is None else binding.locate(sample, names, counts)
-        return msgspec.structs.replace(
-            words,
-            iou_at={metrics.key(k): round(at[k], 6) for k in metrics.GRID},
-            intersection=counts.intersection.tolist(),
-            union=counts.union.tolist(),
-            peak=found and found.peak,
-            heat_on=found and found.heat_on,
-            metrics=measured,
-        )
-
-    def _own_metrics(self, heat: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-        """What the user's own metrics, where there are any, say of a heat map (H, W) on the host."""
-        measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
-        return {name: value for name, value in measured.items() if isfinite(value)}
 
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Add the expressions of one image."""
