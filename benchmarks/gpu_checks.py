@@ -260,7 +260,7 @@ def _run_batcher(machine: Machine, batch: Batch, settings: RunSettings) -> tuple
     ]
     batcher = Batcher(machine.segmenter, settings)
     batcher.run(rows)
-    return batcher.size, torch.stack([row.maps[0] for row in rows])
+    return batcher.size, torch.cat([row.maps[0] for row in rows])
 
 
 def check_by_reading(machine: Machine) -> Found:

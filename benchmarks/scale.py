@@ -44,6 +44,8 @@ CASES = ((40, 150, 11), (3, 12, 90))  # pictures, expressions of each, variants
 class FakedBackbone:
     """Pictures become nothing, latents are empty."""
 
+    device = torch.device("cpu")
+
     def pixels(self, image: Image.Image) -> Tensor:
         return torch.zeros(3, 512, 512)
 
@@ -62,7 +64,10 @@ class FakedSegmenter:
 
     def edit(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[EditedPrompt]:
         numbers = range(len(variants))
-        return [EditedPrompt(p, [Embedding(torch.rand(77, 768), None) for _ in numbers], numbers) for p in prompts]
+        return [
+            EditedPrompt(p, [Embedding(torch.rand(77, 768)) for _ in numbers], numbers, [(p, n) for n in numbers])
+            for p in prompts
+        ]
 
     def complete(self, latents: Tensor, ids: object, prompts: Sequence[Prompt], *_: object) -> Tensor:
         return torch.rand(len(prompts), 4, 64, 64)

@@ -12,8 +12,10 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
 from attrbind_exp.reporting.tables import bounded
 from attrbind_exp.runs.store import RunStore
-from attrbind_exp.scoring.binding import PLACES, BindingScores, Sighting, locate, swaps
+from attrbind_exp.scoring import binding
+from attrbind_exp.scoring.binding import PLACES, BindingScores, Sighting, swaps
 from attrbind_exp.scoring.compare import PERCENT, estimate
+from attrbind_exp.scoring.counting import count_maps
 from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.tasks import objects
 from attrbind_exp.tasks.objects import object_masks
@@ -42,6 +44,12 @@ def square(row, column):
 
 
 MASKS = {"a": square(0, 0), "b": square(0, 2), "c": square(2, 0)}
+
+
+def locate(heat, one, masks):
+    """Where a heat map's peak lies, counted under the masks of some objects."""
+    (counts,) = count_maps(heat[None], list(masks.values()))
+    return binding.locate(one, list(masks), counts)
 
 
 def heat_at(row, column):

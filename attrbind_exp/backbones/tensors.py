@@ -1,6 +1,8 @@
 """Small things that are done to tensors in many rooms: copies between host and device, precision, rows of a batch."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,6 +27,33 @@ def to_host(values: Tensor) -> Callable[[], Tensor]:
         return copy
 
     return wait
+
+
+def counts_there(device: torch.device) -> bool:
+    """Whether heat maps are counted on a device: where copies to the host cost more than launching what counts."""
+    return device.type == "cuda"
+
+
+def beside(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """A place beside the passes for what the device is asked to do with all that is queued so far: inside the context
+    that the result gives, in any thread, a second stream waits for that, and for nothing that is queued later. What is
+    read there must be kept until it is done."""
+    if device.type != "cuda":
+        return nullcontext
+    ready = torch.cuda.Event()
+    ready.record(torch.cuda.current_stream(device))
+
+    def enter() -> AbstractContextManager[object]:
+        stream = _second_stream(device)
+        stream.wait_event(ready)
+        return torch.cuda.stream(stream)
+
+    return enter
+
+
+@lru_cache(8)
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)  # small work goes before the kernels of a pass that wait
 
 
 def pad_rows(rows: Tensor, size: int) -> Tensor:

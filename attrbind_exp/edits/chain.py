@@ -1,6 +1,6 @@
 """Prompts and chains of edits -> the embeddings that passes are conditioned on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -16,11 +16,13 @@ Encode = Callable[[Sequence[str]], list[EncodedText]]
 @dataclass(frozen=True)
 class EditedPrompt:
     """A prompt under every variant: `embeddings` holds each distinct one once, `index[variant]` says which of them it
-    is. Those that only differ in what is read share a pass (`Embedding.shares_pass`)."""
+    is. Those that only differ in what is read share a pass (`Embedding.shares_pass`). `keys`, one of each embedding:
+    prompts whose embeddings have the same key have the same embedding."""
 
     prompt: Prompt
     embeddings: Sequence[Embedding]
     index: Sequence[int]
+    keys: Sequence[Hashable]
 
     def embedding(self, variant: int) -> Embedding:
         """The embedding under the variant of this number."""
@@ -31,7 +33,8 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
     """Every prompt under every variant.
 
     Each distinct text is encoded once. Variants whose edits come to the same for a prompt (nothing to bind, alpha = 1)
-    share one embedding, and those whose edits differ in what is read alone are conditioned on the same tensors.
+    share one embedding; so do equal prompts, and prompts of which the edits leave nothing. Those whose edits differ in
+    what is read alone are conditioned on the same tensors.
     """
     chains = [[changing(prompt, v.edits) for v in variants] for prompt in prompts]
     needed = [
@@ -43,16 +46,28 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
     texts = list(dict.fromkeys([*(p.text for p in prompts), *needed, ""]))
     encoded = dict(zip(texts, encode(texts), strict=True))
     edited = []
+    conditions: dict[Hashable, Embedding] = {}
+    made: dict[Hashable, Embedding] = {}
     for prompt, row in zip(prompts, chains, strict=True):
         distinct = list(dict.fromkeys(row))
-        acting = [acting_on_pass(chain) for chain in distinct]
-        conditions = {edits: condition(edits, prompt, encoded) for edits in dict.fromkeys(acting)}
-        embeddings = [
-            replace(conditions[edits], read=read_text(chain, prompt, encoded))
-            for chain, edits in zip(distinct, acting, strict=True)
-        ]
-        edited.append(EditedPrompt(prompt, embeddings, [distinct.index(chain) for chain in row]))
+        keys = [embedding_key(prompt, chain) for chain in distinct]
+        for key, chain in zip(keys, distinct, strict=True):
+            if key not in made:
+                acting = acting_on_pass(chain)
+                on = embedding_key(prompt, acting)
+                if on not in conditions:
+                    conditions[on] = condition(acting, prompt, encoded)
+                made[key] = replace(conditions[on], read=read_text(chain, prompt, encoded))
+        index = [distinct.index(chain) for chain in row]
+        edited.append(EditedPrompt(prompt, [made[key] for key in keys], index, keys))
     return edited
+
+
+def embedding_key(prompt: Prompt, chain: Sequence[Edit]) -> Hashable:
+    """What an embedding depends on, of one model: the last edit alone where that one is blind to all else."""
+    if chain and chain[-1].blind and chain[-1].where == "both":
+        return chain[-1]
+    return prompt, tuple(chain)
 
 
 def changing(prompt: Prompt, edits: Sequence[Edit]) -> tuple[Edit, ...]:

@@ -26,10 +26,12 @@ class Edit(ABC):
 
     `where`: which side of cross-attention sees the edit, its "keys" (where the image looks), its "values" (what it
     takes from there) or "both"; "read" leaves the pass alone and edits the text whose attention is read on it.
-    `gated`: whether a prompt with nothing to bind keeps its plain embedding.
+    `gated`: whether a prompt with nothing to bind keeps its plain embedding. `blind`: whether what it makes of both
+    sides is the same for every prompt, whatever came before: such prompts share it.
     """
 
     gated: ClassVar[bool] = True
+    blind: ClassVar[bool] = False
     where: Where = "both"
 
     def __post_init__(self) -> None:

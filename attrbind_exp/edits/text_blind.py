@@ -22,6 +22,7 @@ class TextBlind(Edit):
     """
 
     gated: ClassVar[bool] = False
+    blind: ClassVar[bool] = True
 
     def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
         """U, whatever E was."""

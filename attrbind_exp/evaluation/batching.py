@@ -1,10 +1,11 @@
 """Samples -> heat maps under every variant and seed: passes filled across images, expressions and variants."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from attrbind_exp.backbones.backbone import Embedding
+from attrbind_exp.edits.chain import EditedPrompt
 from attrbind_exp.evaluation.heat import start_heat_maps
 from attrbind_exp.evaluation.loading import (
     WORKERS,
@@ -70,29 +71,44 @@ def edit_loaded(
     loaded: Sequence[LoadedSample], segmenter: Segmenter, settings: RunSettings
 ) -> Iterator[LoadedExpression]:
     """Each expression with the rows that it needs. Variants with one embedding share a row, and so do embeddings that
-    only differ in what is read."""
+    only differ in what is read; so do expressions of one image that have the same embeddings and read the same
+    positions of them."""
     size = max(1, EDITED // len(settings.variants))
+    image = ""
+    known: dict[Hashable, PassRow] = {}
     for part in (loaded[i : i + size] for i in range(0, len(loaded), size)):
         edited = deque(segmenter.edit([item.prompt for item in part], settings.variants))
         for item in part:
-            found = edited.popleft()  # so that a row alone holds its embedding
-            rows, places = share_passes(item, found.embeddings)
-            index = found.index
-            del found
-            yield LoadedExpression(item, rows, places, index)
+            if item.sample.image_id != image:
+                image, known = item.sample.image_id, {}
+            yield find_rows(item, edited.popleft(), known)  # not kept here, so that a row alone holds its embeddings
 
 
-def share_passes(loaded: LoadedSample, embeddings: Sequence[Embedding]) -> tuple[list[PassRow], list[tuple[int, int]]]:
-    """The rows that a sample needs for its distinct embeddings; for each of these its row, and its number there."""
-    shared: list[list[Embedding]] = []
-    places = []
-    for embedding in embeddings:
-        row = next((i for i, found in enumerate(shared) if found[0].shares_pass(embedding)), len(shared))
-        if row == len(shared):
-            shared.append([])
-        places.append((row, len(shared[row])))
-        shared[row].append(embedding)
-    return [PassRow(loaded, found) for found in shared], places
+def find_rows(item: LoadedSample, edited: EditedPrompt, known: dict[Hashable, PassRow]) -> LoadedExpression:
+    """A sample with the rows that it needs, among them those that are `known` of its image; that grows."""
+    rows: list[PassRow] = []
+    new: list[PassRow] = []
+    places: dict[int, tuple[int, int]] = {}
+    for group in share_passes(edited.embeddings):
+        key = (tuple(edited.keys[n] for n in group), item.prompt.read)
+        if key not in known:
+            known[key] = PassRow(item, [edited.embeddings[n] for n in group])
+            new.append(known[key])
+        places |= {n: (len(rows), place) for place, n in enumerate(group)}
+        rows.append(known[key])
+    return LoadedExpression(item, rows, [places[n] for n in range(len(places))], edited.index, new)
+
+
+def share_passes(embeddings: Sequence[Embedding]) -> list[list[int]]:
+    """The numbers of a sample's distinct embeddings, together where one pass serves them."""
+    groups: list[list[int]] = []
+    for number, embedding in enumerate(embeddings):
+        group = next((group for group in groups if embeddings[group[0]].shares_pass(embedding)), None)
+        if group is None:
+            groups.append([number])
+        else:
+            group.append(number)
+    return groups
 
 
 def segment(images: Iterable[LoadedImage], segmenter: Segmenter, settings: RunSettings) -> Iterator[SegmentedImage]:
@@ -109,7 +125,7 @@ def segment(images: Iterable[LoadedImage], segmenter: Segmenter, settings: RunSe
         line.append(image)
         for item in image.coming:
             image.items.append(item)
-            waiting += item.rows
+            waiting += item.new
             while len(waiting) >= batcher.size:
                 part, waiting = waiting[: batcher.size], waiting[batcher.size :]
                 batcher.run(part)

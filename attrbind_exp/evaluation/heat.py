@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 import torch
+from torch import Tensor
 
-from attrbind_exp.backbones.tensors import to_host
+from attrbind_exp.backbones.tensors import beside, counts_there, to_host
 from attrbind_exp.evaluation.passes import LoadedExpression, LoadedImage
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.runs.maps import KeptMaps
@@ -24,7 +25,8 @@ from attrbind_exp.types import HeatMap
 AHEAD = 60_000_000
 TOGETHER = 16  # heat maps that are resized at once
 
-Start = Callable[[range], Callable[[], Sequence[HeatMap]]]  # queue the maps of these numbers; the result waits for them
+Make = Callable[[Sequence[int]], Tensor]  # maps by number, (M, H, W) on the device
+Start = Callable[[Sequence[int]], Callable[[], Sequence[HeatMap]]]  # queue maps by number; the result waits for them
 
 
 class HeatMaps(Sequence[HeatMap]):
@@ -62,12 +64,13 @@ class HeatMaps(Sequence[HeatMap]):
 
 
 def give_back_memory(image: SegmentedImage) -> None:
-    """After an image with more heat maps than AHEAD, give what was freed back to the system.
+    """After an image with more heat maps on the host than AHEAD, give what was freed back to the system.
 
     glibc keeps freed pieces of this size for later ones. Over forty such pictures its heap grew to 3.5 GB, where 1 GB
     was in use. For other images this would cost more than it gives.
     """
-    size = sum(4 * item.image.width * item.image.height * len(item.heats) for item in image.items)
+    here = [item for item in image.items if item.make is None]
+    size = sum(4 * item.image.width * item.image.height * len(item.heats) for item in here)
     if size > AHEAD and sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 
@@ -80,10 +83,13 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
     """Queue an image's heat maps on the device, as many as AHEAD allows; calling the result waits for them.
 
     Variants and seeds of one expression are resized together; those of one embedding and one reading are made once.
+    Where maps are counted on the device nothing is queued: they are made there when they are counted, a few at a time,
+    and come to the host only where one is looked at.
     """
+    there = counts_there(segmenter.backbone.device) and not (settings.save_masks or settings.metrics)
     started = []
     keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
-    left = AHEAD
+    left = 0 if there else AHEAD
     for item in image.items:
         wanted = [
             [(embedding, variant.heatmap, variant.layers, seed) for seed in settings.seeds]
@@ -93,34 +99,40 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
         numbers = {key: number for number, key in enumerate(distinct)}
         index = [[numbers[key] for key in of_variant] for of_variant in wanted]
         size = 4 * item.loaded.image.height * item.loaded.image.width
-        heats = HeatMaps(_starter(item, distinct, segmenter), len(distinct), left // size)
+        make, start = _makers(item, distinct, segmenter)
+        heats = HeatMaps(start, len(distinct), left // size)
         left -= size * min(len(distinct), left // size)
         h, w = item.rows[0].maps[settings.seeds[0]].shape[-2:]
-        started.append((item.loaded, heats, index, (h, w)))
+        started.append((item.loaded, heats, index, (h, w), make if there else None))
+    place = beside(segmenter.backbone.device)
 
     def finish() -> SegmentedImage:
         items = [
-            Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, heats.wait(), index, grid)
-            for loaded, heats, index, grid in started
+            Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, heats.wait(), index, grid, make)
+            for loaded, heats, index, grid, make in started
         ]
         digest = image.items[0].loaded.digest if image.items else ""
-        return SegmentedImage(image.image_id, items, image.failures, digest, keep() if keep else None)
+        return SegmentedImage(image.image_id, items, image.failures, digest, keep() if keep else None, place)
 
     return finish
 
 
-def _starter(
+def _makers(
     item: LoadedExpression, distinct: Sequence[tuple[int, str | None, str | None, int]], segmenter: Segmenter
-) -> Start:
-    """How to queue an expression's heat maps, by (embedding, heat-map method, choice of layers, seed)."""
+) -> tuple[Make, Start]:
+    """How to make an expression's heat maps by number on the device, and how to queue them for the host. `distinct`:
+    the (embedding, heat-map method, choice of layers, seed) of each."""
     size = (item.loaded.image.height, item.loaded.image.width)
 
-    def start(part: range) -> Callable[[], Sequence[HeatMap]]:
-        chosen = distinct[part.start : part.stop]
-        maps = torch.stack([item.maps(embedding, seed) for embedding, _, _, seed in chosen])
-        return segmenter.start_heat_maps(maps, size, [(heatmap, layers) for _, heatmap, layers, _ in chosen])
+    def chosen(numbers: Sequence[int]) -> tuple[Tensor, tuple[int, int], list[tuple[str | None, str | None]]]:
+        found = [distinct[number] for number in numbers]
+        maps = torch.stack([item.maps(embedding, seed) for embedding, _, _, seed in found])
+        return maps, size, [(heatmap, layers) for _, heatmap, layers, _ in found]
 
-    return start
+    return (
+        lambda numbers: segmenter.heat_maps(*chosen(numbers)),
+        lambda numbers: segmenter.start_heat_maps(*chosen(numbers)),
+    )
 
 
 def start_keeping(image: LoadedImage, segmenter: Segmenter, settings: RunSettings) -> Callable[[], KeptMaps]:

@@ -110,7 +110,8 @@ class Counted:
 
 def count_image(task: Task, settings: RunSettings, dataset: Dataset, images: Images, image: SegmentedImage) -> Counted:
     """Count an image; its rows say what data they were made of. Its heat maps are let go."""
-    rows, failures = task.count(image)
+    with image.beside():
+        rows, failures = task.count(image)
     levels = encode_heat(task, settings, rows, heat_of(image, settings)) if settings.save_masks else {}
     give_back_memory(image)
     annotations = digest_annotations(images[image.image_id], dataset.scenes.get(image.image_id))

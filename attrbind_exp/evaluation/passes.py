@@ -16,9 +16,9 @@ from attrbind_exp.types import Failure
 
 @dataclass
 class PassRow:
-    """One picture under an embedding, or under several that share a pass: a row of a pass. `maps`: the completed maps
-    (R, C, h, w) of its R embeddings by noise seed, once they are made; the embeddings, which are larger, are let go
-    then."""
+    """One picture under an embedding, or under several that share a pass, of which the prompt's positions are read: a
+    row of a pass. `maps`: the completed maps (R, C, h, w) of its R embeddings by noise seed, once they are made; the
+    embeddings, which are larger, are let go then."""
 
     loaded: LoadedSample
     embeddings: Sequence[Embedding]
@@ -28,12 +28,14 @@ class PassRow:
 @dataclass(frozen=True)
 class LoadedExpression:
     """One expression with the rows that it needs. `places`: for every distinct embedding its row, and which of the
-    row's embeddings it is; `index[variant]` says which of the distinct ones a variant reads."""
+    row's embeddings it is; `index[variant]` says which of the distinct ones a variant reads. `new`: the rows that no
+    earlier expression of the image has."""
 
     loaded: LoadedSample
     rows: Sequence[PassRow]
     places: Sequence[tuple[int, int]]
     index: Sequence[int]
+    new: Sequence[PassRow]
 
     def maps(self, embedding: int, seed: int) -> Tensor:
         """The completed maps (C, h, w) of a distinct embedding."""

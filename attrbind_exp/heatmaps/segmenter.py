@@ -186,14 +186,20 @@ class Segmenter:
     def start_heat_maps(
         self, completed: Tensor, size: tuple[int, int], readings: Sequence[tuple[str | None, str | None]]
     ) -> Callable[[], list[HeatMap]]:
-        """Queue completed maps (M, C, h, w) at an image's (height, width), the m-th by the heat-map method and choice
-        of layers readings[m]; calling the result waits for the device."""
+        """The same as `heat_maps`, but on the host: calling the result waits for the device."""
+        wait = to_host(self.heat_maps(completed, size, readings))
+        return lambda: [HeatMap(values) for values in wait().numpy()]
+
+    def heat_maps(
+        self, completed: Tensor, size: tuple[int, int], readings: Sequence[tuple[str | None, str | None]]
+    ) -> Tensor:
+        """Completed maps (M, C, h, w) as heat maps (M, H, W) of an image's (height, width), where they lie: the m-th by
+        the heat-map method and choice of layers readings[m]."""
         weights = [[self.plan.weights(*reading).get(made, 0.0) for made in self.plan.columns] for reading in readings]
         score = score_map.combine(completed, to_device(torch.tensor(weights), completed.device))
         first = next(iter(self.methods))
         sigmoid = [self.methods[heatmap or first].sigmoid for heatmap, _ in readings]
-        wait = to_host(score_map.heat_map(score, size, sigmoid))
-        return lambda: [HeatMap(values) for values in wait().numpy()]
+        return score_map.heat_map(score, size, sigmoid)
 
     def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:
         """One prompt's completed maps (C, h, w) at an image's (height, width), read as a variant says."""

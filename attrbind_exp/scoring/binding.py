@@ -8,10 +8,12 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import isnan
 
 import numpy as np
 
 from attrbind_exp.scoring.compare import PERCENT, estimates
+from attrbind_exp.scoring.counting import MapCounts
 from attrbind_exp.scoring.figures import Binding, Estimate
 from attrbind_exp.types import Sample
 
@@ -28,20 +30,22 @@ class Sighting:
     heat_on: Mapping[str, float]
 
 
-def locate(heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray]) -> Sighting:
-    """Where the highest value of `heat` (H, W) lies; `masks` (H, W) bool of the objects of the image by their ids;
-    one without a mask is left out.
+def locate(sample: Sample, names: Sequence[str], counts: MapCounts) -> Sighting:
+    """Where a heat map's peak lies, and its mean on every object; `names`: the ids of the objects whose masks it was
+    counted under. An object without a mask is left out.
 
     Where objects overlap, the target comes before distractors and these before others. An object without pixels has no
     mean heat.
     """
     kinds = {o.object_id: "distractor" if o.category == sample.category else "other" for o in sample.others or ()}
     kinds = {sample.object_id: "target"} | kinds
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    kinds = {key: kind for key, kind in kinds.items() if key in masks}
-    under = {kind for key, kind in kinds.items() if masks[key][row, column]}
-    peak = next((place for place in PLACES if place in under), "background")
-    return Sighting(peak, {key: round(float(heat[masks[key]].mean()), 5) for key in kinds if masks[key].any()})
+    number = {name: i for i, name in enumerate(names)}
+    kinds = {key: kind for key, kind in kinds.items() if key in number}
+    under, mean = counts.under.tolist(), counts.means.tolist()
+    found = {kind for key, kind in kinds.items() if under[number[key]]}
+    peak = next((place for place in PLACES if place in found), "background")
+    means = {key: mean[number[key]] for key in kinds}
+    return Sighting(peak, {key: round(mean, 5) for key, mean in means.items() if not isnan(mean)})
 
 
 class BindingScores:

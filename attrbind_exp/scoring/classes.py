@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attrbind_exp.scoring.metrics import GRID, THRESHOLDS
+from attrbind_exp.scoring.counting import Maps
+from attrbind_exp.scoring.metrics import EMPTY, GRID, HIT, OTHER, THRESHOLDS, find_level, passing
 from attrbind_exp.types import IGNORED
 
 
@@ -36,38 +37,47 @@ def predict(heats: Mapping[int, np.ndarray], size: tuple[int, int]) -> tuple[np.
     return best, value
 
 
-def count_classes(heats: Mapping[int, np.ndarray], truth: np.ndarray) -> ClassCounts:
-    """Count one image: heat maps (H, W) in [0, 1] by class against its label map `truth` (H, W).
+def count_classes(heats: Mapping[int, Maps], truth: np.ndarray) -> ClassCounts:
+    """Count one image: heat maps (H, W) in [0, 1] by class, numpy or all on one device, against its label map `truth`
+    (H, W) uint8.
 
     Raises ValueError when the shapes differ.
     """
     for heat in heats.values():
-        if heat.shape != truth.shape:
-            raise ValueError(f"heat map is {heat.shape}, ground truth {truth.shape}")
-    best, value = predict(heats, truth.shape)  # type: ignore[arg-type]
-    kept = truth != IGNORED
-    real, called = truth[kept], best[kept]
-    # A pixel is foreground at every threshold up to its value: level k = it passes THRESHOLDS[0..k]; -1 = at none.
-    level = np.searchsorted(THRESHOLDS, value[kept], side="right") - 1
-    classes = np.unique(np.concatenate([[0], real, list(heats)])).astype(np.int64)
+        if tuple(heat.shape) != truth.shape:
+            raise ValueError(f"heat map is {tuple(heat.shape)}, ground truth {truth.shape}")
+    labels = sorted(heats)
+    table = _count_called(heats, labels, truth)
+    each = np.bincount(truth.ravel(), minlength=IGNORED + 1)[:IGNORED]  # pixels of every class
+    classes = np.union1d([0, *labels], np.flatnonzero(each)).astype(np.int64)
     predicted = np.zeros((len(classes), len(THRESHOLDS)), np.int64)
     hit = np.zeros_like(predicted)
-    for row, label in enumerate(classes):
-        mine = level[called == label]
-        right = level[(called == label) & (real == label)]
-        if label:
-            predicted[row], hit[row] = _passing(mine), _passing(right)
-    background = level[real == 0]
-    predicted[0] = len(real) - _passing(level)
-    hit[0] = len(background) - _passing(background)
-    pixels = np.array([(real == label).sum() for label in classes], np.int64)
-    return ClassCounts(classes, pixels, predicted, hit)
+    rows = np.searchsorted(classes, labels)
+    predicted[rows], hit[rows] = passing(table.sum(1)), passing(table[:, HIT])
+    # What reaches no threshold is called background.
+    predicted[0] = each.sum() - passing(table.sum((0, 1)))
+    hit[0] = each[0] - passing(table[:, EMPTY].sum(0))
+    return ClassCounts(classes, each[classes].astype(np.int64), predicted, hit)
 
 
-def _passing(level: np.ndarray) -> np.ndarray:
-    """How many pixels pass each threshold, (K,)."""
-    counts = np.bincount(level[level >= 0], minlength=len(THRESHOLDS))
-    return counts[::-1].cumsum()[::-1]
+def _count_called(heats: Mapping[int, Maps], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:
+    """How many pixels are called each of the `labels`, by what they really are (HIT, EMPTY, OTHER) and by the last
+    threshold that their heat reaches, (labels, 3, K) int64."""
+    shape = (len(labels), OTHER + 1, len(THRESHOLDS))
+    if not labels:
+        return np.zeros(shape, np.int64)
+    on_host = {label: heat for label, heat in heats.items() if isinstance(heat, np.ndarray)}
+    if not on_host:
+        from attrbind_exp.scoring import on_device  # figures are made of rows without torch
+
+        return on_device.count_called([heats[label] for label in labels], labels, truth)
+    best, value = predict(on_host, truth.shape)  # type: ignore[arg-type]
+    kept = truth != IGNORED
+    real, called, level = truth[kept], best[kept], find_level(value[kept])
+    kind = np.where(real == 0, EMPTY, np.where(real == called, HIT, OTHER))
+    number = np.searchsorted(labels, np.arange(IGNORED + 1))[called]
+    code = (number * shape[1] + kind) * shape[2] + level
+    return np.bincount(code, minlength=int(np.prod(shape))).reshape(shape)
 
 
 def mean_iou(hit: np.ndarray, union: np.ndarray) -> np.ndarray:

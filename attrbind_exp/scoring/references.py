@@ -9,13 +9,14 @@ from functools import lru_cache
 
 import numpy as np
 
-from attrbind_exp.scoring import metrics
+from attrbind_exp.scoring import counting, metrics
+from attrbind_exp.scoring.counting import Maps
 from attrbind_exp.scoring.figures import Reference
 
 OBJECTS, CENTRE, CEILING = "floor: all objects", "floor: centre", "ceiling of the map's grid"
 NAMES = {"objects": OBJECTS, "centre": CENTRE, "ceiling": CEILING}  # as rows call them, as tables do
 
-Resize = Callable[[np.ndarray, tuple[int, int]], np.ndarray]  # a map (h, w) -> a heat map (H, W), as all are made
+Resize = Callable[[np.ndarray, tuple[int, int]], Maps]  # a map (h, w) -> a heat map (1, H, W), as all are made
 
 
 def measure(
@@ -30,10 +31,14 @@ def measure(
     """
     found = {"centre": _at_grid(*_count_levels(_centre_levels(truth.shape), truth))}
     if objects is not None:
-        union = np.logical_or.reduce([truth, *objects])
-        found["objects"] = [round(float((union & truth).sum() / max(1, union.sum())), 6)]
+        union = truth.copy()
+        for mask in objects:
+            np.logical_or(union, mask, out=union)
+        found["objects"] = [round(int(np.count_nonzero(truth)) / max(1, int(np.count_nonzero(union))), 6)]
     if grid is not None:
-        found["ceiling"] = _at_grid(*metrics.count_overlap(resize(area_mean(truth, grid), truth.shape), truth))
+        (counts,) = counting.count_maps(resize(area_mean(truth, grid), truth.shape), [truth])
+        assert counts is not None  # a mean of a mask is finite
+        found["ceiling"] = _at_grid(counts.intersection, counts.union)
     return found
 
 
@@ -65,14 +70,14 @@ def _cells(n: int, cells: int) -> np.ndarray:
 def _centre_levels(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Of `centre_map`: the row of THRESHOLDS that every pixel reaches, (H, W) uint8, and how many pass each, (K,)."""
     level = metrics.find_level(centre_map(size))
-    return level.astype(np.uint8), metrics.passing(level.ravel())
+    return level, metrics.count_levels(level.ravel())
 
 
 def _count_levels(levels: tuple[np.ndarray, np.ndarray], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What metrics.count_overlap counts, of a map whose levels are known."""
     level, passed = levels
-    hit = metrics.passing(level[truth])
-    return hit, passed + int(truth.sum()) - hit
+    hit = metrics.count_levels(level[truth])
+    return hit, passed + np.count_nonzero(truth) - hit
 
 
 def _at_grid(intersection: np.ndarray, union: np.ndarray) -> list[float]:

@@ -17,6 +17,7 @@ from attrbind_exp.runs.rows import ImageRow, Row
 from attrbind_exp.scoring import classes, metrics
 from attrbind_exp.scoring.classes import ClassCounts, ClassScores
 from attrbind_exp.scoring.compare import class_difference
+from attrbind_exp.scoring.counting import Maps
 from attrbind_exp.scoring.figures import Beyond, Difference, Reference, SliceFigures, VariantFigures
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
@@ -69,7 +70,7 @@ class ClassTask:
         for v, s in cells(self.settings):
             key = tuple(item.index[v][s] for item in image.items)  # variants may share their maps
             if key not in done:
-                done[key] = self._measure(words, [(i.sample, i.heat(v, s).values) for i in image.items], truth)
+                done[key] = self._measure(words, [(i.sample, i.map_to_count(v, s)) for i in image.items], truth)
             rows.append(under_variant(done[key], self.settings.variants[v], self.settings.seeds[s]))
         return rows
 
@@ -96,9 +97,9 @@ class ClassTask:
         for."""
         heats = {self._label(sample): heat(sample, variant, seed) for sample in self._images[image_id]}
         best, value = classes.predict(heats, self.dataset.scenes[image_id].size)
-        return metrics.find_level(np.maximum(value, 0)).astype(np.uint8), best
+        return metrics.find_level(np.maximum(value, 0)), best
 
-    def _measure(self, row: ImageRow, heats: Sequence[tuple[Sample, np.ndarray]], truth: np.ndarray) -> ImageRow:
+    def _measure(self, row: ImageRow, heats: Sequence[tuple[Sample, Maps]], truth: np.ndarray) -> ImageRow:
         """The row with the counts of heat maps (H, W) against a label map (H, W)."""
         counts = classes.count_classes({self._label(sample): heat for sample, heat in heats}, truth)
         return msgspec.structs.replace(row, **{name: getattr(counts, name).tolist() for name in COUNTS})

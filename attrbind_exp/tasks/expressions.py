@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from math import isfinite
 from typing import ClassVar
 
 import msgspec
@@ -20,11 +19,13 @@ from attrbind_exp.runs.rows import ExpressionRow, Row
 from attrbind_exp.scoring import binding, metrics
 from attrbind_exp.scoring.binding import BindingScores, Sighting
 from attrbind_exp.scoring.compare import estimate, paired_differences
+from attrbind_exp.scoring.counting import Prepared
 from attrbind_exp.scoring.expressions import ExpressionScores
 from attrbind_exp.scoring.figures import Beyond, Estimate, Reference, SliceFigures, VariantFigures
 from attrbind_exp.scoring.references import ReferenceScores
-from attrbind_exp.tasks.objects import Masks, object_masks
-from attrbind_exp.tasks.references import Measured, measure_references, with_references
+from attrbind_exp.tasks.measured import measure_heat
+from attrbind_exp.tasks.objects import Masks, known_masks, object_masks
+from attrbind_exp.tasks.references import Measured, References, measure_references, with_references
 from attrbind_exp.tasks.rows import cells, check_complete, prompt_columns, under_variant
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.tasks.task import (
@@ -35,7 +36,6 @@ from attrbind_exp.tasks.task import (
     Segmented,
     SegmentedImage,
     Tally,
-    check_finite,
     spread_out,
 )
 from attrbind_exp.types import Failure, Sample, SampleError
@@ -66,16 +66,17 @@ class ExpressionTask:
         """One row a variant and seed of each expression, in this order."""
         rows: list[Row] = []
         failures = list(image.failures)
-        decoded: Masks = {}
+        decoded = known_masks([(item.sample, item.truth) for item in image.items])
         measured: Measured = {}
+        prepared: Prepared = {}
         for item in image.items:
             try:
-                rows += self._count(item, decoded, measured)
+                rows += self._count(item, decoded, measured, prepared)
             except SampleError as error:
                 failures.append(Failure(item.sample.sample_id, error.reason, str(error)))
         return rows, failures
 
-    def _count(self, item: Segmented, decoded: Masks, measured: Measured) -> list[ExpressionRow]:
+    def _count(self, item: Segmented, decoded: Masks, measured: Measured, prepared: Prepared) -> list[ExpressionRow]:
         sample = item.sample
         labels = {} if self.described else {"modifier": list(item.prompt.parse.modifiers)}
         words = ExpressionRow(
@@ -92,13 +93,15 @@ class ExpressionTask:
             union=None,
         )
         masks = object_masks(sample, item.truth, decoded)
-        counted = []
-        for heat in item.heats:
-            check_finite(heat)
-            counted.append(self._measure(words, heat.values, sample, masks))
+        counted: list[ExpressionRow] = []
+        found: References = {}
+        for heats in item.parts():
+            counted += measure_heat(words, heats, sample, masks, prepared, self.settings)
+            if masks is not None:
+                found = measure_references(sample, masks, item.grid, heats, measured)
         variants, seeds = self.settings.variants, self.settings.seeds
         rows = [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
-        return with_references(rows, {} if masks is None else measure_references(sample, masks, item.grid, measured))
+        return with_references(rows, found)
 
     def recount(self, rows: Sequence[Row], heat: HeatOf) -> list[Row]:
         """One row a variant and seed of each expression, in this order."""
@@ -108,10 +111,12 @@ class ExpressionTask:
         for part in _by_sample(rows):
             words, sample = msgspec.structs.replace(part[0], references={}), self._by_id[part[0].sample_id]
             expression: list[ExpressionRow] = []
+            prepared: Prepared = {}
             truth = None if sample.segmentation is None else decode_mask(sample.segmentation, sample.size)
             masks = object_masks(sample, truth, decoded)
             for v, s in cells(self.settings):
-                counted = self._measure(words, heat(sample, variants[v], s), sample, masks)
+                given = heat(sample, variants[v], s)[None]
+                (counted,) = measure_heat(words, given, sample, masks, prepared, self.settings)
                 expression.append(under_variant(counted, variants[v], seeds[s]))
             made += with_references(expression, part[0].references)
         return made
@@ -121,31 +126,8 @@ class ExpressionTask:
         variants, seeds = self.settings.variants, self.settings.seeds
         for name in names_of(rows):
             heats = (heat(self._by_id[name], variants[v], s) for v, s in cells(self.settings))
-            maps = ((metrics.find_level(values).astype(np.uint8), None) for values in heats)
+            maps = ((metrics.find_level(values), None) for values in heats)
             yield distinct(name, maps, (len(variants), len(seeds)))
-
-    def _measure(
-        self, row: ExpressionRow, heat: np.ndarray, sample: Sample, masks: Mapping[str, np.ndarray] | None
-    ) -> ExpressionRow:
-        """The row with the counts of a heat map (H, W), and where the heat lies among the objects of the image where
-        these are known; without counts where there is no ground truth."""
-        if masks is None:
-            return row
-        truth = masks[sample.object_id]
-        hit, union = metrics.count_overlap(heat, truth)
-        at = metrics.iou(hit, union)
-        sought = self.settings.peaks and sample.others is not None
-        found = binding.locate(heat, sample, masks) if sought else None
-        measured = {name: float(metric.measure(heat, truth)) for name, metric in self.settings.metrics.items()}
-        return msgspec.structs.replace(
-            row,
-            iou_at={metrics.key(k): round(float(at[k]), 6) for k in metrics.GRID},
-            intersection=hit.tolist(),
-            union=union.tolist(),
-            peak=found and found.peak,
-            heat_on=found and found.heat_on,
-            metrics={name: value for name, value in measured.items() if isfinite(value)},
-        )
 
     def add_rows(self, rows: Sequence[Row]) -> None:
         """Add the expressions of one image."""

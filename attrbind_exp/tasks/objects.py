@@ -1,11 +1,21 @@
 """Masks of the objects of an image, decoded once for all its expressions."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from attrbind_exp.data.masks import decode_mask
 from attrbind_exp.types import Other, Sample, SampleError
 
 Masks = dict[str, np.ndarray | None]  # (H, W) bool of an image's objects by id, None = not usable
+
+
+def known_masks(samples: Sequence[tuple[Sample, np.ndarray | None]]) -> Masks:
+    """The masks of other objects that need not be decoded: of samples of one image with their ground truths, those
+    whose object another sample names with the very same segmentation."""
+    own = {s.object_id: (s.segmentation, truth) for s, truth in samples if truth is not None}
+    others = {o.object_id: o.segmentation for s, _ in samples for o in s.others or () if o.object_id in own}
+    return {key: own[key][1] for key, segmentation in others.items() if segmentation is own[key][0]}
 
 
 def object_masks(

@@ -1,12 +1,14 @@
 """Floors and ceiling of an expression, measured once an object of an image."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 import numpy as np
 
 from attrbind_exp.runs.rows import ExpressionRow
 from attrbind_exp.scoring import references
+from attrbind_exp.scoring.counting import Maps
 from attrbind_exp.types import Sample
 
 References = Mapping[str, Sequence[float]]  # as a row has them
@@ -14,9 +16,10 @@ Measured = dict[str, References]  # by object of an image
 
 
 def measure_references(
-    sample: Sample, masks: Mapping[str, np.ndarray], grid: tuple[int, int] | None, measured: Measured
+    sample: Sample, masks: Mapping[str, np.ndarray], grid: tuple[int, int] | None, heats: Maps, measured: Measured
 ) -> References:
-    """The references of a sample with `masks` (H, W) bool of its image's objects, and maps of `grid` (h, w) cells.
+    """The references of a sample with `masks` (H, W) bool of its image's objects, and maps of `grid` (h, w) cells; a
+    reference that is a heat map is made where `heats` (M, H, W) lie.
 
     `measured`: what other expressions about the image's objects have found; it grows.
     """
@@ -24,17 +27,21 @@ def measure_references(
     if key not in measured:
         others = [mask for name, mask in masks.items() if name != sample.object_id]
         known = None if sample.others is None else others
-        measured[key] = references.measure(masks[sample.object_id], known, grid, as_heat_map)
+        measured[key] = references.measure(masks[sample.object_id], known, grid, partial(as_heat_map, like=heats))
     return measured[key]
 
 
-def as_heat_map(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A map (h, w) float32 as a heat map (H, W): resized and stretched as every one is."""
+def as_heat_map(cells: np.ndarray, size: tuple[int, int], like: "Maps | None" = None) -> Maps:
+    """A map (h, w) float32 as a heat map (1, H, W), resized and stretched as every one is: where `like` lies, None = on
+    the host."""
     import torch  # figures are made of rows without it
 
     from attrbind_exp.heatmaps.score_map import heat_map
 
-    return np.asarray(heat_map(torch.from_numpy(cells)[None], size)[0].numpy())
+    completed = torch.from_numpy(cells)[None]
+    if isinstance(like, torch.Tensor):
+        return heat_map(completed.to(like.device), size)
+    return heat_map(completed, size).numpy()
 
 
 def with_references(rows: Sequence[ExpressionRow], found: References) -> list[ExpressionRow]:

@@ -1,8 +1,9 @@
 """Door 4: what is scored. A task says what a row is, how heat maps become rows, and how rows become figures."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -11,9 +12,14 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.runs.levels import Levels
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.runs.rows import Row
+from attrbind_exp.scoring.counting import MapCounts, Maps, is_finite
 from attrbind_exp.scoring.figures import Reference, VariantFigures
 from attrbind_exp.types import Failure, HeatMap, Prompt, Sample, SampleError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOGETHER = 2_500_000  # pixels of heat maps that are counted at once on a device, where each takes some 50 bytes
 HeatOf = Callable[[Sample, Variant, int], np.ndarray]  # (H, W) of a sample under a variant and the n-th noise seed
 
 
@@ -24,6 +30,7 @@ class Segmented:
     `truth`: (H, W) bool, None without a ground truth; `heats`: every distinct heat map once; `index[variant][seed]`:
     which of them it is under a variant and noise seed; `grid`: (h, w) of the latents, on which the maps were made.
     Variants may share a map. All heat maps of an image may be more than fit into memory: go through them one by one.
+    `make`: where maps are counted on a device, makes those of some numbers there, (M, H, W); else None.
     """
 
     sample: Sample
@@ -33,33 +40,62 @@ class Segmented:
     heats: Sequence[HeatMap]
     index: Sequence[Sequence[int]]
     grid: tuple[int, int] | None = None
+    make: "Callable[[Sequence[int]], Tensor] | None" = None
 
     def heat(self, variant: int, seed: int) -> HeatMap:
         """The heat map under the variant and noise seed of these numbers."""
         return self.heats[self.index[variant][seed]]
 
+    def map_to_count(self, variant: int, seed: int) -> Maps:
+        """The heat map (H, W) under the variant and noise seed of these numbers, where it is counted."""
+        number = self.index[variant][seed]
+        return self.heats[number].values if self.make is None else self.make([number])[0]
+
+    def parts(self) -> Iterator[Maps]:
+        """All heat maps in order, a few at a time, where they are counted: (M, H, W) each."""
+        if self.make is None:
+            yield from (heat.values[None] for heat in self.heats)
+            return
+        together = max(1, TOGETHER // (self.image.height * self.image.width))
+        numbers = range(len(self.heats))
+        yield from (self.make(numbers[i : i + together]) for i in numbers[::together])
+
     def check_finite(self) -> None:
         """Raise SampleError "not_finite" where half precision overflowed, rather than let such a map become a mask."""
-        for heat in self.heats:
-            check_finite(heat)
+        for heats in self.parts():
+            check_finite(heats)
 
 
-def check_finite(heat: HeatMap) -> None:
-    """Raise SampleError "not_finite" where a heat map holds values that are not finite."""
-    if not np.isfinite(heat.values).all():
-        raise SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
+def check_finite(heats: Maps) -> None:
+    """Raise SampleError "not_finite" where heat maps hold values that are not finite."""
+    if not is_finite(heats):
+        raise not_finite()
+
+
+def check_counted(counts: MapCounts | None) -> MapCounts:
+    """The counts. Raises SampleError "not_finite" where there are none."""
+    if counts is None:
+        raise not_finite()
+    return counts
+
+
+def not_finite() -> SampleError:
+    """What is wrong with a heat map that holds values that are not finite."""
+    return SampleError("not_finite", "a heat map holds values that are not finite; try model.dtype=bf16 or fp32")
 
 
 @dataclass(frozen=True)
 class SegmentedImage:
     """One image: its expressions with their heat maps, what failed in it, the digest of its picture's file ("" where
-    none was read), and its completed maps where they are to be kept."""
+    none was read), and its completed maps where they are to be kept. `beside`: the context to count it in, so that a
+    device which counts does it beside its passes."""
 
     image_id: str
     items: Sequence[Segmented]
     failures: Sequence[Failure]
     digest: str = ""
     kept: KeptMaps | None = None
+    beside: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True)
