@@ -228,6 +228,24 @@ def test_edits_of_other_people_chain(exact_model, encode):
     assert torch.equal(bare[END], U[1]) and torch.equal(bare[END + 1 :], U[END + 1 :])
 
 
+def test_every_piece_of_a_noun_carries_the_sum(exact_model, encode):
+    text = "a red skateboarder"
+    (E,), found = encode(f"a photograph of {text}"), keys(exact_model, Merge(), text=text)
+    pieces = exact_model.window([f"a photograph of {text}"])[0].at(22, 34)
+    assert len(pieces) > 2
+    expected = 1.1 * E[list(pieces)].sum(0) + 1.2 * E[5]
+    close(found[list(pieces)], expected.expand(len(pieces), -1))
+
+
+@pytest.mark.parametrize(
+    "text", ["tiny purple skateboarder beside a big red dog", " ".join(["the red star"] * 12), "?", ""]
+)
+def test_no_words_break_an_edit(model, text):
+    """Words of many pieces, more words than the window holds, signs, nothing at all."""
+    for edit in ALL:
+        assert embedding(model, [edit], text, gate=False)[1].keys.isfinite().all(), edit
+
+
 def test_what_an_edit_does_not_know_is_said():
     with pytest.raises(UserError, match=r"weight=1\.2 of CompelDown; give one from 0 to 1"):
         CompelDown(1.2)
