@@ -7,7 +7,7 @@ H x W pixels, h x w latent cells, N = h * w.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -107,6 +107,15 @@ class Scene:
     regions: tuple[Region, ...]
 
 
+class Phrase(NamedTuple):
+    """One thing that an expression speaks of, in (start, end) characters of the expression: its noun chunk, the noun,
+    and the words before the noun that say what it is like ("big" and "brown" of "the big brown dog")."""
+
+    chunk: tuple[int, int]
+    noun: tuple[int, int]
+    attributes: tuple[tuple[int, int], ...] = ()
+
+
 @dataclass(frozen=True)
 class Parse:
     """What the parser saw in an expression; spans are (start, end) characters of the expression.
@@ -114,6 +123,7 @@ class Parse:
     `fallback` is None where the ordinary rule found the target, else the name of the rule that did. `modified`: the
     target has a modifier other than a determiner. `binding` is False where editing the embedding makes no sense.
     `modifiers`: what the rest of the expression speaks of, sorted, of "colour", "location", "relation", "other".
+    `phrases`: all things that it speaks of, the target among them, in order; their chunks do not overlap.
     """
 
     text: str
@@ -123,6 +133,7 @@ class Parse:
     binding: bool = True
     fallback: str | None = None
     modifiers: tuple[str, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
 
     @property
     def target_text(self) -> str:

@@ -26,6 +26,7 @@ from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.language.window import TextRequest
 from attrbind_exp.scoring.metrics import count_overlap
 from attrbind_exp.types import LayerChoice, MapSettings, UserError
 from tests.conftest import embeddings_of, make_segmenter, make_variant, picture, states_of
@@ -247,6 +248,8 @@ def test_two_text_encoders_give_what_the_pipeline_gives(xl, xl_pipeline):
     torch.testing.assert_close(torch.stack([x.states for x in ours]), theirs)
     torch.testing.assert_close(torch.stack([x.pooled for x in ours]), pooled)
     assert isinstance(xl.second_window, ClipWindow)
+    with pytest.raises(UserError, match="Stable Diffusion XL has neither"):
+        xl.encode_text(["", TextRequest("a star", layer=-2)])
 
 
 def test_the_python_api_gives_the_very_map_that_a_run_scores(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from attrbind_exp.backbones.reading import Reading
-from attrbind_exp.language.window import TextWindow, Tokens
+from attrbind_exp.language.window import Text, TextWindow, Tokens
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,9 @@ class Backbone(Protocol):
         """What tells its image encoder from another one: a digest of all that latents depend on beside the pixels."""
         ...
 
-    def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
-        """Every text as the model's encoders give it."""
+    def encode_text(self, texts: Sequence[Text]) -> list[EncodedText]:
+        """Every text as the model's encoders give it, or as its request says. Raises UserError for a request that it
+        cannot meet."""
         ...
 
     def pixels(self, image: Image.Image) -> Pixels:

@@ -25,20 +25,19 @@ from attrbind_exp.backbones.capture import find_layers, record
 from attrbind_exp.backbones.loading import load_pipeline
 from attrbind_exp.backbones.lora import fuse_loras
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
-from attrbind_exp.backbones.tensors import pad_rows, to_device
+from attrbind_exp.backbones.tensors import to_device
+from attrbind_exp.backbones.text_encoder import TEXT_BATCH, encode_texts
 from attrbind_exp.backbones.weights import find_model
 from attrbind_exp.backbones.window import ClipWindow
 from attrbind_exp.cache import digest
 from attrbind_exp.devices import pick_device, pick_dtype, set_tf32
-from attrbind_exp.language.window import Tokens
+from attrbind_exp.language.window import Text
 from attrbind_exp.memory import in_parts
 from attrbind_exp.types import UserError
 
 transformers.logging.disable_progress_bar()
 diffusers_logging.disable_progress_bar()
 
-TEXT_BATCH = 8  # texts encoded at once
-TEXTS_TOGETHER = "the number of texts that are encoded together"
 FILTERS = {name.name.lower(): name for name in Image.Resampling}  # of resizing, by PIL's names
 LATENTS = ("mode", "sample")
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
@@ -108,20 +107,14 @@ class StableDiffusion:
         return digest(weights_digest(self.vae), settings, drawn, Path(__file__).read_bytes())
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
-        """The last hidden states (L, D) of every text, each in the full padded window.
+    def encode_text(self, texts: Sequence[Text]) -> list[EncodedText]:
+        """The last hidden states (L, D) of every text, each in the full padded window, or what its request says.
 
         The final layer norm is in them. Stable Diffusion 2.x reads OpenCLIP's penultimate layer by shipping an encoder
-        without the last one, so the same line serves both. Always TEXT_BATCH texts at once, fewer once memory ran out:
-        a text's embedding does not depend on which others come with it.
+        without the last one, so the same code serves both.
         """
-        found, self.text_batch = in_parts(self._encode_together, self.window(texts), self.text_batch, TEXTS_TOGETHER)
+        found, self.text_batch = encode_texts(self.text_encoder, self.window, texts, self.text_batch)
         return found
-
-    def _encode_together(self, tokens: Sequence[Tokens], size: int) -> list[EncodedText]:
-        ids = to_device(torch.tensor([t.ids for t in tokens]), self.device)
-        states = self.text_encoder(pad_rows(ids, size)).last_hidden_state
-        return [EncodedText(t, row) for t, row in zip(tokens, states)]
 
     def pixels(self, image: Image.Image) -> Pixels:
         """What the model sees of an RGB image. Touches no device: safe in a thread."""

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding, EncodedText, Observation, Request
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading
-from attrbind_exp.backbones.stable_diffusion import TEXTS_TOGETHER, StableDiffusion
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 from attrbind_exp.backbones.tensors import pad_rows, to_device
+from attrbind_exp.backbones.text_encoder import TEXTS_TOGETHER
 from attrbind_exp.backbones.window import ClipWindow
-from attrbind_exp.language.window import Tokens
+from attrbind_exp.language.window import Text, TextRequest, Tokens
 from attrbind_exp.memory import in_parts
+from attrbind_exp.types import UserError
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -39,10 +41,13 @@ class StableDiffusionXL(StableDiffusion):
         self.time_ids = torch.tensor([*self.size, 0, 0, *self.size], device=self.device, dtype=self.dtype)
 
     @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> list[EncodedText]:
+    def encode_text(self, texts: Sequence[Text]) -> list[EncodedText]:
         """Every text: the last hidden states but one of both encoders, side by side (L, D), and the second's projection
-        of the whole text (P,)."""
-        both = list(zip(self.window(texts), self.second_window(texts), strict=True))
+        of the whole text (P,). Raises UserError for a request: its two encoders know the plain way alone."""
+        plain = [text for text in texts if not isinstance(text, TextRequest)]
+        if len(plain) < len(texts):
+            raise UserError("an edit asks for a hidden state, or hides words; Stable Diffusion XL has neither here")
+        both = list(zip(self.window(plain), self.second_window(plain), strict=True))
         found, self.text_batch = in_parts(self._encode_pairs, both, self.text_batch, TEXTS_TOGETHER)
         return found
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attrbind_exp.edits.edit import Edit
-from attrbind_exp.language.window import as_slice
+from attrbind_exp.language.window import Text, as_slice
 from attrbind_exp.types import Prompt, UncondRule
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Averaging(Edit):
         """Not at alpha = 1."""
         return self.alpha != 1
 
-    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+    def apply(self, E: "Tensor", encoded: "Mapping[Text, EncodedText]", prompt: Prompt) -> "Tensor":
         """E with the rows q averaged; E may hold the chunk's rows already."""
         return average_rows(E, unconditioned(encoded[""].states, self.uncond), prompt.q, self.alpha)
 

@@ -8,9 +8,10 @@ from torch import Tensor
 from attrbind_exp.backbones.backbone import Embedding, EncodedText
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.variant import Variant
+from attrbind_exp.language.window import Text
 from attrbind_exp.types import Prompt
 
-Encode = Callable[[Sequence[str]], list[EncodedText]]
+Encode = Callable[[Sequence[Text]], list[EncodedText]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
         for edit in dict.fromkeys(edit for chain in row for edit in chain)
         for text in edit.texts(prompt)
     ]
-    texts = list(dict.fromkeys([*(p.text for p in prompts), *needed, ""]))
+    texts: list[Text] = list(dict.fromkeys([*(p.text for p in prompts), *needed, ""]))
     encoded = dict(zip(texts, encode(texts), strict=True))
     edited = []
     conditions: dict[Hashable, Embedding] = {}
@@ -80,12 +81,12 @@ def acting_on_pass(chain: Sequence[Edit]) -> tuple[Edit, ...]:
     return tuple(edit for edit in chain if edit.where != "read")
 
 
-def apply_chain(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Embedding:
+def apply_chain(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, EncodedText]) -> Embedding:
     """The prompt's embedding after every edit in turn."""
     return replace(condition(acting_on_pass(chain), prompt, encoded), read=read_text(chain, prompt, encoded))
 
 
-def read_text(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Tensor | None:
+def read_text(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, EncodedText]) -> Tensor | None:
     """The text (L, D) that is read: the keys as they are edited, and what only changes the reading, in turn. None where
     nothing does."""
     if not any(edit.where == "read" for edit in chain):
@@ -97,7 +98,7 @@ def read_text(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, Encod
     return read
 
 
-def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[str, EncodedText]) -> Embedding:
+def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, EncodedText]) -> Embedding:
     """What a pass is conditioned on after every edit in turn. Keys and values go apart at the first edit of one side
     alone."""
     plain = encoded[prompt.text]

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from attrbind_exp.language.window import Text
 from attrbind_exp.types import Prompt, UserError
 
 if TYPE_CHECKING:  # so that a table can be made of finished runs without loading torch
@@ -40,8 +41,9 @@ class Edit(ABC):
             choices = ", ".join(get_args(Where))
             raise UserError(f"where={self.where!r} of the edit {type(self).__name__}; choose from {choices}")
 
-    def texts(self, prompt: Prompt) -> Sequence[str]:
-        """What must be encoded for this prompt besides the prompt itself and the empty prompt ""."""
+    def texts(self, prompt: Prompt) -> Sequence[Text]:
+        """What must be encoded for this prompt besides the prompt itself and the empty prompt "": texts, or requests
+        for texts that are encoded in another way."""
         return ()
 
     def changes(self, prompt: Prompt) -> bool:
@@ -50,14 +52,14 @@ class Edit(ABC):
         return True
 
     @abstractmethod
-    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+    def apply(self, E: "Tensor", encoded: "Mapping[Text, EncodedText]", prompt: Prompt) -> "Tensor":
         """The edited embedding (L, D), a new tensor.
 
         `E` (L, D) may have been edited before. `encoded` has the prompt, "", and what `texts` named; each knows the
         positions of its characters (`encoded[text].tokens.at(start, end)`).
         """
 
-    def pool(self, pooled: "Tensor | None", encoded: "Mapping[str, EncodedText]") -> "Tensor | None":
+    def pool(self, pooled: "Tensor | None", encoded: "Mapping[Text, EncodedText]") -> "Tensor | None":
         """The edited vector of the whole text (P,), None where the model takes none. Edits of single words leave it;
         those that only change what is read are not asked."""
         return pooled

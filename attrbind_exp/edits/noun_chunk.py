@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from attrbind_exp.edits.edit import Edit
-from attrbind_exp.language.window import as_slice
+from attrbind_exp.language.window import Text, as_slice
 from attrbind_exp.types import PrefixRule, Prompt
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class NounChunk(Edit):
         """The chunk, behind its prefix."""
         return (self._before(prompt) + prompt.parse.chunk_text,)
 
-    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+    def apply(self, E: "Tensor", encoded: "Mapping[Text, EncodedText]", prompt: Prompt) -> "Tensor":
         """E with the rows POS replaced. Raises ValueError unless the chunk has as many tokens as POS has positions."""
         (text,) = self.texts(prompt)
         chunk = encoded[text]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.edits.edit import Edit
+from attrbind_exp.language.window import Text
 from attrbind_exp.types import Prompt
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ class TextBlind(Edit):
     gated: ClassVar[bool] = False
     blind: ClassVar[bool] = True
 
-    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+    def apply(self, E: "Tensor", encoded: "Mapping[Text, EncodedText]", prompt: Prompt) -> "Tensor":
         """U, whatever E was."""
         return encoded[""].states.clone()
 
-    def pool(self, pooled: "Tensor | None", encoded: "Mapping[str, EncodedText]") -> "Tensor | None":
+    def pool(self, pooled: "Tensor | None", encoded: "Mapping[Text, EncodedText]") -> "Tensor | None":
         """The empty prompt's: where a model takes one, the text would come back in by it."""
         return encoded[""].pooled

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 from attrbind_exp.edits.averaging import average_rows
 from attrbind_exp.edits.edit import Edit
+from attrbind_exp.edits.phrases import in_prompt
+from attrbind_exp.language.window import Text
 from attrbind_exp.types import Prompt
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Weight(Edit):
     """U + w (E - U) on chosen words, computed as w E + (1 - w) U, which is exact at w = 1. UEA is the case w = alpha on
-    the target. compel uses it for w > 1; below 1 compel also blends in the prompt without the words.
+    the target. compel uses it for w > 1; below 1 compel also blends in the prompt without the words (CompelDown).
 
     `words`: "target", "chunk", or "modifiers" (the chunk without the target), or a list of words, each wherever it
     stands in the prompt.
@@ -35,20 +37,20 @@ class Weight(Edit):
         """Not at weight 1."""
         return self.weight != 1
 
-    def apply(self, E: "Tensor", encoded: "Mapping[str, EncodedText]", prompt: Prompt) -> "Tensor":
+    def apply(self, E: "Tensor", encoded: "Mapping[Text, EncodedText]", prompt: Prompt) -> "Tensor":
         """E with the chosen words weighted."""
-        rows = self._positions(encoded[prompt.text], prompt)
+        tokens = encoded[prompt.text].tokens
+        rows = sorted({i for span in self.spans(prompt) for i in tokens.at(*span)})
         return average_rows(E, encoded[""].states, rows, self.weight) if rows else E
 
-    def _positions(self, text: "EncodedText", prompt: Prompt) -> Sequence[int]:
-        named = {"target": prompt.q, "chunk": prompt.pos, "modifiers": [i for i in prompt.pos if i not in prompt.q]}
-        if isinstance(self.words, str):
-            return named[self.words]
-        words = {word.lower() for word in self.words}
-        spans = _word_spans(prompt.text)
-        return sorted(
-            {i for span in spans if prompt.text[slice(*span)].lower() in words for i in text.tokens.at(*span)}
-        )
+    def spans(self, prompt: Prompt) -> Sequence[tuple[int, int]]:
+        """The chosen words, as characters [start, end) of the prompt."""
+        if not isinstance(self.words, str):
+            words = {word.lower() for word in self.words}
+            return [span for span in _word_spans(prompt.text) if prompt.text[slice(*span)].lower() in words]
+        (start, end), (first, last) = in_prompt(prompt, prompt.parse.chunk), in_prompt(prompt, prompt.parse.target)
+        around = [span for span in ((start, first), (last, end)) if span[0] < span[1]]
+        return {"target": [(first, last)], "chunk": [(start, end)], "modifiers": around}[self.words]
 
 
 def _word_spans(text: str) -> list[tuple[int, int]]:

@@ -16,11 +16,12 @@ from spacy.tokens import Doc, Span, Token
 
 from attrbind_exp.language import SPACY_MODELS
 from attrbind_exp.language.sentence import Word, opener_end, read_words
-from attrbind_exp.language.target import NOUNS, STAND_INS, find_target, is_participle, runs_of
+from attrbind_exp.language.target import NOUNS, STAND_INS, find_target, is_participle, runs_of, things_of
 from attrbind_exp.language.words import COLOURS, FRAME, LOCATIONS
-from attrbind_exp.types import ChunkRule, Override, Parse, UserError
+from attrbind_exp.types import ChunkRule, Override, Parse, Phrase, UserError
 
 EMPTY = ("DET", "PUNCT", "SPACE")  # kinds of words that modify nothing
+JOINING = ("CCONJ", "PART")  # kinds of words that say nothing of a noun by themselves: "and", "'s"
 
 
 @lru_cache(maxsize=1)
@@ -152,16 +153,48 @@ def _parse_at(
 ) -> Parse:
     """The parse with this target. It has a modifier where any other word than a determiner stands in the text."""
     span = sentence.tokens(target)
-    found = sentence.characters(chunk_of(span, rule, category))
     modifiers = modifiers_of(span, category)
+    own = chunk or _chunk_around(sentence, target, "noun_chunk", category)
     return Parse(
         text=sentence.text,
         target=target,
-        chunk=chunk or (min(found[0], target[0]), max(found[1], target[1])),
+        chunk=own if chunk or rule == "noun_chunk" else _chunk_around(sentence, target, rule, category),
+        phrases=phrases_of(sentence, target, own, category),
         modified=bool(modifiers),
         modifiers=modifiers,
         fallback=fallback,
     )
+
+
+def _chunk_around(
+    sentence: Sentence, target: tuple[int, int], rule: ChunkRule, category: str | None
+) -> tuple[int, int]:
+    """The characters of a target's chunk, all of the target among them."""
+    start, end = sentence.characters(chunk_of(sentence.tokens(target), rule, category))
+    return min(start, target[0]), max(end, target[1])
+
+
+def phrases_of(
+    sentence: Sentence, target: tuple[int, int], chunk: tuple[int, int], category: str | None
+) -> tuple[Phrase, ...]:
+    """The target in its chunk, and every other thing with the words that lead up to it, in order. A thing whose words
+    are among the target's is left out."""
+    found = [Phrase(chunk, target)]
+    for words in things_of(sentence.doc, category):
+        (start, end), noun = sentence.characters(words), sentence.words[words.end - 1]
+        if end <= chunk[0] or start >= chunk[1]:
+            found.append(Phrase((start, end), (noun.head, noun.end)))
+    return tuple(sorted(phrase._replace(attributes=_attributes(sentence, phrase)) for phrase in found))
+
+
+def _attributes(sentence: Sentence, phrase: Phrase) -> tuple[tuple[int, int], ...]:
+    """The words of a chunk before its noun, those that say nothing left out."""
+    told = (
+        word
+        for word, token in zip(sentence.words, sentence.doc, strict=True)
+        if word.start < word.end and token.pos_ not in (*EMPTY, *JOINING)
+    )
+    return tuple((w.start, w.end) for w in told if phrase.chunk[0] <= w.start and w.end <= phrase.noun[0])
 
 
 def chunk_of(target: Span, rule: ChunkRule, category: str | None) -> Span:

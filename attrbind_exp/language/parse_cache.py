@@ -11,7 +11,7 @@ from typing import Any
 from attrbind_exp.cache import Cache, digest
 from attrbind_exp.language import SPACY_MODELS, parse, sentence, target, words
 from attrbind_exp.language.parse import parse_expressions
-from attrbind_exp.types import ChunkRule, Override, Parse
+from attrbind_exp.types import ChunkRule, Override, Parse, Phrase
 
 
 def parse_cached(
@@ -38,8 +38,13 @@ def parse_cached(
 
 
 def _from_json(row: dict[str, Any]) -> Parse:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-    return Parse(**values)
+    values: dict[str, Any] = {k: _tuples(v) for k, v in row.items()}
+    return Parse(**values | {"phrases": tuple(Phrase(*parts) for parts in values["phrases"])})
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists, however deep, as the tuples that they were."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from attrbind_exp.language.words import COLOURS, LOCATIONS, NO_STAND_INS, PEOPLE, THINGS_IN_ING
 
 if TYPE_CHECKING:
-    from spacy.tokens import Doc, Token
+    from spacy.tokens import Doc, Span, Token
 
 NOUNS = ("NOUN", "PROPN")
 STAND_INS = ("PRON", "NUM")  # words in the place of a noun: "the one in red", "he"
@@ -51,6 +51,13 @@ def find_target(doc: "Doc", category: str | None = None) -> tuple[str | None, "T
         ("last_content_word", _last_content_words(doc)),
     ]
     return next(((rule, t) for rule, tokens in found for t in tokens if t is not None), ("no_target", None))
+
+
+def things_of(doc: "Doc", category: str | None) -> list["Span"]:
+    """Every thing that an expression names, in order: a run up to its noun. Words of place ("the left") name none,
+    nor does what spaCy takes for a noun but is a participle ("zebra walking")."""
+    found = [(run.words, _head(run, category)) for run in runs_of(doc, category) if run.nouns]
+    return [doc[words[0].i : noun.i + 1] for words, noun in found if noun is not None and not is_participle(noun)]
 
 
 def runs_of(doc: "Doc", category: str | None) -> Iterator[Run]:

@@ -22,9 +22,31 @@ class Tokens:
         """The positions that stand for characters."""
         return tuple(i for i, (start, end) in enumerate(self.offsets) if start < end)
 
+    @property
+    def end(self) -> int:
+        """The position of the end token, which follows what stands for characters."""
+        return max(self.content, default=0) + 1
+
     def at(self, start: int, end: int) -> tuple[int, ...]:
         """The positions that touch the characters [start, end)."""
         return tuple(i for i in self.content if self.offsets[i][0] < end and self.offsets[i][1] > start)
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """A text that is to be encoded in another way than plainly.
+
+    `layer`: the hidden state that the encoder's final norm is put on, 0 the input of its first layer, -1 the last one,
+    which is the plain way; `hidden`: characters [start, end) that no other token may attend to. All tokens keep their
+    places.
+    """
+
+    text: str
+    layer: int | None = None
+    hidden: tuple[tuple[int, int], ...] = ()
+
+
+Text = str | TextRequest
 
 
 class TextWindow(Protocol):
