@@ -439,7 +439,8 @@ def test_every_path_and_text_may_hold_commas_and_equal_signs():
         options += ["-m", "launcher=slurm"] if group == "launcher" else []
         given = [a for a in command_line.rewrite_arguments([*options, f"{key}={HARD}"]) if a != "-m"]
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            cfg = compose("run", overrides=given, return_hydra_config=True)
+            command = "score" if key in ("predictions", "name", "variant") else "run"
+            cfg = compose(command, overrides=given, return_hydra_config=True)
         assert OmegaConf.select(cfg, f"hydra.{key}" if group == "launcher" else key) == HARD
 
 

@@ -145,7 +145,7 @@ def test_upcast_attention_is_honoured_where_probabilities_are_read(strong):
     pools = torch.eye(9)[[0, 3]][:, None]  # (B, K, L)
     place = Layer("attn2", "up", 1, True)
     notes = attention._Notes(Request(cross=(place,)), {place, Layer("another", "up", 1, True)})
-    output = attention._CrossReader(notes, place, pools, None)(layer, states, states)
+    output = attention._CrossReader(notes, place, pools, None, ())(layer, states, states)
     probabilities = (query.double() @ key.double().transpose(-1, -2) * layer.scale).softmax(-1)
     expected = torch.stack([probabilities[b, :, :, t].mean(0) for b, t in enumerate((0, 3))])
     found = notes.seen.cross[place][:, 0, 0]  # (B, n)
