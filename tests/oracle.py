@@ -63,9 +63,9 @@ def grid_at(level, size):
 
 
 def reference_heat_map(
-    unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False, **conditions
+    unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False, power=1, **conditions
 ):
-    """DiffSegmenter's heat map (H, W) of one prompt on one image.
+    """DiffSegmenter's heat map (H, W) of one prompt on one image; with another power S ** power @ c.
 
     noisy: (1, C, h, w); embedding, uncond: (L, D); columns: token positions of the target; weights: {ratio: weight};
     conditions: what else the UNet takes, and `read` of keep_all_attention. Self-attention is that of the finest
@@ -86,27 +86,30 @@ def reference_heat_map(
         score += weights[2**level] * normalise(bilinear(token_map.reshape(grid_at(level, latent)), grid))
 
     S = sum(own[min(own)]) / len(own[min(own)])  # (N, N)
-    completed = (S @ score.flatten()).reshape(grid)
+    completed = (torch.linalg.matrix_power(S, power) @ score.flatten()).reshape(grid)
     return normalise(bilinear(bilinear(completed, latent), image_size))
 
 
-def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
+def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size, content=None, **conditions):
     """DAAM's heat map (H, W) of one prompt on one image; see attrbind_exp.heatmaps.daam for what differs from DAAM.
 
     Every head of every layer but those of the coarsest resolution, every piece of the word: upsampled by itself, cut off
-    at zero, and averaged.
+    at zero, and averaged. content: the positions of all the text's tokens, by whose sum it is divided.
     """
     matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
     levels = {n: depth_of(n, len(unet.config.block_out_channels)) for n in matrices if ".attn2." in n}
-    latent, maps = tuple(noisy.shape[-2:]), []
+    latent, maps, sums = tuple(noisy.shape[-2:]), [], []
     for name, level in levels.items():
         if level == max(levels.values()):
             continue
         for head in matrices[name]:  # (n, L)
-            for i in columns:
-                piece = head[:, i].reshape(1, 1, *grid_at(level, latent))
-                maps.append(F.interpolate(piece, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0))
-    return normalise(bilinear(sum(maps) / len(maps), image_size))
+            pieces = [head[:, i] for i in columns] + ([head[:, content].sum(-1)] if content else [])
+            pieces = [piece.reshape(1, 1, *grid_at(level, latent)) for piece in pieces]
+            pieces = [F.interpolate(x, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0) for x in pieces]
+            maps += pieces[: len(columns)]
+            sums += pieces[len(columns) :]
+    mean = sum(maps) / len(maps)
+    return normalise(bilinear(mean / (sum(sums) / len(sums) + 1e-6) if content else mean, image_size))
 
 
 def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
