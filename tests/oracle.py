@@ -3,6 +3,7 @@
 This is what the fast core must equal. It shares no code with it beyond the loaded weights.
 """
 
+import math
 import re
 from collections import defaultdict
 
@@ -121,6 +122,78 @@ def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size
             grid = grid_at(depth_of(name, len(unet.config.block_out_channels)), latent)
             total = total + bilinear(matrix.sum(0)[:, columns].mean(-1).reshape(grid), latent)
     return normalise(bilinear(total, image_size))
+
+
+def reference_iseg(unet, noisy, timestep, embedding, uncond, columns, image_size, ent=0.1, rounds=10, **conditions):
+    """iSeg's heat map (H, W) of one prompt on one image, rounds and normalizations as in its script."""
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
+    latent, weights, score = tuple(noisy.shape[-2:]), {1: 0.3, 2: 0.7}, 0
+    finest = []
+    for name, matrix in matrices.items():
+        if depth_of(name, len(unet.config.block_out_channels)) == 0 and ".attn1." in name:
+            finest.append(matrix.mean(0))
+    for level, weight in weights.items():
+        layers = [
+            m.mean(0)
+            for name, m in matrices.items()
+            if ".attn2." in name and depth_of(name, len(unet.config.block_out_channels)) == level
+        ]
+        mean = sum(layers) / len(layers)  # (n, L)
+        pieces = [mean[:, i].reshape(grid_at(level, latent)) for i in columns]
+        score = score + weight * sum(bilinear(x / x.sum(), latent) for x in pieces) / len(pieces)
+
+    S = sum(finest) / len(finest)  # (N, N)
+    T = S / S.max(0).values
+    T = T + torch.where(T > 0, ent * (1 + T.log()) / math.log(10), torch.zeros_like(T))
+    T = T.clamp(min=0)
+    T = T / T.sum(1, keepdim=True)
+    C = score.flatten()
+    C = (C - C.min()) / (C - C.min()).sum()
+    for _ in range(rounds):
+        C = T @ C
+        C = (C - C.min()) / (C - C.min()).sum()
+    return normalise(bilinear(C.reshape(latent), image_size))
+
+
+def reference_diffseg(unet, noisy, timestep, embedding, uncond, columns, image_size, points=16, tau=0.9, **conditions):
+    """The heat map (H, W) by DiffSeg's segments of one image, merged one by one; three rounds."""
+    blocks = len(unet.config.block_out_channels)
+    latent = height, width = tuple(noisy.shape[-2:])
+    cross, own = defaultdict(list), defaultdict(list)
+    for name, matrix in keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions).items():
+        (cross if ".attn2." in name else own)[depth_of(name, blocks)].append(matrix.mean(0))
+    sides = {level: height / 2**level for level in own}
+    A, score = 0, 0
+    for level, layers in own.items():
+        h, w = grid_at(level, latent)
+        maps = (sum(layers) / len(layers)).reshape(h * w, 1, h, w)
+        maps = F.interpolate(maps, latent, mode="bilinear", align_corners=False).reshape(h, w, height, width)
+        maps = maps / maps.sum((2, 3), keepdim=True)
+        maps = maps.repeat_interleave(2**level, 0).repeat_interleave(2**level, 1)
+        A = A + maps.reshape(height * width, -1) * sides[level] / sum(sides.values())
+    for level, layers in cross.items():
+        token_map = (sum(layers) / len(layers))[:, columns].mean(-1).reshape(grid_at(level, latent))
+        score = score + bilinear(token_map, latent) * sides[level]
+
+    def close_to(a, maps):
+        return ((a - maps) * (a.log() - maps.log())).sum(1) / 2 < tau
+
+    step = (height - 1) // (points - 1)  # the picture is a square
+    start = (height - 1 - step * (points - 1)) // 2
+    line = [start + step * i for i in range(points)]
+    maps = torch.stack([A[close_to(A[y * width + x], A)].mean(0) for y in line for x in line])
+    for _ in range(2):
+        matched, merged = set(), []
+        for i, a in enumerate(maps):
+            if i not in matched:
+                near = close_to(a, maps)
+                matched.update(near.nonzero()[:, 0].tolist())
+                merged.append(maps[near].mean(0))
+        maps = torch.stack(merged)
+    segments, heat = maps.argmax(0), score.flatten().clone()
+    for number in segments.unique():
+        heat[segments == number] = score.flatten()[segments == number].mean()
+    return normalise(bilinear(heat.reshape(latent), image_size))
 
 
 def sharpen(unet, factor=16):

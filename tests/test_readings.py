@@ -1,6 +1,7 @@
 """Further ways of reading attention: each against its oracle, alone and beside the others."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from attrbind_exp.backbones.backbone import encode_images
 from attrbind_exp.config.settings import heatmap_methods
 from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.heatmaps.daam import Daam
+from attrbind_exp.heatmaps.diffseg import DiffSeg
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.heatmaps.iseg import ISeg
 from attrbind_exp.types import LayerChoice, UserError
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
-from tests.oracle import reference_daam, reference_heat_map
+from tests.oracle import reference_daam, reference_diffseg, reference_heat_map, reference_iseg
 from tests.test_command import composed
 
 TEXT = "the white skateboarder next to a blue square"  # a target of several pieces
@@ -26,11 +29,17 @@ def powers(power):
     return lambda *given, content, **more: reference_heat_map(*given[:-1], DIFFSEGMENTER, SIZE, power=power, **more)
 
 
+def without_content(reference):
+    return lambda *given, content, **more: reference(*given, **more)
+
+
 # A method, its oracle, and the weights it is given.
 METHODS = {
     "cross_only": (DiffSegmenter(power=0), powers(0), DIFFSEGMENTER),
     "self_attention_power": (DiffSegmenter(power=3), powers(3), DIFFSEGMENTER),
     "daam_normalized": (Daam(normalize=True), reference_daam, None),
+    "iseg": (ISeg(), without_content(reference_iseg), None),
+    "diffseg": (DiffSeg(points=5, tau=0.05), partial(without_content(reference_diffseg), points=5, tau=0.05), None),
 }
 
 
