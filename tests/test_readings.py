@@ -1,18 +1,22 @@
 """Further ways of reading attention: each against its oracle, alone and beside the others."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 
-from attrbind_exp.backbones.backbone import encode_images
+from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAttention, encode_images
 from attrbind_exp.config.settings import heatmap_methods
 from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.heatmaps.daam import Daam
-from attrbind_exp.heatmaps.diffseg import DiffSeg
+from attrbind_exp.heatmaps.diffseg import DiffSeg, aggregate, anchor_line, merge, symmetric_kl
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
-from attrbind_exp.heatmaps.iseg import ISeg
+from attrbind_exp.heatmaps.iseg import ISeg, cut_weak_links
+from attrbind_exp.heatmaps.matrices import mean_matrix
+from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.types import LayerChoice, UserError
 from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
 from tests.oracle import reference_daam, reference_diffseg, reference_heat_map, reference_iseg
@@ -106,6 +110,43 @@ def test_a_methods_maps_are_the_same_alone_and_beside_the_others(model):
             torch.testing.assert_close(maps[:, mine], own, rtol=0, atol=0 if name == "diffsegmenter" else 2e-6)
 
 
+@dataclass(frozen=True)
+class Asks(HeatMapMethod):
+    """Notes what it is given of a pass; it asks for one layer of each kind."""
+
+    given: ClassVar[list[Observation]] = []
+
+    def request(self, columns, layers):
+        cross = next(x for x in layers if x.cross and x.ratio == 4)
+        return Request((cross,), queries_keys=(next(x for x in layers if not x.cross),), inputs=(cross,))
+
+    def raw_maps(self, seen, columns, grid):
+        self.given.append(seen)
+        return torch.rand(len(next(iter(seen.inputs.values()))), len(columns), *grid)
+
+
+@dataclass(frozen=True)
+class AsksAll(Asks):
+    """Asks for everything."""
+
+    def request(self, columns, layers):
+        cross = tuple(x for x in layers if x.cross)
+        return Request(cross, True, tuple(x for x in layers if not x.cross), cross, tuple(layers), True)
+
+
+def test_a_method_is_given_what_it_asked_for_and_no_more(model):
+    Asks.given.clear()
+    segmenter = make_segmenter(model, methods={"little": Asks(), "all": AsksAll(), "daam": Daam()})
+    completed_maps(segmenter, [TEXT], [BASELINE])
+    little, everything = Asks.given
+    request = Asks().request([], model.layers)
+    assert tuple(little.cross) == tuple(little.inputs) == request.cross and not little.outputs and little.noise is None
+    assert [x.layer for x in little.self_attention] == list(request.queries_keys)
+    assert little.cross[request.cross[0]].shape[1:3] == (1, 1)
+    assert everything.cross[request.cross[0]].shape[1:3] == (1, 2) and everything.noise is not None
+    assert len(everything.outputs) == len(model.layers) and len(everything.self_attention) > 1
+
+
 def test_a_choice_of_layers_leaves_the_sum_over_tokens_as_it_is(model):
     """So the map of one resolution is the same whichever others are read in the run."""
     daam = {"daam": Daam(normalize=True)}
@@ -117,8 +158,69 @@ def test_a_choice_of_layers_leaves_the_sum_over_tokens_as_it_is(model):
 
 
 def test_options_make_the_methods():
-    named = "heatmap=[cross_only,self_attention_power,daam_normalized]"
-    made = heatmap_methods(composed(named))
+    made = heatmap_methods(composed(f"heatmap=[{','.join(METHODS)}]"))
     expected = {"cross_only": 0, "self_attention_power": 2}
     assert {name: made[name].power for name in expected} == expected
-    assert made["daam_normalized"] == replace(Daam(), normalize=True)
+    found = [made[name] for name in ("daam_normalized", "iseg", "diffseg")]
+    assert found == [Daam(normalize=True), ISeg(), DiffSeg()]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: DiffSeg(points=0), "points=0 of a heatmap; give a whole number, 1 or more"),
+        (lambda: DiffSeg(rounds=2.5), r"rounds=2\.5 of a heatmap; give a whole number, 1 or more"),
+        (lambda: DiffSeg(tau=0), "tau=0 of a heatmap; give a number above 0"),
+        (lambda: ISeg(rounds=-1), "rounds=-1 of a heatmap; give a whole number, 0 or more"),
+        (lambda: ISeg(ent="much"), "ent='much' of a heatmap; give a number, 0 or more"),
+    ],
+)
+def test_a_constant_that_makes_no_map_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_weak_links_are_cut_by_hand():
+    """Columns by their largest: (1, 0.1), (0.01, 1); at ent = 0.5 the 0.1 becomes 0.1 + 0.5 log10(0.1 e) < 0."""
+    matrix = torch.tensor([[0.5, 0.01], [0.05, 1.0]], dtype=torch.float64)
+    assert cut_weak_links(matrix.clone(), 0.5).tolist() == [[1, 0], [0, 1]]
+    kept = 0.1 + 0.01 * math.log10(0.1 * math.e)
+    whole = 1 + 0.01 * math.log10(math.e)
+    found = cut_weak_links(matrix.clone(), 0.01)
+    torch.testing.assert_close(found[1], torch.tensor([kept, whole]).double() / (kept + whole))
+    nothing = cut_weak_links(torch.tensor([[0.0, 0.0], [0.5, 1.0]]), 0.1)
+    assert nothing[0].tolist() == [0, 0] and nothing.isfinite().all()
+
+
+def test_anchors_lie_evenly_in_the_middle():
+    assert anchor_line(64, 16) == list(range(1, 62, 4))
+    assert anchor_line(16, 16) == anchor_line(16, 99) == list(range(16))
+    assert anchor_line(5, 1) == [2] and anchor_line(1, 16) == [0]
+
+
+def test_merging_takes_in_what_is_close_in_order():
+    """The second map is close to both others, which are not close to each other: it goes to the first and is gone, but
+    the third, which comes after, still takes it into its mean."""
+    maps = torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.7, 0.3]], dtype=torch.float64)
+    distance = symmetric_kl(maps, maps)
+    assert distance[0, 1].item() == pytest.approx(0.05 * math.log(1.5))  # half of 0.1 (log 0.6/0.5 - log 0.4/0.5)
+    torch.testing.assert_close(distance, distance.T)
+    found = merge(maps, 0.03)
+    torch.testing.assert_close(found, torch.tensor([[0.55, 0.45], [0.65, 0.35]]).double())
+
+
+def test_attention_of_all_resolutions_on_a_grid_of_odd_sides():
+    """Equal queries look everywhere alike, at any resolution; keys that stand out are seen at their place."""
+    layers = [
+        SelfAttention(Layer("", "down", ratio, False), torch.zeros(1, 2, n, 4), torch.randn(1, 2, n, 4), 0.5, [0])
+        for ratio, n in ((2, 2 * 3), (1, 3 * 5), (1, 3 * 5))
+    ]
+    found = aggregate(layers, (3, 5))
+    torch.testing.assert_close(found, torch.full((15, 15), 1 / 15))
+    layers[0].query.copy_(layers[0].key.mul_(9))
+    coarse = mean_matrix(layers[:1]).view(6, 1, 2, 3)
+    maps = torch.nn.functional.interpolate(coarse, (3, 5), mode="bilinear").view(6, 15)
+    expected = [
+        2 / 3 / 15 + maps[place] / maps[place].sum() / 3 for place in (0, 0, 1, 1, 2, 0, 0, 1, 1, 2, 3, 3, 4, 4, 5)
+    ]
+    torch.testing.assert_close(aggregate(layers, (3, 5)), torch.stack(expected))

@@ -87,26 +87,23 @@ class DiffSeg(HeatMapMethod):
 
 def aggregate(layers: Sequence[SelfAttention], grid: tuple[int, int]) -> Tensor:
     """Self-attention of all resolutions of one row, weighted by the cells of a side, on the `grid` of the finest:
-    (N, N), of rows that sum to 1."""
+    (N, N), of rows that sum to 1. A finer query looks where the coarser one at its place looks."""
     by_ratio = defaultdict(list)
     for layer in layers:
         by_ratio[layer.layer.ratio].append(layer)
     finest, whole = min(by_ratio), sum(1 / ratio for ratio in by_ratio)
-    total = torch.zeros(())
-    for ratio, found in sorted(by_ratio.items()):
+    spread = {}
+    for ratio, found in by_ratio.items():
         own = score_map.grid_at(ratio // finest, grid)
-        maps = score_map.resize(mean_matrix(found).unflatten(-1, own), grid).flatten(1)  # (n, N)
-        maps *= 1 / ratio / whole / maps.sum(-1, keepdim=True)
-        if ratio == finest:
-            total = maps
-            continue
-        rows, columns = (
-            torch.arange(cells, device=maps.device) * n // cells for cells, n in zip(grid, own, strict=True)
-        )
-        for block, cells in zip(
-            total.split(BLOCK), (rows[:, None] * own[1] + columns).flatten().split(BLOCK), strict=True
-        ):
-            block += maps[cells]
+        spread[ratio] = score_map.resize(mean_matrix(found).unflatten(-1, own), grid).flatten(1)  # (n, N)
+        spread[ratio] *= 1 / ratio / whole / spread[ratio].sum(-1, keepdim=True)
+    total = spread.pop(finest)
+    for ratio, maps in spread.items():
+        own = score_map.grid_at(ratio // finest, grid)
+        down, across = (torch.arange(fine) * coarse // fine for coarse, fine in zip(own, grid, strict=True))
+        queries = (down[:, None] * own[1] + across).flatten().to(maps.device)
+        for block, query in zip(total.split(BLOCK), queries.split(BLOCK), strict=True):
+            block += maps[query]
     return total
 
 
