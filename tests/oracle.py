@@ -178,10 +178,12 @@ def reference_diffseg(unet, noisy, timestep, embedding, uncond, columns, image_s
     def close_to(a, maps):
         return ((a - maps) * (a.log() - maps.log())).sum(1) / 2 < tau
 
-    step = (height - 1) // (points - 1)  # the picture is a square
-    start = (height - 1 - step * (points - 1)) // 2
-    line = [start + step * i for i in range(points)]
-    maps = torch.stack([A[close_to(A[y * width + x], A)].mean(0) for y in line for x in line])
+    lines = []
+    for side in latent:
+        step = (side - 1) // (points - 1)
+        start = (side - 1 - step * (points - 1)) // 2
+        lines.append([start + step * i for i in range(points)])
+    maps = torch.stack([A[close_to(A[y * width + x], A)].mean(0) for y in lines[0] for x in lines[1]])
     for _ in range(2):
         matched, merged = set(), []
         for i, a in enumerate(maps):

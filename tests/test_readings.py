@@ -18,9 +18,10 @@ from attrbind_exp.heatmaps.iseg import ISeg, cut_weak_links
 from attrbind_exp.heatmaps.matrices import mean_matrix
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.types import LayerChoice, UserError
-from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
+from tests.conftest import DIFFSEGMENTER, embeddings_of, make_segmenter, picture
 from tests.oracle import reference_daam, reference_diffseg, reference_heat_map, reference_iseg
 from tests.test_command import composed
+from tests.test_core import random_sd15
 
 TEXT = "the white skateboarder next to a blue square"  # a target of several pieces
 EDITED = Variant("edited", (NounChunk(), Averaging(0.9)), 0.9)
@@ -83,6 +84,23 @@ def test_each_equals_its_oracle(exact_model, model, name):
         torch.testing.assert_close(heat, plain, rtol=0, atol=1e-7)
         near = torch.from_numpy(segmenter.heat_map(single[1][v], SIZE, variant).values).double()
         torch.testing.assert_close(near, plain, rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_each_equals_its_oracle_on_stable_diffusions_architecture(name):
+    """In float32, random weights, a picture that is no square; a cell of DiffSeg's may fall to another segment."""
+    method, oracle, weights = METHODS[name]
+    model = random_sd15()
+    segmenter = make_segmenter(model, weights=weights, methods={name: method})
+    (prompt,), (embedding,) = embeddings_of(segmenter, [TEXT], BASELINE)
+    latents = encode_images(model, [picture(64, 64)])
+    maps = segmenter.complete(latents, ["0"], [prompt], [embedding])[0]
+    noisy, uncond = model.add_noise(latents, ["0"], 100, 0, 0), model.encode_text([""])[0].states
+    given = (model.unet, noisy, 100, embedding.keys, uncond, list(prompt.read), SIZE)
+    plain = oracle(*given, content=list(prompt.content))
+    difference = (torch.from_numpy(segmenter.heat_map(maps, SIZE, BASELINE).values) - plain).abs()
+    assert plain.std() > 0.05 and difference.mean() < (1e-2 if name == "diffseg" else 1e-4)
 
 
 def test_the_first_power_is_diffsegmenter(model):
