@@ -61,12 +61,11 @@ class Timed(Segmenter):
         self.spent: dict[str, float] = {}
         prompts = self.prepare([EXPRESSIONS[i % len(EXPRESSIONS)] for i in range(batch)])
         embeddings = [item.embedding(0) for item in self.edit(prompts, [Variant("baseline")])]
-        latents = torch.randn(
-            batch, *self.backbone.latent_shape, device=self.backbone.device, dtype=self.backbone.dtype
-        )
+        model = self.backbone
+        latents = torch.randn(batch, *model.latent_shape, device=model.device, dtype=model.dtype)
         start = self.clock()
         self.complete(latents, [str(i) for i in range(batch)], prompts, embeddings, 0, batch)
-        wait_for(self.backbone.device)
+        wait_for(model.device)
         return self.spent | {"pass": self.clock() - start - sum(self.spent.values())}
 
 
@@ -95,9 +94,8 @@ def main() -> None:
     medians = {name: round(statistics.median(values), 3) for name, values in ratios.items()}
     for name, ratio in medians.items():
         print(f"{name}: {ratio}")
-    print(
-        json.dumps({"benchmark": "readings", "model": args.model, "batch": args.batch, "rounds": args.rounds} | medians)
-    )
+    about = {"benchmark": "readings", "model": args.model, "batch": args.batch, "rounds": args.rounds}
+    print(json.dumps(about | medians))
 
 
 if __name__ == "__main__":

@@ -73,9 +73,8 @@ def _mean(seen: Observation, layers: Sequence[Layer], pools: slice, grid: tuple[
     """The sum of some poolings, each upsampled and cut off at zero, meaned over heads and layers: (B, h, w)."""
     found = []
     for layer in layers:
-        maps = seen.cross[layer][:, pools].unflatten(
-            -1, score_map.grid_at(layer.ratio, grid)
-        )  # (B, K, heads, h_r, w_r)
+        own = score_map.grid_at(layer.ratio, grid)
+        maps = seen.cross[layer][:, pools].unflatten(-1, own)  # (B, K, heads, h_r, w_r)
         upsampled = score_map.resize(maps.flatten(0, 2), grid, "bicubic").clamp_min(0)
         found.append(upsampled.unflatten(0, maps.shape[:3]).sum(1).mean(1))
     return torch.stack(found).mean(0)

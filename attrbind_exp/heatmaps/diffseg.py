@@ -33,8 +33,8 @@ class DiffSeg(HeatMapMethod):
     not after enlarging. The heat is ours, so that a threshold works as for all others: the script gives each segment
     one of several nouns, by a vote of its pixels.
 
-    Memory: two matrices of N x N numbers, 67 MB each at 64 x 64 cells in float32, for one row of a pass after the
-    other.
+    Memory: A has N x N numbers, 67 MB at 64 x 64 cells in float32, and at the peak twice that (measured), for one row
+    of a pass after the other.
     """
 
     points: int = 16

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from attrbind_exp.backbones.backbone import Layer, Observation, Request
+from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAttention
 from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
@@ -26,11 +26,14 @@ class ISeg(HeatMapMethod):
     Source: "iSeg" (Sun et al., 2024) and its published script: ten rounds of C <- T C, ent = 0.1 for COCO and 0.015 for
     VOC, 0.7 and 0.3 of the cross-attention at a quarter and a half of the latents' resolution. The script subtracts
     each round's minimum and divides by the sum: rows of T sum to 1, so that moves and scales the whole map, and the
-    heat map's min-max takes it back. Departures: all heads of all finest layers are read (the script has heads 1 and 2
-    of a single one); a cell whose links are all cut gets the map's mean, where the script divides by zero. The
-    script's larger embedding of the target (times 1.6) is an edit of the text, and none is made here.
+    heat map's min-max takes it back. Departures: all layers of a resolution are read, and all heads of the finest
+    self-attention (the script has eight layers of cross-attention, heads 1 and 2 of one of self-attention); c is not
+    averaged over clusters of cells that attend to the text alike, as the script does first; a cell whose links are all
+    cut gets the map's mean, where the script divides by zero. The script's larger embedding of the target (times 1.6)
+    is an edit of the text, and none is made here.
 
-    Memory: T needs N x N numbers, 67 MB at 64 x 64 cells in float32, made for one row of a pass after the other.
+    Memory: T needs N x N numbers, 67 MB at 64 x 64 cells in float32, and at the peak twice that (measured), for one row
+    of a pass after the other.
     """
 
     weights: Mapping[int, float] = field(default_factory=lambda: {8: 0.0, 4: 0.7, 2: 0.3, 1: 0.0})
@@ -70,15 +73,19 @@ class ISeg(HeatMapMethod):
         return torch.stack(found, 1)
 
     def complete(self, maps: Tensor, seen: Observation) -> Tensor:
-        """T^rounds @ c of every column c, less its mean. What all cells share is taken off in each round: after ten
-        little else is left of a map, of which float32 would keep few digits."""
-        found = []
-        for row, columns in enumerate(maps.flatten(2)):  # (C, N)
-            links = cut_weak_links(mean_matrix(of_row(seen.self_attention, row)), self.ent)
-            for _ in range(self.rounds):
-                columns = (columns - columns.mean(-1, keepdim=True)) @ links.T
-            found.append(columns - columns.mean(-1, keepdim=True))
-        return torch.stack(found).view_as(maps)
+        """T^rounds @ c of every column c, less its mean."""
+        rows = enumerate(maps.flatten(2))
+        return torch.stack([self._refine(columns, of_row(seen.self_attention, i)) for i, columns in rows]).view_as(maps)
+
+    def _refine(self, columns: Tensor, attention: Sequence[SelfAttention]) -> Tensor:
+        """Those of one row, (C, N). What all cells share is taken off in each round: after ten little else is left of a
+        map, of which float32 would keep few digits."""
+        links = cut_weak_links(mean_matrix(attention), self.ent)
+        columns = columns - columns.mean(-1, keepdim=True)
+        for _ in range(self.rounds):
+            columns = columns @ links.T
+            columns = columns - columns.mean(-1, keepdim=True)
+        return columns
 
 
 def cut_weak_links(matrix: Tensor, ent: float) -> Tensor:
