@@ -158,7 +158,7 @@ class Prompt:
 
     `q`: positions of the target noun; `pos`: positions of its noun chunk (POS in the paper), q among them; `read`: the
     positions whose cross-attention is meaned. `bind` is False where every variant keeps the plain embedding;
-    `fallbacks` names every rule that was used besides the ordinary ones.
+    `fallbacks` names every rule that was used besides the ordinary ones; `content`: the positions of all of the text.
     """
 
     text: str
@@ -168,6 +168,7 @@ class Prompt:
     read: tuple[int, ...]
     bind: bool
     fallbacks: tuple[str, ...] = ()
+    content: tuple[int, ...] = ()
 
     @property
     def prefix(self) -> str:

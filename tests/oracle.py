@@ -3,6 +3,7 @@
 This is what the fast core must equal. It shares no code with it beyond the loaded weights.
 """
 
+import math
 import re
 from collections import defaultdict
 
@@ -63,9 +64,9 @@ def grid_at(level, size):
 
 
 def reference_heat_map(
-    unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False, **conditions
+    unet, noisy, timestep, embedding, uncond, columns, weights, image_size, last_only=False, power=1, **conditions
 ):
-    """DiffSegmenter's heat map (H, W) of one prompt on one image.
+    """DiffSegmenter's heat map (H, W) of one prompt on one image; with another power S ** power @ c.
 
     noisy: (1, C, h, w); embedding, uncond: (L, D); columns: token positions of the target; weights: {ratio: weight};
     conditions: what else the UNet takes, and `read` of keep_all_attention. Self-attention is that of the finest
@@ -86,27 +87,30 @@ def reference_heat_map(
         score += weights[2**level] * normalise(bilinear(token_map.reshape(grid_at(level, latent)), grid))
 
     S = sum(own[min(own)]) / len(own[min(own)])  # (N, N)
-    completed = (S @ score.flatten()).reshape(grid)
+    completed = (torch.linalg.matrix_power(S, power) @ score.flatten()).reshape(grid)
     return normalise(bilinear(bilinear(completed, latent), image_size))
 
 
-def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
+def reference_daam(unet, noisy, timestep, embedding, uncond, columns, image_size, content=None, **conditions):
     """DAAM's heat map (H, W) of one prompt on one image; see attrbind_exp.heatmaps.daam for what differs from DAAM.
 
     Every head of every layer but those of the coarsest resolution, every piece of the word: upsampled by itself, cut off
-    at zero, and averaged.
+    at zero, and averaged. content: the positions of all the text's tokens, by whose sum it is divided.
     """
     matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
     levels = {n: depth_of(n, len(unet.config.block_out_channels)) for n in matrices if ".attn2." in n}
-    latent, maps = tuple(noisy.shape[-2:]), []
+    latent, maps, sums = tuple(noisy.shape[-2:]), [], []
     for name, level in levels.items():
         if level == max(levels.values()):
             continue
         for head in matrices[name]:  # (n, L)
-            for i in columns:
-                piece = head[:, i].reshape(1, 1, *grid_at(level, latent))
-                maps.append(F.interpolate(piece, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0))
-    return normalise(bilinear(sum(maps) / len(maps), image_size))
+            pieces = [head[:, i] for i in columns] + ([head[:, content].sum(-1)] if content else [])
+            pieces = [piece.reshape(1, 1, *grid_at(level, latent)) for piece in pieces]
+            pieces = [F.interpolate(x, latent, mode="bicubic", align_corners=False)[0, 0].clamp(min=0) for x in pieces]
+            maps += pieces[: len(columns)]
+            sums += pieces[len(columns) :]
+    mean = sum(maps) / len(maps)
+    return normalise(bilinear(mean / (sum(sums) / len(sums) + 1e-6) if content else mean, image_size))
 
 
 def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size, **conditions):
@@ -118,6 +122,80 @@ def reference_ovam(unet, noisy, timestep, embedding, uncond, columns, image_size
             grid = grid_at(depth_of(name, len(unet.config.block_out_channels)), latent)
             total = total + bilinear(matrix.sum(0)[:, columns].mean(-1).reshape(grid), latent)
     return normalise(bilinear(total, image_size))
+
+
+def reference_iseg(unet, noisy, timestep, embedding, uncond, columns, image_size, ent=0.1, rounds=10, **conditions):
+    """iSeg's heat map (H, W) of one prompt on one image, rounds and normalizations as in its script."""
+    matrices = keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions)
+    latent, weights, score = tuple(noisy.shape[-2:]), {1: 0.3, 2: 0.7}, 0
+    finest = []
+    for name, matrix in matrices.items():
+        if depth_of(name, len(unet.config.block_out_channels)) == 0 and ".attn1." in name:
+            finest.append(matrix.mean(0))
+    for level, weight in weights.items():
+        layers = [
+            m.mean(0)
+            for name, m in matrices.items()
+            if ".attn2." in name and depth_of(name, len(unet.config.block_out_channels)) == level
+        ]
+        mean = sum(layers) / len(layers)  # (n, L)
+        pieces = [mean[:, i].reshape(grid_at(level, latent)) for i in columns]
+        score = score + weight * sum(bilinear(x / x.sum(), latent) for x in pieces) / len(pieces)
+
+    S = sum(finest) / len(finest)  # (N, N)
+    T = S / S.max(0).values
+    T = T + torch.where(T > 0, ent * (1 + T.log()) / math.log(10), torch.zeros_like(T))
+    T = T.clamp(min=0)
+    T = T / T.sum(1, keepdim=True)
+    C = score.flatten()
+    C = (C - C.min()) / (C - C.min()).sum()
+    for _ in range(rounds):
+        C = T @ C
+        C = (C - C.min()) / (C - C.min()).sum()
+    return normalise(bilinear(C.reshape(latent), image_size))
+
+
+def reference_diffseg(unet, noisy, timestep, embedding, uncond, columns, image_size, points=16, tau=0.9, **conditions):
+    """The heat map (H, W) by DiffSeg's segments of one image, merged one by one; three rounds."""
+    blocks = len(unet.config.block_out_channels)
+    latent = height, width = tuple(noisy.shape[-2:])
+    cross, own = defaultdict(list), defaultdict(list)
+    for name, matrix in keep_all_attention(unet, noisy, timestep, embedding, uncond, **conditions).items():
+        (cross if ".attn2." in name else own)[depth_of(name, blocks)].append(matrix.mean(0))
+    sides = {level: height / 2**level for level in own}
+    A, score = 0, 0
+    for level, layers in own.items():
+        h, w = grid_at(level, latent)
+        maps = (sum(layers) / len(layers)).reshape(h * w, 1, h, w)
+        maps = F.interpolate(maps, latent, mode="bilinear", align_corners=False).reshape(h, w, height, width)
+        maps = maps / maps.sum((2, 3), keepdim=True)
+        maps = maps.repeat_interleave(2**level, 0).repeat_interleave(2**level, 1)
+        A = A + maps.reshape(height * width, -1) * sides[level] / sum(sides.values())
+    for level, layers in cross.items():
+        token_map = (sum(layers) / len(layers))[:, columns].mean(-1).reshape(grid_at(level, latent))
+        score = score + bilinear(token_map, latent) * sides[level]
+
+    def close_to(a, maps):
+        return ((a - maps) * (a.log() - maps.log())).sum(1) / 2 < tau
+
+    lines = []
+    for side in latent:
+        step = (side - 1) // (points - 1)
+        start = (side - 1 - step * (points - 1)) // 2
+        lines.append([start + step * i for i in range(points)])
+    maps = torch.stack([A[close_to(A[y * width + x], A)].mean(0) for y in lines[0] for x in lines[1]])
+    for _ in range(2):
+        matched, merged = set(), []
+        for i, a in enumerate(maps):
+            if i not in matched:
+                near = close_to(a, maps)
+                matched.update(near.nonzero()[:, 0].tolist())
+                merged.append(maps[near].mean(0))
+        maps = torch.stack(merged)
+    segments, heat = maps.argmax(0), score.flatten().clone()
+    for number in segments.unique():
+        heat[segments == number] = score.flatten()[segments == number].mean()
+    return normalise(bilinear(heat.reshape(latent), image_size))
 
 
 def sharpen(unet, factor=16):

@@ -31,6 +31,7 @@ PAGES = [
     "own-pictures",
     "python-reference",
     "reading-results",
+    "readings",
     "refcoco-and-coco",
     "run-folder",
     "sweeps-gpus-slurm",

@@ -46,10 +46,10 @@ def load_segmenter(
     averaging). The names that tables have do as well, and so do Edit objects: (NounChunk(), Averaging(0.9)) is the
     default, the paper's method. `alpha`: UEA's weight of the text, 1 changes nothing.
 
-    `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "diffsegmenter_notebook", "daam",
-    "ovam") or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers ("all",
-    "half", "up", ..) or a LayerChoice. `seed`: of the noise, the same for every picture. `device`: "auto" is CUDA where
-    there is one. `dtype`: "fp32", "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
+    `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "daam", "ovam", "iseg", ..:
+    docs/readings.md) or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers
+    ("all", "half", "up", ..) or a LayerChoice. `seed`: of the noise, the same for every picture. `device`: "auto" is
+    CUDA where there is one. `dtype`: "fp32", "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
 
     Raises UserError for a value that is none of these, with the choices.
     """

@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Layer, Observation, Request
 from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
-from attrbind_exp.heatmaps.method import HeatMapMethod, cross_layers, finest_self_attention
-from attrbind_exp.types import LayerChoice
+from attrbind_exp.heatmaps.method import HeatMapMethod, column_means, cross_layers, finest_self_attention
+from attrbind_exp.types import LayerChoice, UserError
 
 
 @dataclass(frozen=True)
@@ -20,10 +19,17 @@ class DiffSegmenter(HeatMapMethod):
 
     S is the mean over heads and layers of the finest self-attention; that S @ sum(w c) = sum(w S @ c) makes each
     resolution a column of its own. `weights`: by ratio, None = the model's own reading. Source: DiffSegmenter
-    (Wang et al., 2023) and its published script.
+    (Wang et al., 2023) and its published script. `power`: S^k @ c instead, not of the paper; 0 is cross-attention
+    alone.
     """
 
     weights: Mapping[int, float] | None = None
+    power: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.power) is not int or self.power < 0:
+            raise UserError(f"power={self.power!r} of a heatmap; give a whole number, 0 or more")
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
         """One column a resolution, with the choice's weights, else this method's, else the model's own."""
@@ -31,17 +37,16 @@ class DiffSegmenter(HeatMapMethod):
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, queries and keys of the finest self-attention."""
-        return Request(cross=cross_layers(columns, layers), queries_keys=finest_self_attention(layers))
+        own = finest_self_attention(layers) if self.power else ()
+        return Request(cross=cross_layers(columns, layers), queries_keys=own)
 
     def raw_maps(self, seen: Observation, columns: Sequence[Column], grid: tuple[int, int]) -> Tensor:
         """The mean over heads and layers of each column, on the grid of the self-attention: (B, C, h', w')."""
-        at = score_map.grid_at(min((x.layer.ratio for x in seen.self_attention), default=1), grid)
-        means = []
-        for column in columns:
-            layers = [seen.cross[x][:, 0].mean(1) for x in cross_layers([column], list(seen.cross))]  # (B, n) each
-            means.append(score_map.mean_map(layers, score_map.grid_at(column.ratio, grid), at))
-        return torch.stack(means, 1)
+        return column_means(seen, columns, grid)
 
     def complete(self, maps: Tensor, seen: Observation) -> Tensor:
-        """S @ minmax(c) of every column c."""
-        return score_map.complete(score_map.min_max(maps), seen.self_attention)
+        """S^k @ minmax(c) of every column c."""
+        maps = score_map.min_max(maps)
+        for _ in range(self.power):
+            maps = score_map.complete(maps, seen.self_attention)
+        return maps

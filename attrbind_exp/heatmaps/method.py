@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Layer, Observation, Request
 from attrbind_exp.backbones.reading import Reading
+from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
 from attrbind_exp.types import LayerChoice, UserError
 
@@ -47,9 +48,10 @@ class HeatMapMethod(ABC):
         """What a pass must leave behind for these columns: by default the cross-attention of their layers."""
         return Request(cross=cross_layers(columns, layers))
 
-    def pools(self, read: Sequence[int], length: int) -> Tensor:
+    def pools(self, read: Sequence[int], length: int, content: Sequence[int] = ()) -> Tensor:
         """Weights (K, L) over the text window that pool cross-attention for a prompt whose positions `read` are read:
-        by default their mean, K = 1. A batch may add rows of zeros to make all K alike."""
+        by default their mean, K = 1. A batch may add rows of zeros behind to make all K alike. `content`: the positions
+        of all of the prompt's text."""
         weights = torch.zeros(1, length)
         weights[0, list(read)] = 1 / len(read)
         return weights
@@ -69,6 +71,13 @@ class HeatMapMethod(ABC):
         return maps
 
 
+def pool_pieces(read: Sequence[int], length: int) -> Tensor:
+    """Weights (K, L) that pool each of K positions by itself, 1 / K each, so that their sum is the mean."""
+    weights = torch.zeros(len(read), length)
+    weights[range(len(read)), list(read)] = 1 / len(read)
+    return weights
+
+
 def cross_layers(columns: Sequence[Column], layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The cross-attention layers that some of the columns are made of, in the model's order."""
     return tuple(x for x in layers if x.cross and any(x.ratio == c.ratio and x.block in c.blocks for c in columns))
@@ -84,3 +93,14 @@ def finest_self_attention(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """The self-attention layers of the finest resolution that has any."""
     ratio = min((x.ratio for x in layers if not x.cross), default=0)
     return tuple(x for x in layers if not x.cross and x.ratio == ratio)
+
+
+def column_means(seen: Observation, columns: Sequence[Column], grid: tuple[int, int]) -> Tensor:
+    """The first pooling of each column, meaned over heads and layers, on the grid of the finest self-attention that is
+    there, else the latents' `grid`: (B, C, h', w')."""
+    at = score_map.grid_at(min((x.layer.ratio for x in seen.self_attention), default=1), grid)
+    means = []
+    for column in columns:
+        layers = [seen.cross[x][:, 0].mean(1) for x in cross_layers([column], list(seen.cross))]  # (B, n) each
+        means.append(score_map.mean_map(layers, score_map.grid_at(column.ratio, grid), at))
+    return torch.stack(means, 1)

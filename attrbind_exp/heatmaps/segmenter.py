@@ -7,6 +7,8 @@ mask = heat.mask(0.4)
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
 import torch
 from PIL import Image
@@ -131,13 +133,14 @@ class Segmenter:
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
             names = [name for name, steps in self.timesteps.items() if timestep in steps]
-            request, pools, parts = self._ask(names, [prompts[i].read for i in shared.firsts], length)
+            asked, pools = self._ask(names, [prompts[i] for i in shared.firsts], length)
+            request = reduce(or_, (own for own, _ in asked.values()))
             pools = to_device(pad_rows(pools, rows), device)
             for draw in range(self.settings.draws):
                 noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
-                    texts = [_of_method(seen, parts[name], t * pools.shape[1]) for t in range(shared.texts)]
+                    texts = [_of_method(seen, *asked[name], t * pools.shape[1]) for t in range(shared.texts)]
                     made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), count)
                     total[name] = total[name] + made if name in total else made
         means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
@@ -145,21 +148,23 @@ class Segmenter:
         return torch.cat(means, 2)[row, text]
 
     def _ask(
-        self, names: Sequence[str], read: Sequence[Sequence[int]], length: int
-    ) -> tuple[Request, Tensor, dict[str, slice]]:
-        """What a pass is asked for that serves several methods: the request, the poolings (B, K, L) of all of them, and
-        which of these are whose."""
-        request, parts = Request(), {}
+        self, names: Sequence[str], prompts: Sequence[Prompt], length: int
+    ) -> tuple[dict[str, tuple[Request, slice]], Tensor]:
+        """What each of several methods asks of a pass that serves all of them, and which poolings are its own; all
+        poolings (B, K, L). Methods that pool alike share theirs."""
+        asked = {}
         pools: list[Tensor] = []
         for name in names:
             method = self.methods[name]
-            request |= method.request(self.plan.of_method(name), self.plan.layers)
-            rows = [method.pools(positions, length) for positions in read]
+            rows = [method.pools(prompt.read, length, prompt.content) for prompt in prompts]
             most = max(map(len, rows))
-            start = sum(p.shape[1] for p in pools)
-            pools.append(torch.stack([torch.cat([r, r.new_zeros(most - len(r), length)]) for r in rows]))
-            parts[name] = slice(start, start + most)
-        return request, torch.cat(pools, 1), parts
+            own = torch.stack([torch.cat([r, r.new_zeros(most - len(r), length)]) for r in rows])
+            number = next((i for i, other in enumerate(pools) if torch.equal(own, other)), len(pools))
+            pools += [own] if number == len(pools) else []
+            start = sum(p.shape[1] for p in pools[:number])
+            request = method.request(self.plan.of_method(name), self.plan.layers)
+            asked[name] = request, slice(start, start + most)
+        return asked, torch.cat(pools, 1)
 
     def _maps(self, name: str, texts: Sequence[Observation], grid: tuple[int, int], count: int) -> Tensor:
         """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts, all completed
@@ -212,7 +217,16 @@ def _pad(embedding: Embedding, rows: int) -> Embedding:
     return Embedding(pad_rows(embedding.keys, rows), values, pooled)
 
 
-def _of_method(seen: Observation, part: slice, start: int) -> Observation:
-    """What a pass has left behind, with one method's poolings alone, of the text whose poolings begin at `start`."""
-    cross = {layer: pooled[:, start + part.start : start + part.stop] for layer, pooled in seen.cross.items()}
-    return Observation(cross, seen.self_attention, seen.inputs, seen.outputs, seen.noise)
+def _of_method(seen: Observation, asked: Request, part: slice, start: int) -> Observation:
+    """What a pass has left behind of all that one method asked for, with its poolings alone, of the text whose poolings
+    begin at `start`."""
+    cross = {layer: seen.cross[layer][:, start + part.start : start + part.stop] for layer in asked.cross}
+    if not asked.by_head:
+        cross = {layer: pooled.mean(2, True) for layer, pooled in cross.items()}
+    return Observation(
+        cross,
+        [found for found in seen.self_attention if found.layer in asked.queries_keys],
+        {layer: seen.inputs[layer] for layer in asked.inputs},
+        {layer: seen.outputs[layer] for layer in asked.outputs},
+        seen.noise if asked.noise else None,
+    )

@@ -48,7 +48,7 @@ def _place(parse: Parse, tokens: Tokens, chunk_tokens: Tokens, settings: TextSet
     if settings.gate and not parse.modified:
         bind = False
     read = (*(q if settings.token_pooling == "mean" else q[-1:]), *further)
-    return Prompt(settings.prefix + parse.text, parse, q, pos, read, bind, tuple(fallbacks))
+    return Prompt(settings.prefix + parse.text, parse, q, pos, read, bind, tuple(fallbacks), tokens.content)
 
 
 def _same_tokens(tokens: Tokens, pos: Sequence[int], chunk_tokens: Tokens) -> bool:
