@@ -312,7 +312,7 @@ def test_a_scoring_beside_a_run_differs_in_what_it_was_made_of_and_not_in_a_mode
     assert not {"torch", "GPU", "device"} & set(made_with(peer)) and made_with(peer)["weights"] == "w9"
     assert in_short(of, [by]) == "made with attrbind_exp 1.0 at aaaaaaaaaa"
     other = summary_of(replace(OF, dtype=None), replace(WITH, spacy="0.1"), **scored)
-    assert difference_line([summary_of(OF, WITH), other]).startswith("These runs differ in: spacy ")
+    assert difference_line([summary_of(OF, WITH), other]).startswith("These runs differ in: spaCy ")
 
 
 def test_what_a_sweep_is_about_and_other_splits_and_models_are_no_difference():

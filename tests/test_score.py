@@ -203,6 +203,11 @@ def test_heat_on_another_scale_ends_the_command(tmp_path):
     assert code == 2 and err.startswith("error: the heat map of '536' runs from 3 to 3") and len(err.splitlines()) == 1
 
 
+def test_a_scoring_is_not_rescored(side):
+    code, _, err = command(str(side / "peer"), "threshold=0.4", module="rescore")
+    assert code == 2 and "holds another system's masks, scored; score them again" in err and len(err.splitlines()) == 1
+
+
 def test_a_system_is_a_variant_of_its_own_that_edits_nothing():
     lavt = Variant("LAVT", system="LAVT")
     assert (lavt.name, lavt.label, lavt.alpha) == ("LAVT", "LAVT", None)
