@@ -189,6 +189,7 @@ def test_a_scoring_goes_on_and_is_not_mixed_with_other_predictions(side, tmp_pat
         (["predictions=masks", "variant=noun_chunk"], "name='noun_chunk' is what"), (["predictions=x.json", "missing=none"], "missing='none'; choose from fail, empty"),
         (["predictions=a.json", "dataset=shapes_classes"], "score takes expressions"), (["predictions=a.json", "threshold=0.005"], "threshold=0.005"),
         (["predictions=a.json"], "names an expression of shapes test: there are 0:0; an id here is 201:536"), (["alpha=0.9"], "no key 'alpha'"),
+        (["masks.json"], "'masks.json' is no KEY=VALUE, which is all that score takes; see attrbind score --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_one_line(tmp_path, typed, said):
