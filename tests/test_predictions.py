@@ -199,7 +199,9 @@ def test_the_folder_of_a_run_names_its_masks(tmp_path):
         (tmp_path / "masks" / form / "about.json").write_text('{"format": "rle", "masks": []}')
     (tmp_path / "gallery.png").touch()
     for path in (tmp_path, tmp_path / "masks"):
-        with pytest.raises(UserError, match=r"further down; give predictions='.*/masks/png' or predictions='.*/masks/rle'"):
+        with pytest.raises(
+            UserError, match=r"further down; give predictions='.*/masks/png' or predictions='.*/masks/rle'"
+        ):
             read_predictions(path)
 
 

@@ -168,8 +168,7 @@ def _row(sample: Sample, prompt: Prompt, window: "TextWindow | None") -> AuditRo
 def count_changed(prompts: Sequence[Prompt], variants: Sequence[Variant]) -> dict[str, int]:
     """For each variant, by label, the number of prompts whose embedding its edits can change."""
     return {
-        variant.label: sum(any(can_change(edit, p) for edit in variant.edits) for p in prompts)
-        for variant in variants
+        variant.label: sum(any(can_change(edit, p) for edit in variant.edits) for p in prompts) for variant in variants
     }
 
 

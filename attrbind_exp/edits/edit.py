@@ -41,7 +41,9 @@ class Edit(ABC):
             choices, value = get_args(field.type), getattr(self, field.name)
             if get_origin(field.type) is Literal and value not in choices:
                 edit = type(self).__name__
-                raise UserError(f"{field.name}={value!r} of the edit {edit}; choose from {', '.join(map(str, choices))}")
+                raise UserError(
+                    f"{field.name}={value!r} of the edit {edit}; choose from {', '.join(map(str, choices))}"
+                )
 
     def texts(self, prompt: Prompt) -> Sequence[Text]:
         """What must be encoded for this prompt besides the prompt itself and the empty prompt "": texts, or requests
