@@ -20,7 +20,7 @@ from attrbind_exp import Averaging, LayerChoice, NounChunk, UserError, config, l
 from attrbind_exp.api import load
 from attrbind_exp.api.choices import WORDS, read_edits
 from attrbind_exp.api.inputs import read_input
-from attrbind_exp.edits import Variant
+from attrbind_exp.edits import Padding, Variant
 from attrbind_exp.heatmaps.daam import Daam
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.reporting.panels import KEY, decode
@@ -269,6 +269,9 @@ def test_a_picture_says_what_kept_edits_from_acting(loaded):
     found = loaded.compare(drawing(), "the circle")
     assert found.about == "picture; model bundled; edits change nothing here"
     assert (found["baseline"].heat_map == found["ncr+uea"].heat_map).all()
+    padded = loaded.compare(drawing(), "the circle", edits=["baseline", Padding()])  # acts on every prompt
+    assert padded.about == "picture; model bundled"
+    assert (padded["baseline"].heat_map != padded["padding"].heat_map).any()
     long = loaded(DRAWN, "the circle " + "that is very large and " * 20)
     assert long.about == "test_0000.jpg; model bundled; fallback: prompt_truncated"
 

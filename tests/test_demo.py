@@ -9,6 +9,7 @@ import time
 import tomllib
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -115,6 +116,7 @@ def test_variants_that_share_an_embedding_are_sent_once(compared):
     heat, place = heat_maps(compared, plain, (128, 128))
     assert heat.shape == (2, 128, 128) and place == [0, 1] * 5  # a map for each reading
     assert notes(plain) == ["Nothing modifies “moon”: the edits change nothing, all maps are the baseline’s."]
+    assert notes(replace(plain, index=(0, 1) * 5)) == []  # an edit without a gate acted
 
 
 def test_target_and_chunk_are_marked(compared, seen):

@@ -9,6 +9,7 @@ from attrbind_exp import config
 from attrbind_exp.cache import Cache
 from attrbind_exp.edits import (
     AllChunks,
+    Averaging,
     CompelDown,
     Contextless,
     EncoderLayer,
@@ -249,8 +250,17 @@ def test_no_words_break_an_edit(model, text):
 def test_what_an_edit_does_not_know_is_said():
     with pytest.raises(UserError, match=r"weight=1\.2 of CompelDown; give one from 0 to 1"):
         CompelDown(1.2)
-    with pytest.raises(UserError, match="source='mean' of the edit Padding; choose from empty, chunk"):
-        Padding("mean")
+    for make, said in (
+        (lambda: Padding("mean"), "source='mean' of the edit Padding; choose from empty, chunk"),
+        (lambda: Padding(where="all"), "where='all' of the edit Padding; choose from both, keys, values, read"),
+        (lambda: NounChunk("templet"), "prefix='templet' of the edit NounChunk; choose from none, template"),
+        (lambda: Averaging(0.9, "end"), "uncond='end' of the edit Averaging; choose from same, eos, mean"),
+        (lambda: Weight(2, "targets"), "words='targets' of the edit Weight; choose from target, chunk, modifiers, or"),
+        (lambda: CompelDown(0.5, "star"), "words='star' of the edit CompelDown"),
+    ):
+        with pytest.raises(UserError) as error:
+            make()
+        assert str(error.value).startswith(said)
 
 
 def test_the_things_of_an_expression_come_back_from_the_cache(tmp_path):

@@ -12,7 +12,7 @@ from attrbind_exp.backbones.window import ClipWindow, load_tokenizer
 from attrbind_exp.commands.parse import COLUMNS, audit, count_changed, read_prompts, summarize
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Variant
+from attrbind_exp.edits import Padding, Variant
 from attrbind_exp.language.overrides import IGNORED_COLUMNS, KNOWN
 from attrbind_exp.types import Failure, Override, Sample, TextSettings
 from tests.conftest import make_variant, write_refer
@@ -87,11 +87,12 @@ def test_what_each_method_can_change_is_counted():
         make_variant("prefixed", replace=True, prefix="template"),
         make_variant("uea", alpha=1.0),
         make_variant("both", replace=True, prefix="template", alpha=0.9),
+        Variant("pad", (Padding(),)),
     ]
-    # "the star" has no modifier. Behind the prefix, the second's chunk stands where it stands in the prompt.
+    # "the star" has no modifier: nothing to bind, but the padding is every prompt's. Behind the prefix, the second's chunk stands where it stands in the prompt.
     assert count_changed(prompts, variants) == {
         "baseline": 0, "noun_chunk": 3, "noun_chunk_prefixed": 2, "uncond_average alpha=1": 0,
-        "attribute_binding_prefixed alpha=0.9": 3,
+        "attribute_binding_prefixed alpha=0.9": 3, "padding": 4,
     }  # fmt: skip
 
 

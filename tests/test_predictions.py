@@ -192,6 +192,19 @@ def test_paths_that_hold_nothing(tmp_path):
         read_predictions(file, "x")
 
 
+def test_the_folder_of_a_run_names_its_masks(tmp_path):
+    """Its own pictures are no masks."""
+    for form in ("png", "rle"):
+        (tmp_path / "masks" / form).mkdir(parents=True)
+        (tmp_path / "masks" / form / "about.json").write_text('{"format": "rle", "masks": []}')
+    (tmp_path / "gallery.png").touch()
+    for path in (tmp_path, tmp_path / "masks"):
+        with pytest.raises(
+            UserError, match=r"further down; give predictions='.*/masks/png' or predictions='.*/masks/rle'"
+        ):
+            read_predictions(path)
+
+
 def test_of_our_own_heat_the_variant_and_seed_are_chosen_by_name(tmp_path):
     levels = np.stack([np.full(SIZE, n, np.uint8) for n in (0, 30, 57, 100)])
     found = Levels("4:12", levels, np.array([[3, 2], [1, 0]]), None)

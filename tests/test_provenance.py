@@ -303,6 +303,18 @@ def test_a_table_says_in_what_its_runs_differ():
     assert difference_line(runs[1:2]).startswith("The parts of this run differ in: torch 2.12.1 / 2.13.0; GPU")
 
 
+def test_a_scoring_beside_a_run_differs_in_what_it_was_made_of_and_not_in_a_model():
+    """No model made its figures, so neither torch nor a GPU did."""
+    scored = {"overrides": ["predictions=a.json"], "model": "a.json"}
+    of, by = replace(OF, dtype=None, weights="w9"), replace(WITH, torch="2.13.0", gpu=None, device="cpu")
+    peer = summary_of(of, by, **scored)
+    assert difference_line([summary_of(OF, WITH), peer]) == ""
+    assert not {"torch", "GPU", "device"} & set(made_with(peer)) and made_with(peer)["weights"] == "w9"
+    assert in_short(of, [by]) == "made with attrbind_exp 1.0 at aaaaaaaaaa"
+    other = summary_of(replace(OF, dtype=None), replace(WITH, spacy="0.1"), **scored)
+    assert difference_line([summary_of(OF, WITH), other]).startswith("These runs differ in: spaCy ")
+
+
 def test_what_a_sweep_is_about_and_other_splits_and_models_are_no_difference():
     runs = [
         summary_of(OF, WITH),

@@ -230,6 +230,17 @@ def test_what_two_runs_measured_alike_stands_once_and_labels_tell_runs_apart(tmp
     )  # each to its own run's
 
 
+def test_a_scoring_that_is_called_like_an_edit_is_told_apart_by_its_folder(tmp_path):
+    """The configurations of a run and of a scoring differ in nearly every key: no label has room for that."""
+    magnet = ("magnet", None)
+    write_run(tmp_path / "ours", {BASE: [10, 20], magnet: [20, 30]}, config={"alpha": {"value": 0.9}})
+    for name, first in (("a", 22), ("b", 24)):
+        typed = [f"predictions={name}.json", "name=magnet"]
+        write_run(tmp_path / "peers" / name, {magnet: [first, 30]}, overrides=typed)
+    (group,) = make_groups(read_folder(tmp_path).finished, tmp_path)
+    assert {c.label for c in group.columns} == {"baseline", "magnet · ours", "magnet · peers/a", "magnet · peers/b"}
+
+
 def test_every_run_is_compared_under_its_own_noise(tmp_path):
     for name, seed, values in (("a", 0, ([10, 20], [20, 30])), ("b", 1, ([14, 24], [15, 25]))):
         write_run(tmp_path / name, dict(zip((BASE, OURS), values)), config={"seed": seed})

@@ -16,6 +16,8 @@ from attrbind_exp.edits.variant import find_shorter, is_ours
 from attrbind_exp.reporting.gallery import shown_variants
 from attrbind_exp.reporting.html.collect import collect
 from attrbind_exp.reporting.html.draw import draw_settings
+from attrbind_exp.reporting.html.slices import binding_rows
+from attrbind_exp.reporting.paper_figures import write_figure
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.types import UserError
@@ -118,7 +120,14 @@ def test_the_report_stands_them_side_by_side_with_paired_differences(side, tmp_p
     shown = json.loads(re.search(r'<script[^>]*type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[1])
     assert [set(p["panels"]) for p in shown["pictures"]] == [{"image", "ground truth", "baseline", OURS, "peer"}] * 2
     assert "python -m attrbind_exp.score dataset.limit=12" in page
-    assert "threshold 0.50, the same at any" in (folder / "peer" / "report.html").read_text()
+    heat = [(row.label, [cell.text for cell in row.cells]) for row in binding_rows(group)]
+    assert heat[0][0] == "peak on target" and heat[0][1][3] == "-" and "-" not in heat[0][1][:3]  # masks have no peak
+    assert [len(cells) for _, cells in heat] == [4] * len(heat)
+    (line,) = [line for line in write_figure(measured, "results", "tex").read_text().splitlines() if line[:4] == "peer"]
+    mean = table.loc["peer", "difference oracle"]
+    assert re.search(rf"{abs(mean):.1f} \[", line)  # for a paper as on the page
+    alone = (folder / "peer" / "report.html").read_text()
+    assert "threshold 0.50, the same at any" in alone and " %, with no ceiling beside it" in alone
     assert draw_settings(read_summary(folder / "peer"), 0.5) == ""
 
 
@@ -189,6 +198,7 @@ def test_a_scoring_goes_on_and_is_not_mixed_with_other_predictions(side, tmp_pat
         (["predictions=masks", "variant=noun_chunk"], "name='noun_chunk' is what"), (["predictions=x.json", "missing=none"], "missing='none'; choose from fail, empty"),
         (["predictions=a.json", "dataset=shapes_classes"], "score takes expressions"), (["predictions=a.json", "threshold=0.005"], "threshold=0.005"),
         (["predictions=a.json"], "names an expression of shapes test: there are 0:0; an id here is 201:536"), (["alpha=0.9"], "no key 'alpha'"),
+        (["masks.json"], "'masks.json' is no KEY=VALUE, which is all that score takes; see attrbind score --help"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_scored_is_one_line(tmp_path, typed, said):
@@ -201,6 +211,11 @@ def test_heat_on_another_scale_ends_the_command(tmp_path):
     np.savez(tmp_path / "logits.npz", **{"536": np.full((8, 8), 3.0)})
     code, _, err = command(*DATA, "predictions=logits.npz", module="score", cwd=tmp_path)
     assert code == 2 and err.startswith("error: the heat map of '536' runs from 3 to 3") and len(err.splitlines()) == 1
+
+
+def test_a_scoring_is_not_rescored(side):
+    code, _, err = command(str(side / "peer"), "threshold=0.4", module="rescore")
+    assert code == 2 and "holds another system's masks, scored; score them again" in err and len(err.splitlines()) == 1
 
 
 def test_a_system_is_a_variant_of_its_own_that_edits_nothing():

@@ -121,8 +121,12 @@ class LoadedSegmenter:
         owners = [owner for owner, _ in pairs]
         edited = self.core.edit(self._prompts([text for _, text in pairs]), variants)
         completed = self._complete(read, owners, edited)
+        gated = all(edit.gated for variant in variants for edit in variant.edits)
         return [
-            [self._result(*read[owner], item.prompt, v, maps[n]) for n, v in zip(item.index, variants, strict=True)]
+            [
+                self._result(*read[owner], item.prompt, v, maps[n], gated)
+                for n, v in zip(item.index, variants, strict=True)
+            ]
             for owner, item, maps in zip(owners, edited, completed, strict=True)
         ]
 
@@ -153,11 +157,14 @@ class LoadedSegmenter:
         waiting = iter(made)
         return [[next(waiting) for _ in item.embeddings] for item in edited]
 
-    def _result(self, image: Image.Image, name: str, prompt: Prompt, variant: Variant, completed: Tensor) -> Result:
-        """One result; its `about` says where edits cannot act, and which rules were fallen back on."""
+    def _result(
+        self, image: Image.Image, name: str, prompt: Prompt, variant: Variant, completed: Tensor, gated: bool
+    ) -> Result:
+        """One result; its `about` says where edits cannot act, since all are `gated`, and which rules were fallen back
+        on."""
         heat = self.core.heat_map(completed, (image.height, image.width))
         about = [Path(name).name or "picture", f"model {self.model.name}"]
-        about += [] if prompt.bind else ["edits change nothing here"]
+        about += ["edits change nothing here"] if gated and not prompt.bind else []
         about += [f"fallback: {', '.join(prompt.fallbacks)}"] if prompt.fallbacks else []
         return Result(image, prompt.parse.text, heat.values, prompt, variant.label, "; ".join(about))
 

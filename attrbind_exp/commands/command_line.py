@@ -21,6 +21,7 @@ from attrbind_exp.commands.free_text import FREE_TEXT
 from attrbind_exp.commands.grammar import read_values, show
 from attrbind_exp.commands.known_keys import check_keys
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
+from attrbind_exp.commands.segment_arguments import WITH_VALUE
 from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
 from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
 from attrbind_exp.log import log
@@ -193,6 +194,7 @@ def run_main(
         with use_verbosity(asked, serves=command == "demo"), use_config_dir(folder), disk_errors():
             named = [] if folder is None else [CONFIG_DIR, str(own_folder())]
             arguments = rewrite(arguments)
+            check_words(command, arguments)
             check_keys(command, arguments)
             sys.argv[1:] = [*named, *rewrite_arguments(arguments)]
             main()
@@ -204,6 +206,16 @@ def run_main(
         sys.exit(130)
     finally:
         remove_unused()
+
+
+def check_words(command: str, arguments: Sequence[str]) -> None:
+    """Raise UserError for a word that is neither KEY=VALUE nor a flag or its value, of which Hydra speaks in terms of
+    its grammar."""
+    for before, word in zip(["", *arguments], arguments):
+        if "=" not in word and not word.startswith(("-", "~")) and before not in WITH_VALUE:
+            raise UserError(
+                f"'{clean(word)}' is no KEY=VALUE, which is all that {command} takes; see attrbind {command} --help"
+            )
 
 
 def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:

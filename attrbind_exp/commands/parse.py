@@ -168,17 +168,18 @@ def _row(sample: Sample, prompt: Prompt, window: "TextWindow | None") -> AuditRo
 def count_changed(prompts: Sequence[Prompt], variants: Sequence[Variant]) -> dict[str, int]:
     """For each variant, by label, the number of prompts whose embedding its edits can change."""
     return {
-        variant.label: sum(p.bind and any(can_change(edit, p) for edit in variant.edits) for p in prompts)
-        for variant in variants
+        variant.label: sum(any(can_change(edit, p) for edit in variant.edits) for p in prompts) for variant in variants
     }
 
 
 def can_change(edit: Edit, prompt: Prompt) -> bool:
-    """Whether an edit can change the prompt's embedding.
+    """Whether an edit can change the prompt's embedding. Where there is nothing to bind, only one without a gate can.
 
     NCR with the prefix kept cannot where the chunk starts the expression: CLIP is causal, so the chunk's rows depend on
     what stands before it, and there that is the prefix in both texts.
     """
+    if edit.gated and not prompt.bind:
+        return False
     before = prompt.parse.text[: prompt.parse.chunk[0]]
     if isinstance(edit, NounChunk) and edit.prefix == "template" and not before.strip():
         return False

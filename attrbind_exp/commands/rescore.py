@@ -168,6 +168,10 @@ def main() -> None:
     try:
         if not (args.run / "summary.json").is_file():
             raise UserError(f"no finished run at '{args.run}'; give the folder that a run with keep_maps=true printed")
+        if read_summary(args.run).command == "score":
+            raise UserError(
+                f"'{args.run}' holds another system's masks, scored; score them again with what is to differ"
+            )
         with use_config_dir(args.config_dir), disk_errors():
             cfg = config.read_config(args.run)
             with config.naming_config(args.run):

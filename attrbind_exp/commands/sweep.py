@@ -73,10 +73,8 @@ def print_figures(config: DictConfig, folder: Path) -> None:
         from attrbind_exp.reporting.paper_figures import write_asked
         from attrbind_exp.runs.index import read_sweep
 
-        for whole in (
-            folder,
-            *(Path(run.folder) for run in read_sweep(folder).merged),
-        ):  # a merged run has its own, too
+        merged = [Path(run.folder) for run in read_sweep(folder).merged]
+        for whole in (folder, *merged):  # a merged run has its own, too
             print(clean(write_asked(whole, width), 5000))
 
 

@@ -61,9 +61,8 @@ class Settings:
     """One run, as its configuration says. What takes time to load is a function that makes it.
 
     `batch_size`: None = fit it to the device's memory, and `run.batch_size` is the model's until then
-    (with_batch_size). `warning`: what
-    a reader must know of this model on this data. `yaml`: the whole configuration, as config.yaml has it; `key`: twelve
-    hex digits over all of it that can change a figure.
+    (with_batch_size). `warning`: what a reader must know of this model on this data. `yaml`: the whole configuration,
+    as config.yaml has it; `key`: twelve hex digits over all of it that can change a figure.
     """
 
     run: RunSettings

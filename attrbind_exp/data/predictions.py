@@ -52,6 +52,9 @@ def read_predictions(path: Path, variant: str | None = None) -> Predictions:
         if about is not None and about["format"] != "npz":
             name = _choose(path, {unquote(str(mask["name"])): str(mask["name"]) for mask in about["masks"]}, variant)
             path, variant = path / (name if about["format"] == "png" else f"{name}.json"), None
+        if about is None and (below := sorted({*path.glob(f"masks/*/{ABOUT}"), *path.glob(f"*/{ABOUT}")})):
+            places = " or ".join(f"predictions='{found.parent}'" for found in below)
+            raise UserError(f"predictions='{path}' has what save_masks wrote further down; give {places}")
         heats = sorted(path.glob("*.npz")) if path.is_dir() else []
         if variant is not None and not heats:
             raise UserError(f"variant={variant} chooses among what save_masks wrote; '{path}' holds one set of masks")

@@ -83,7 +83,7 @@ def notes(seen: Seen) -> list[str]:
     """What a reader must know of how an expression was read, in sentences."""
     prompt = seen.prompt
     found = [NOTES.get(rule, f"How it was read: {rule.replace('_', ' ')}.") for rule in prompt.fallbacks]
-    if not prompt.bind:
+    if not prompt.bind and len(set(seen.index)) == 1:  # edits without a gate act all the same
         why = "Nothing modifies" if not prompt.parse.modified else "Nothing can be bound to"
         found.append(
             f"{why} “{clean(prompt.parse.target_text)}”: the edits change nothing, all maps are the baseline’s."

@@ -6,8 +6,8 @@ q: positions of the target noun, among them.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args, get_origin
 
 from attrbind_exp.language.window import Text
 from attrbind_exp.types import Prompt, UserError
@@ -36,10 +36,14 @@ class Edit(ABC):
     where: Where = "both"
 
     def __post_init__(self) -> None:
-        """A subclass that has its own calls this one."""
-        if self.where not in get_args(Where):
-            choices = ", ".join(get_args(Where))
-            raise UserError(f"where={self.where!r} of the edit {type(self).__name__}; choose from {choices}")
+        """A subclass that has its own calls this one. Raises UserError for a value that its field's Literal lacks."""
+        for field in fields(self):
+            choices, value = get_args(field.type), getattr(self, field.name)
+            if get_origin(field.type) is Literal and value not in choices:
+                edit = type(self).__name__
+                raise UserError(
+                    f"{field.name}={value!r} of the edit {edit}; choose from {', '.join(map(str, choices))}"
+                )
 
     def texts(self, prompt: Prompt) -> Sequence[Text]:
         """What must be encoded for this prompt besides the prompt itself and the empty prompt "": texts, or requests

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.language.window import Text, Tokens
-from attrbind_exp.types import Prompt, UserError
+from attrbind_exp.types import Prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +23,6 @@ class _Tail(Edit):
 
     gated: ClassVar[bool] = False
     source: Source = "empty"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.source not in get_args(Source):
-            choices = ", ".join(get_args(Source))
-            raise UserError(f"source={self.source!r} of the edit {type(self).__name__}; choose from {choices}")
 
     def texts(self, prompt: Prompt) -> Sequence[str]:
         """What the rows come from."""

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from attrbind_exp.edits.averaging import average_rows
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.phrases import in_prompt
 from attrbind_exp.language.window import Text
-from attrbind_exp.types import Prompt
+from attrbind_exp.types import Prompt, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attrbind_exp.backbones.backbone import EncodedText
+
+Which = Literal["target", "chunk", "modifiers"]
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,15 @@ class Weight(Edit):
     """
 
     weight: float
-    words: Literal["target", "chunk", "modifiers"] | tuple[str, ...] = "target"
+    words: Which | tuple[str, ...] = "target"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.words, str):
+        if isinstance(self.words, str):
+            if self.words not in get_args(Which):
+                choices = f"{', '.join(get_args(Which))}, or give a list of words"
+                raise UserError(f"words={self.words!r} of the edit {type(self).__name__}; choose from {choices}")
+        else:
             object.__setattr__(self, "words", tuple(self.words))  # a list from YAML
 
     def changes(self, prompt: Prompt) -> bool:

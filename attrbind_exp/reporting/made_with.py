@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from attrbind_exp.runs.provenance import told
+from attrbind_exp.runs.provenance import OF_A_MODEL, told
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.summary import Summary
 
@@ -29,9 +29,10 @@ def difference_line(summaries: Sequence[Summary]) -> str:
 
 
 def _told(summary: Summary) -> Iterable[dict[Key, str]]:
-    """What a run says of itself, part by part."""
+    """What a run says of itself, part by part; of a scoring not what models compute with, since none did."""
+    without = OF_A_MODEL if summary.command == "score" else ()
     for part in summary.provenance:
-        yield {(name,): value for name, value in told(part).items()}
+        yield {(name,): value for name, value in told(part, without).items()}
     if summary.identity is not None:
         among = {"data": (summary.dataset, str(summary.split)), "weights": (summary.model,)}
         known = {name: value for name, value in told(summary.identity).items() if value != "none"}

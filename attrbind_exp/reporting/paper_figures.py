@@ -137,12 +137,15 @@ def _model(measured: Measured) -> str:
 
 
 def _paper(measured: Measured, name: str, to: Path, form: str, width: Width) -> Path:
-    """One of the paper's tables or its Figure 7, with our figures in it."""
+    """One of the paper's tables or its Figure 7, with our figures in it; "results": the page's own table, in which runs
+    of one variant are compared with the baseline of another."""
     runs = _runs(measured)
-    spec = measured.spec if name == "results" else _read_spec(SPECS[name])
+    if name == "results":
+        spec, table = measured.spec, measured.between.drop(columns=["group", "precision"])
+    else:
+        spec, chooser = _read_spec(SPECS[name]), selection(runs)
+        table = with_references(paper_table(runs, spec, chooser), runs, chooser)
     title = spec.title or measured.folder.name
-    chooser = selection(runs)
-    table = with_references(paper_table(runs, spec, chooser), runs, chooser)
     alphas = sorted(table["alpha"].dropna().unique())
     if name == "7" and len(alphas) < 3:
         there = ", ".join(f"{alpha:g}" for alpha in alphas) or "none"

@@ -5,7 +5,7 @@ as after a requeue on another machine: every part of the run is written down, an
 Neither holds a path, a user's name or a variable of the environment.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -26,6 +26,7 @@ SHOWN = {
     "rows": "version of the rows",
     "stored": "weights stored in",
 }
+OF_A_MODEL = ("torch", "diffusers", "transformers", "device", "gpu", "driver", "cuda", "cpu", "threads", "stored")
 
 
 class Identity(msgspec.Struct, kw_only=True, frozen=True):
@@ -119,9 +120,10 @@ def summed(parts: Sequence[Part]) -> tuple[Identity | None, tuple[Provenance, ..
     return (parts[-1].identity if parts else None), tuple(backwards)[::-1]
 
 
-def told(of: Identity | Provenance) -> dict[str, str]:
-    """What it says, by name, for the eye; commit and state of the tree are one. "none" where nothing is known."""
-    values = {name: getattr(of, name) for name in of.__struct_fields__}
+def told(of: Identity | Provenance, without: Collection[str] = ()) -> dict[str, str]:
+    """What it says, by name, for the eye, the fields `without` left out; commit and state of the tree are one. "none"
+    where nothing is known."""
+    values = {name: getattr(of, name) for name in of.__struct_fields__ if name not in without}
     if values.pop("changed", None):
         values["commit"] = f"{str(values['commit'])[:COMMIT]}, changed"
     elif values.get("commit"):
@@ -150,11 +152,13 @@ def check_same(before: Identity, now: Identity, what: str) -> None:
 
 
 def in_short(identity: Identity | None, provenance: Sequence[Provenance]) -> str:
-    """One line on what a run was made with, of its last part; empty where nobody says."""
+    """One line on what a run was made with, of its last part; empty where nobody says. Where there was no precision, no
+    model made anything, and no device is named."""
     if identity is None or not provenance:
         return ""
     last = told(provenance[-1])
     code = f"attrbind_exp {identity.version}" + ("" if last["commit"] == "none" else f" at {last['commit']}")
     device = last["device"] if last["GPU"] == "none" else last["GPU"]
+    computed = f"; {device}, {identity.dtype}" if identity.dtype else ""
     parts = f"; in {len(provenance)} parts that differ (provenance.jsonl)" if len(provenance) > 1 else ""
-    return f"made with {code}; {device}, {identity.dtype or 'unknown precision'}{parts}"
+    return f"made with {code}{computed}{parts}"

@@ -12,7 +12,7 @@ from attrbind_exp.reporting.html.sections import choice_of_threshold, head, tone
 from attrbind_exp.reporting.paper_tables import comparisons, leading
 from attrbind_exp.reporting.tables import figure
 from attrbind_exp.scoring.holm import survive
-from attrbind_exp.scoring.references import CEILING
+from attrbind_exp.scoring.references import CEILING, CENTRE, OBJECTS
 
 Row = Mapping[Hashable, Any]  # of sections.between
 
@@ -148,7 +148,8 @@ def _alone(group: Group, column: Column, row: Row, rows: Sequence[Row]) -> str:
     held, at = row.get("mIoU held out") is not None, leading(row, "threshold")
     threshold = "" if at is None else f"; threshold {at:.2f}, {choice_of_threshold(column, held)}"
     about = f"n = {int(row['n']):,} {group.scored}{threshold}"
-    place = _place(row, rows) or f"{figure(leading(row, 'mIoU'))} %, with no floor and ceiling beside it"
+    without = "ceiling" if any(r["variant"] in (OBJECTS, CENTRE) for r in rows) else "floor and ceiling"
+    place = _place(row, rows) or f"{figure(leading(row, 'mIoU'))} %, with no {without} beside it"
     return f"On {group.name}, the mIoU of {column.label} is {place} ({about}). It is compared with no other."
 
 

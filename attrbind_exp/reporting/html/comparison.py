@@ -129,7 +129,8 @@ def _name(run: Run) -> str:
 
 def _columns(runs: Sequence[Run], root: Path) -> list[Column]:
     """The variants of runs on the same data, runs of the baseline alone first. Labels that would stand twice also name
-    in what the configurations of those runs differ."""
+    in what the configurations of those runs differ, or their folders, where a run and a scoring have hardly a key in
+    common."""
     found: list[Column] = []
     for run in runs:
         settings = flatten(read_config(run.folder))
@@ -139,8 +140,10 @@ def _columns(runs: Sequence[Run], root: Path) -> list[Column]:
     found.sort(key=lambda c: any(map(is_rival, c.run.summary.variants)))
     columns = []
     for c in found:
-        alike = {str(other.run.folder.relative_to(root)): other.settings for other in found if other.label == c.label}
-        said = _differing(alike, str(c.run.folder.relative_to(root)))
+        own = str(c.run.folder.relative_to(root))
+        alike = {str(other.run.folder.relative_to(root)): other for other in found if other.label == c.label}
+        comparable = len({other.run.summary.command for other in alike.values()}) == 1
+        said = _differing({name: other.settings for name, other in alike.items()}, own) if comparable else own
         columns.append(replace(c, label=f"{c.label} · {said}") if len(alike) > 1 else c)
     return columns
 

@@ -46,12 +46,16 @@ def slice_rows(group: Group) -> list[SliceRow]:
 
 
 def binding_rows(group: Group) -> list[SliceRow]:
-    """One row a binding figure, as the terminal has them; none where a column has no such figures."""
-    found = [c.entry.binding for c in group.columns if c.entry.binding is not None]
-    if len(found) < len(group.columns):
-        return []
-    rows = [(name, [read(b) for b in found], digits) for name, read, digits in BINDING]
-    return [SliceRow(name, None, each[0].n, [Cell(bounded(e, digits)) for e in each]) for name, each, digits in rows]
+    """One row a binding figure, as the terminal has them; none where no column has such figures. Masks of another
+    system have no place where heat lies, and leave those of the others."""
+    found = [c.entry.binding for c in group.columns]
+    rows = []
+    for name, read, digits in BINDING:
+        each = [None if b is None else read(b) for b in found]
+        n = next((e.n for e in each if e is not None), None)
+        if n is not None:
+            rows.append(SliceRow(name, None, n, [Cell(bounded(e, digits)) for e in each]))
+    return rows
 
 
 def _slice_row(name: str, value: str, found: Sequence[SliceFigures | None]) -> SliceRow:
