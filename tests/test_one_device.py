@@ -98,7 +98,7 @@ def test_a_picture_a_pass_heat_maps_and_counts_stay_where_they_are(there, monkey
     assert (completed.device, heats.device, len(completed)) == (THERE, THERE, len(rows))
     unpacked = []
     monkeypatch.setattr(on_device, "_thresholds", lambda device: torch.empty(101, device=device))
-    monkeypatch.setattr(on_device.np, "array", lambda numbers: unpacked.append(numbers))
+    monkeypatch.setattr(on_device, "in_parts", lambda work, items, size, _: (unpacked.append(work(items, size)), size))
     monkeypatch.setattr(type(heats), "tolist", lambda self: self)
     on_device.count_maps(heats, [torch.empty(48 * 64, dtype=torch.bool, device=THERE)] * 3)
     assert [(found.device, found.shape) for found in unpacked] == [(THERE, (3, 2 + 2 * 101 + 2 * 3))]
