@@ -92,12 +92,17 @@ def test_what_was_kept_gives_the_same_figures_and_pictures_are_drawn(folder, tmp
     assert code == 0, err
     for mine, theirs in zip(read_rows(again), read_rows(folder), strict=True):
         assert (mine.text_processor, mine.alpha, mine.heatmap, mine.seed) == (
-            theirs.text_processor, theirs.alpha, theirs.heatmap, theirs.seed
+            theirs.text_processor,
+            theirs.alpha,
+            theirs.heatmap,
+            theirs.seed,
         )
         # Maps are kept in half precision.
         assert np.abs(np.array(mine.intersection) - theirs.intersection).max() <= 8
         assert mine.references == theirs.references
-    names = sorted(file.parent.name for file in folder.rglob("*.png") if "gallery" in str(file) or "improved" in str(file))
+    names = sorted(
+        file.parent.name for file in folder.rglob("*.png") if "gallery" in str(file) or "improved" in str(file)
+    )
     assert len(names) >= 3, names
 
 
