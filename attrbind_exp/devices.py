@@ -23,6 +23,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 NVIDIA = Path("/proc/driver/nvidia/version")
 CARDS = Path("/dev")  # nvidia0, nvidia1, ..
 SECONDS = 10.0  # that nvidia-smi may take
+NONE_FOUND = "No devices were found"  # so it says in a Slurm job that asked for no card, though the files are there
 # NVIDIA's table of the oldest driver that programs built for a CUDA of this major version can use.
 DRIVERS = {11: 450, 12: 525, 13: 580}
 INSTALL = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl"
@@ -152,6 +153,8 @@ def find_card() -> Card | None:
         if answer is not None and answer.returncode == 0 and "," in answer.stdout:
             name, _, driver = answer.stdout.splitlines()[0].rpartition(",")
             return Card(name.strip(), driver.strip())
+        if answer is not None and NONE_FOUND in answer.stdout + answer.stderr:
+            return None
     if not any(os.access(file, os.R_OK | os.W_OK) for file in CARDS.glob("nvidia[0-9]*")):
         return None
     try:

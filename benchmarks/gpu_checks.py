@@ -30,6 +30,7 @@ from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.scoring import metrics
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import Sample
+from benchmarks.gpu_counts import check_counts, check_rows
 from benchmarks.gpu_machine import SIZE, Batch, Machine
 from benchmarks.measure import wait_for
 from benchmarks.models import BUNDLED, TIMESTEP, WEIGHTS
@@ -37,22 +38,27 @@ from tests.oracle import reference_heat_map
 
 Found = tuple[bool | None, str]
 VARIANTS = [Variant("baseline"), Variant("ours", (NounChunk(), Averaging(0.9)), 0.9)]
-# Every call of attention in Stable Diffusion 1.5 and 2.1: heads, queries, keys, width of a head, and whether all heads
-# share one tensor of values. Cross-attention is wider than the model's own by the columns that pool probabilities.
+# Every call of attention in Stable Diffusion 1.5 and 2.1: heads, queries, keys, width of a head, and the layout: values
+# are "apart" for each head, or all heads have "one"; where further texts are "read", rows have one, too, and one query.
+# Cross-attention is wider than the model's own by the columns that pool probabilities.
 ATTENTION_CALLS = (
-    (8, 4096, 4096, 40, False),
-    (8, 4096, 4096, 40, True),
-    (8, 4096, 77, 48, False),
-    (8, 1024, 1024, 80, False),
-    (8, 1024, 77, 88, False),
-    (8, 256, 256, 160, False),
-    (8, 256, 77, 168, False),
-    (8, 64, 64, 160, False),
-    (8, 64, 77, 168, False),
-    (5, 9216, 9216, 64, False),
-    (5, 9216, 9216, 64, True),
-    (5, 9216, 77, 72, False),
-    (1, 4096, 4096, 512, False),
+    (8, 4096, 4096, 40, "apart"),
+    (8, 4096, 4096, 40, "one"),
+    (8, 4096, 77, 48, "apart"),
+    (8, 1024, 1024, 80, "apart"),
+    (8, 1024, 77, 88, "apart"),
+    (8, 256, 256, 160, "apart"),
+    (8, 256, 77, 168, "apart"),
+    (8, 64, 64, 160, "apart"),
+    (8, 64, 77, 168, "apart"),
+    (5, 9216, 9216, 64, "apart"),
+    (5, 9216, 9216, 64, "one"),
+    (5, 9216, 77, 72, "apart"),
+    (1, 4096, 4096, 512, "apart"),
+    (8, 4096, 77, 40, "read"),
+    (8, 1024, 77, 80, "read"),
+    (8, 256, 77, 160, "read"),
+    (5, 9216, 77, 64, "read"),
 )
 
 
@@ -73,14 +79,14 @@ def check_attention_kernels(machine: Machine) -> Found:
     names = {backend.value: name for name, backend in SDPBackend.__members__.items()}
     bad, seen = [], []
     for dtype, tolerance in ((torch.float16, 2e-3), (torch.bfloat16, 2e-2), (torch.float32, 2e-3)):
-        for heads, queries, keys, width, shared in ATTENTION_CALLS:
-            query, key, value = _attention_inputs(heads, queries, keys, width, shared, dtype)
+        for heads, queries, keys, width, layout in ATTENTION_CALLS:
+            query, key, value = _attention_inputs(heads, queries, keys, width, layout, dtype)
             scale = width**-0.5
             chosen = names[torch._fused_sdp_choice(query, key, value, scale=scale)]
             found = F.scaled_dot_product_attention(query, key, value, scale=scale)[:, :1, :64].double()
             products = query[:, :1, :64].double() @ key[:, :1].double().transpose(-1, -2)
             error = (found - torch.softmax(products * scale, -1) @ value[:, :1].double()).abs().max().item()
-            call = f"{str(dtype)[6:]} {queries}x{keys}x{width}{' shared' if shared else ''} {chosen} {error:.0e}"
+            call = f"{str(dtype)[6:]} {queries}x{keys}x{width} {layout} {chosen} {error:.0e}"
             seen.append(call)
             if chosen == "MATH" or not error < tolerance:
                 bad.append(call)
@@ -89,7 +95,7 @@ def check_attention_kernels(machine: Machine) -> Found:
 
 
 def _attention_inputs(
-    heads: int, queries: int, keys: int, width: int, shared: bool, dtype: torch.dtype
+    heads: int, queries: int, keys: int, width: int, layout: str, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Random queries, keys and values of two rows, laid out in memory as the model's are."""
 
@@ -98,9 +104,12 @@ def _attention_inputs(
         return values.unflatten(-1, (heads, width)).transpose(1, 2)
 
     query, key = by_head(queries), by_head(keys)
-    if shared:
-        one = torch.rand(2, keys, width, device="cuda", dtype=dtype)
-        return query, key, one[:, None].expand(-1, heads, -1, -1)
+    if layout == "one":
+        values = torch.rand(2, keys, width, device="cuda", dtype=dtype)
+        return query, key, values[:, None].expand(-1, heads, -1, -1)
+    if layout == "read":
+        values = torch.rand(keys, width, device="cuda", dtype=dtype)
+        return query[:1].expand(2, -1, -1, -1), key, values.expand(2, heads, -1, -1)
     return query, key, by_head(keys, torch.rand)
 
 
@@ -272,6 +281,8 @@ CHECKS: Sequence[Callable[[Machine], Found]] = (
     check_environment,
     check_attention_kernels,
     check_bundled_model,
+    check_counts,
+    check_rows,
     check_noise,
     check_sd15_loads,
     check_hidden_waits,

@@ -41,9 +41,9 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Run the loop once for every batch size, and once more under the profiler."""
-    from attrbind_exp.edits import Averaging, NounChunk
+    from attrbind_exp.edits import Averaging, NounChunk, Variant
     from attrbind_exp.heatmaps.segmenter import Segmenter
-    from attrbind_exp.types import RunSettings, Variant
+    from attrbind_exp.tasks.settings import RunSettings
     from benchmarks.ablation import pick_samples, run_ours
     from benchmarks.models import build_sd15
 

@@ -72,6 +72,13 @@ def test_a_device_that_is_not_there_names_those_that_are(monkeypatch):
         pick_device("xpu:2", "captioner.device")
 
 
+def test_a_job_that_was_given_no_card_takes_the_cpu(tmp_path):
+    """Slurm hides cards by cgroups: their files stay, with their rights, and cannot be opened."""
+    driver_files(tmp_path)
+    nvidia_smi(tmp_path, "No devices were found", code=6)
+    assert pick_device("auto") == torch.device("cpu")
+
+
 def test_half_precision_is_cudas_alone():
     kinds = {name: pick_dtype("auto", torch.device(name)) for name in ("cuda", "mps", "xpu", "cpu")}
     assert kinds == {"cuda": torch.float16, "mps": torch.float32, "xpu": torch.float32, "cpu": torch.float32}

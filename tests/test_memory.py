@@ -1,5 +1,6 @@
 """Where a device's memory runs out: the same work in smaller parts, with the same results. torch's errors are faked."""
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -12,6 +13,8 @@ from attrbind_exp.evaluation import batch_size
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.memory import in_parts
 from attrbind_exp.runs.configuration import kept_batch_size
+from attrbind_exp.scoring import on_device
+from attrbind_exp.scoring.counting import count_maps
 from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, picture
 from tests.test_caption import blip, pictures  # noqa: F401
@@ -87,6 +90,18 @@ def test_heat_maps_are_resized_fewer_together(monkeypatch, capsys):
     assert torch.equal(score_map.heat_map(completed, (30, 50), sharp), plain)
     assert asked == [5, 2, 2, 1]
     assert "the number of heat maps that are resized together is 2" in capsys.readouterr().err
+
+
+def test_heat_maps_are_counted_fewer_together(monkeypatch, capsys):
+    torch.manual_seed(0)
+    heats, mask = torch.rand(5, 8, 8), np.eye(8, dtype=bool)
+    plain = count_maps(heats, [mask])
+    limited, asked = small(on_device.find_level, 2)
+    monkeypatch.setattr(on_device, "find_level", limited)
+    for mine, theirs in zip(count_maps(heats, [mask]), plain, strict=True):
+        assert np.array_equal(mine.union, theirs.union) and mine.means == pytest.approx(theirs.means, abs=1e-12)
+    assert asked == [5, 2, 2, 1]
+    assert "the number of heat maps that are counted together is 2" in capsys.readouterr().err
 
 
 def test_captions_are_made_fewer_together(blip, pictures, monkeypatch):  # noqa: F811

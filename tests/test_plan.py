@@ -4,11 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from attrbind_exp import config
 from attrbind_exp.commands.doctor import plan
 from attrbind_exp.commands.doctor.command import count_units, of_one_run
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.evaluation.batching import share_passes
 from attrbind_exp.types import Sample, UserError
 from tests.conftest import shared
 from tests.test_command import composed
@@ -28,7 +31,7 @@ def findings(settings, rate=None, gpus=1, folder=None, counted=plan.Counted(10_8
 def test_refcoco_whole_by_eleven_variants_on_seven_gpus():
     settings = settings_of("text_processor=paper", "alpha=grid")  # the baseline, nine alphas, the empty prompt
     cost = plan.cost_of(settings)
-    assert cost == plan.Cost(embeddings=11, plain=2, variants=11, steps=1, draws=1, seeds=1)
+    assert cost == plan.Cost(embeddings=11, plain=2, texts=11, variants=11, steps=1, draws=1, seeds=1)
     assert cost.passes(142_210) == cost.rows(142_210) == 1_564_310
     assert plan.hours(1_564_310, 100, 7) == pytest.approx(0.62076, abs=1e-5)  # 15,643.1 s / 7
     found = findings(settings, 100.0, 7)
@@ -53,6 +56,14 @@ def test_refcoco_whole_by_eleven_variants_on_seven_gpus():
 def test_passes_by_hand(given, embeddings, plain, variants, passes):
     cost = plan.cost_of(settings_of(*given))
     assert (cost.embeddings, cost.plain, cost.variants, cost.passes(1)) == (embeddings, plain, variants, passes)
+
+
+def test_edits_that_are_only_read_cost_no_pass(segmenter):
+    settings = settings_of("text_processor=read_only", "alpha=grid", "keep_maps=true")
+    cost = plan.cost_of(settings)
+    assert (cost.embeddings, cost.plain, cost.variants, cost.passes(1), cost.maps(1)) == (2, 2, 11, 2, 11)
+    edited = segmenter.edit(segmenter.prepare(["white star left of a red star"]), settings.run.variants)[0]
+    assert (len(share_passes(edited.embeddings)), len(edited.embeddings)) == (cost.embeddings, cost.texts)
 
 
 def test_as_many_passes_as_the_core_makes(segmenter):
@@ -89,6 +100,13 @@ def test_bytes_by_hand():
     )  # 3,000 maps of 307,200 pixels, a quarter byte each
     assert "32.4 MB in fp32, 16.2 MB in fp16" in found
     assert "kept maps unknown until the model is there" in findings(settings)["size"]
+
+
+def test_kept_maps_of_a_single_file(tmp_path):
+    """Its settings lie in the package, not beside it; 64 x 64 cells at 512 px."""
+    file = tmp_path / "mine.safetensors"
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(320, 4, 3, 3)}, file)
+    assert plan.map_bytes(settings_of("keep_maps=true"), file) == 4 * 64 * 64 * 2
 
 
 def test_kept_maps_of_stable_diffusion():

@@ -23,7 +23,13 @@ ray = pytest.importorskip("ray")
 from hydra_plugins.attrbind_exp_launchers import _ray, _ray_cluster
 
 SECRETS = {"HF_TOKEN": "hf_aaa111", "WANDB_API_KEY": "bbb222", "https_proxy": "http://me:ccc333@proxy:3128"}
-PUBLIC = {"HF_HOME": "/data/hub", "HF_HUB_CACHE": "/data/hub/all", "HTTP_PROXY": "http://proxy:80", "NO_PROXY": "here"}
+PUBLIC = {
+    "HF_HOME": "/data/hub",
+    "HF_HUB_CACHE": "/data/hub/all",
+    "HUGGINGFACE_HUB_CACHE": "/data/old",
+    "HTTP_PROXY": "http://proxy:80",
+    "NO_PROXY": "here",
+}
 
 
 def node(name, alive=True, **has):

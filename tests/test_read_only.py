@@ -197,3 +197,17 @@ def test_ovam_reads_the_prompt_and_leaves_the_middle_block_out(exact_model):
     torch.testing.assert_close(heat, plain, rtol=0, atol=1e-7)
     assert all(column.blocks == ("down", "up") for _, column in segmenter.plan.columns)
     assert set(heatmap_methods(composed("heatmap=[ovam]"))) == {"ovam"}
+
+
+def test_rows_that_read_no_further_text_ask_nothing_of_the_kernel(segmenter, monkeypatch):
+    """CUDA's flash kernel refuses a batch of no rows; here such rows stand beside one that reads three, and fill up."""
+    attention, batches = torch.nn.functional.scaled_dot_product_attention, []
+
+    def noted(query, *given, **named):
+        batches.append(len(query))
+        return attention(query, *given, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    found = completed_maps(segmenter, ["the star", TEXT], [BASELINE, *READ[:3]], batch_size=4)
+    assert all(len(maps) == 4 for maps in found)
+    assert 0 not in batches and 3 in batches

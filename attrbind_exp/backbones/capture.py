@@ -181,7 +181,10 @@ class _CrossReader:
         width = states.shape[-1] - spare
         if self.pools is not None:
             pooled = self._keep(states[..., width : width + self.pools.shape[1]])
-            more = [self._read(attn, own[i : i + 1], self.pools[i], text) for i, text in enumerate(self.reads)]
+            more = [  # a row that reads no further text asks nothing: CUDA's kernels refuse an empty batch
+                self._read(attn, own[i : i + 1], self.pools[i], texts) if len(texts) else pooled[i, :0]
+                for i, texts in enumerate(self.reads)
+            ]
             self.notes.seen.cross[self.layer] = torch.cat([pooled, pad_sequence(more, True)], 1) if more else pooled
         if self.notes.is_last(self.layer):
             self.notes.note(self.layer, hidden_states, states)

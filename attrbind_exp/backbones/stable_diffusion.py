@@ -40,7 +40,6 @@ diffusers_logging.disable_progress_bar()
 
 FILTERS = {name.name.lower(): name for name in Image.Resampling}  # of resizing, by PIL's names
 LATENTS = ("mode", "sample")
-VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
 class StableDiffusion:

@@ -126,9 +126,10 @@ class Segmenter:
         embedding = _pad(Embedding.stack([embeddings[i] for i in shared.firsts]), rows)
         length = embedding.keys.shape[1]
         further = {"reads": shared.padded_reads(rows)} if shared.texts > 1 else {}
-        owner = pad_rows(torch.tensor([images[i] for i in shared.firsts]), rows)
-        same_image = [owner.tolist().index(image) for image in owner.tolist()]  # the first row of the same image
-        owner = to_device(owner, device)
+        owners = [images[i] for i in shared.firsts]
+        owners += owners[-1:] * (rows - count)
+        same_image = [owners.index(image) for image in owners]  # the first row of the same image
+        owner = to_device(torch.tensor(owners), device)
         seed = self.settings.seed if seed is None else seed
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrbind_exp.memory import in_parts
 from attrbind_exp.scoring import metrics
 from attrbind_exp.scoring.metrics import EMPTY, HIT, OTHER
 from attrbind_exp.types import IGNORED
 
+TOGETHER = "the number of heat maps that are counted together"
 EXACT = 2**24  # up to here float32, in which torch's histogram counts, has every whole number
 
 
@@ -28,15 +30,26 @@ def count_maps(heats: Tensor, masks: Sequence[Tensor]) -> np.ndarray:
     float64, which holds every count exactly.
 
     In order: whether the map is finite; the first mask's area; the pixels outside of it, and in it, by the last
-    threshold that they reach; which masks hold the peak; the mean heat on each mask.
+    threshold that they reach; which masks hold the peak; the mean heat on each mask. Where memory runs out, fewer maps
+    are counted together.
     """
+
+    def count(part: Sequence[int], _: int) -> list[list[float]]:
+        return _count_together(heats[part[0] : part[-1] + 1], masks)
+
+    found, _ = in_parts(count, range(len(heats)), max(1, len(heats)), TOGETHER)
+    return np.array(found)
+
+
+def _count_together(heats: Tensor, masks: Sequence[Tensor]) -> list[list[float]]:
+    """The numbers of every map, as count_maps has them."""
     flat, under = heats.flatten(1).contiguous(), torch.stack(list(masks))  # (M, N), (P, N)
     levels = len(metrics.THRESHOLDS)
     table = histogram(find_level(flat) + levels * under[0], 2 * levels)
     peaks, areas = flat.argmax(1), under.sum(1)
     means = flat.double() @ under.T.double() / areas  # products in float32 may be rounded as TF32
     parts = [flat.isfinite().all(1, keepdim=True), areas[:1].expand(len(flat), 1), table, under[:, peaks].T, means]
-    return np.array(torch.cat([part.double() for part in parts], 1).tolist())  # waits
+    return torch.cat([part.double() for part in parts], 1).tolist()  # waits
 
 
 def count_called(heats: Sequence[Tensor | np.ndarray], labels: Sequence[int], truth: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # A cluster's workers inherit nothing of the launching process. Ray writes a runtime_env into its logs, so it has only
 # what a process must know when it starts; what may be secret (tokens, keys, a proxy's password) travels with the run.
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+PUBLIC = ("PYTHONPATH", "HUGGINGFACE_HUB_CACHE")  # the latter is HF_HUB_CACHE's older name
 PRIVATE = (*HUB_TOKENS, THREADS)
 PRIVATE_KINDS = ("WANDB_", "MLFLOW_")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # in small letters, too
@@ -28,7 +29,7 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # in small let
 
 def public_environment() -> dict[str, str]:
     """The variables that the workers of a cluster start with: where Python and the Hugging Face hub look."""
-    return {k: v for k, v in os.environ.items() if k == "PYTHONPATH" or (k.startswith("HF_") and k not in HUB_TOKENS)}
+    return {k: v for k, v in os.environ.items() if k in PUBLIC or (k.startswith("HF_") and k not in HUB_TOKENS)}
 
 
 def private_environment() -> dict[str, str]:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attrbind_exp.backbones.backbone import Layer
+from attrbind_exp.backbones.loading import configs_of
 from attrbind_exp.backbones.reading import read_reading
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.commands.doctor.machine import ROW_BYTES, count_parameters
 from attrbind_exp.commands.doctor.rate import measure_rate
 from attrbind_exp.config import Settings
 from attrbind_exp.data.refer import read_json
-from attrbind_exp.edits.chain import changing
+from attrbind_exp.edits.chain import acting_on_pass, changing
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.types import Parse, Prompt, UserError
 
@@ -38,11 +39,13 @@ class Counted:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one expression takes. `embeddings`: how many differ where there is something to bind, `plain` where there is
-    not; each is read at `steps` timesteps, under `draws` noise draws and `seeds` noise seeds."""
+    """What one expression takes. `embeddings`: how many that passes are conditioned on differ where there is something
+    to bind, `plain` where there is not; each is read at `steps` timesteps, under `draws` noise draws and `seeds` noise
+    seeds. `texts`: how many differ that are read on these passes, the embeddings among them."""
 
     embeddings: int
     plain: int
+    texts: int
     variants: int
     steps: int
     draws: int
@@ -58,7 +61,7 @@ class Cost:
 
     def maps(self, expressions: int) -> int:
         """The most heat maps that differ."""
-        return expressions * self.embeddings * self.seeds
+        return expressions * self.texts * self.seeds
 
 
 def plan_run(
@@ -90,10 +93,11 @@ def parts_of(found: Counted) -> Parts:
 def cost_of(settings: Settings) -> Cost:
     """What one expression takes under a run's variants, however they are read."""
     variants, maps = settings.run.variants, settings.segmenter.maps
-    embeddings, plain = (len({changing(_prompt(bind), v.edits) for v in variants}) for bind in (True, False))
+    bound, plain = ({changing(_prompt(bind), v.edits) for v in variants} for bind in (True, False))
     methods = settings.segmenter.make_methods().values()
     steps = {step for method in methods for step in method.timesteps or maps.timesteps or ()}
-    return Cost(embeddings, plain, len(variants), len(steps), maps.draws, len(settings.run.seeds))
+    embeddings, unbound = (len(set(map(acting_on_pass, chains))) for chains in (bound, plain))
+    return Cost(embeddings, unbound, len(bound), len(variants), len(steps), maps.draws, len(settings.run.seeds))
 
 
 def hours(passes: int, rate: float, gpus: int) -> float:
@@ -134,7 +138,8 @@ def about_size(parts: Parts, cost: Cost, settings: Settings, folder: Path | None
 
 def map_bytes(settings: Settings, folder: Path) -> int:
     """Bytes of the kept maps (float16) of one embedding on one picture, as the model's configuration has its layers."""
-    unet, vae = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    configs = configs_of(folder, str(folder))
+    unet, vae = (read_json(configs / part / "config.json") for part in ("unet", "vae"))
     deepest = len(unet["block_out_channels"]) - 1
     blocks = [("down", 2**i, name) for i, name in enumerate(unet["down_block_types"])]
     blocks += [("mid", 2**deepest, "CrossAttn")]
