@@ -18,8 +18,9 @@ from attrbind_exp.types import SampleError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what data sets hold; decoders of others see no file
 LARGEST_FILE = 2**31 - 1  # bytes
 MOST_ELONGATED = 100  # times as long as wide: a model sees nothing in less than a line of its cells
-# First bytes of formats that PIL cannot name, and where they stand.
+# First bytes of formats that PIL, or an older one, cannot name, and where they stand.
 OTHER_FORMATS = (
+    ("AVIF", 4, b"ftypavif"),
     ("HEIF", 4, b"ftyphei"),
     ("HEIF", 4, b"ftypmif1"),
     ("JPEG XL", 0, b"\xff\n"),
