@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: help setup run sweep tables report study docs docs-serve examples notebooks test test-all test-lowest chaos lint bench
+.PHONY: help setup run sweep tables methods report study docs docs-serve examples notebooks test test-all test-lowest chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -32,6 +32,11 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 	$(BIN)/python -m attrbind_exp.run sweep=figure7_alpha_curve dataset=shapes text_processor.chunk_prefix=template $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.fraction=0.008 $(SHAPES)
 	$(BIN)/python -m attrbind_exp.results outputs docs/results.md
+
+methods: setup ## readings of attention and edits of the words compared, on the bundled model: fills docs/methods.md
+	$(BIN)/python -m attrbind_exp.run sweep=edits dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=methods dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.results --methods outputs docs/methods.md
 
 report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..
 	$(BIN)/python -m attrbind_exp.report --open $(DIR)

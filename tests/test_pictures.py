@@ -232,6 +232,27 @@ def test_a_tables_figure_names_data_model_and_thresholds(tmp_path, figure):
         assert [bar.get_width() for bar in axis.patches] == [50, 50, 40, 42]
 
 
+def test_differences_are_those_of_the_last_split_and_filled_where_zero_lies_outside(tmp_path, figure):
+    """Of test the held-out difference, where there is one, else the oracle one; the first variant has none."""
+    told = {"held out": [None] * 4 + [1.0, None], "oracle": [None, 9.0, 9.0, None, 3.0, -2.0]}
+    columns = {f"difference {kind}": values for kind, values in told.items()}
+    columns |= {
+        f"{end} {kind}": [v and v + by for v in told[kind]]
+        for kind in told
+        for end, by in (("low", -1.5), ("high", 1.5))
+    }
+    rows = pd.DataFrame(columns | {"split": ["val"] * 3 + ["test"] * 3, "variant": ["baseline", "a", "b"] * 2})
+    plots.differences(rows, "Edits", "shapes val, shapes test", "bundled", tmp_path / "d.png")
+    (axis,) = figure().axes
+    assert axis.get_title() == "Edits\ndata shapes val, shapes test, of which test is shown; model bundled"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    drawn = {line.get_label(): list(line.get_xdata()) for line in axis.lines}
+    assert drawn["difference, its interval leaves out zero"] == [-2] and drawn[
+        "difference, its interval holds zero"
+    ] == [1]
+    assert [list(ends[:, 0]) for ends in axis.collections[0].get_segments()] == [[-0.5, 2.5], [-3.5, -0.5]]
+
+
 def test_figure_7_has_a_line_a_method(tmp_path, figure):
     """Two methods under three alphas: one line through all six points would jump up and down at each alpha."""
     base, *_ = table(None).to_dict("records")

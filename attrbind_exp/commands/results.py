@@ -1,4 +1,5 @@
-"""python -m attrbind_exp.results OUTPUTS FILE: one page of all tables and figures that sweeps left below OUTPUTS."""
+"""python -m attrbind_exp.results OUTPUTS FILE: one page of all tables and figures of the paper that sweeps left below
+OUTPUTS; with --methods one of the sweeps that compare ways of reading attention and edits of the words."""
 
 import argparse
 import shutil
@@ -25,14 +26,27 @@ correction over all differences of their table, held-out ones where there are su
 oIoU: pooled over expressions. Spread: standard deviation over noise seeds.
 """
 
+METHODS = """# Readings and edits compared
+
+Which way of reading attention, and which edit of the words, finds best what an expression names? Everything below is
+scored alike: the same pictures, noise, words and parses, thresholds chosen on val and held out on test, paired
+differences with 95 % intervals over images; * survives Holm's correction over all comparisons of its table. `make
+methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen a
+photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
+`dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion at 512 pixels, and none was
+tuned for this model: iSeg and DiffSeg suffer most from that ([readings](readings.md)). What each edit does stands in
+[edits](edits.md), what a reading costs in [readings](readings.md). The sentence below a table is made of its figures.
+"""
+# The head of each page, and how the names of its sweeps begin.
+PAGES = {"paper": (INTRO, ("table", "figure")), "methods": (METHODS, ("edits", "methods"))}
+
 HEAT_MAPS = "## Figures 2 to 6 and 8: heat maps"
 
 
-def find_sweeps(outputs: Path) -> list[Path]:
-    """Folders that a sweep finished in, tables before figures."""
+def find_sweeps(outputs: Path, names: tuple[str, ...]) -> list[Path]:
+    """Folders that a sweep finished in whose name begins so, in the order of these names."""
     found = {f.parent for name in ("results.md", "gallery.png") for f in outputs.glob(f"*/*/{name}")}
-    known = [f for f in found if f.parent.name.startswith(("table", "figure"))]
-    return sorted(known, key=lambda f: (not f.parent.name.startswith("table"), str(f)))
+    return [f for name in names for f in sorted(found, key=str) if f.parent.name.startswith(name)]
 
 
 def section(folder: Path) -> str:
@@ -56,8 +70,12 @@ def main() -> None:
     )
     parser.add_argument("outputs", type=Path, help="the folder that sweeps write to")
     parser.add_argument("file", type=Path, help="the Markdown page to write")
+    parser.add_argument(
+        "--methods", action="store_true", help="the sweeps `edits` and `methods` in place of the paper's"
+    )
     given = parser.parse_args()
-    found = find_sweeps(given.outputs)
+    intro, names = PAGES["methods" if given.methods else "paper"]
+    found = find_sweeps(given.outputs, names)
     if not found:
         parser.error(f"no sweep below '{given.outputs}'; run one first: python -m attrbind_exp.run sweep=NAME")
     images = given.file.parent / "images"
@@ -65,5 +83,5 @@ def main() -> None:
     for folder in found:
         source, name = picture(folder)
         shutil.copy(source, images / name)
-    write_text(given.file, "\n\n".join([INTRO.strip(), *map(section, found)]) + "\n")
+    write_text(given.file, "\n\n".join([intro.strip(), *map(section, found)]) + "\n")
     print(given.file)

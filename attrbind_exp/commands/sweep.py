@@ -137,7 +137,8 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     write_text(folder / "results.md", "\n\n".join(filter(None, page)) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))
-    plots.paper_figure(without_floors(table), title, data, model, folder / "results.png")
+    draw = plots.differences if spec.figure == "differences" else plots.paper_figure
+    draw(without_floors(table), title, data, model, folder / "results.png")
     print(f"\n{shown}" + (f"\n\n{differ}" if differ else ""))
 
 

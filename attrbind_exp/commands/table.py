@@ -38,7 +38,11 @@ COMMANDS = {
         "attrbind_exp.commands.rescore",
         ("attention_layers", "threshold"),
     ),
-    "results": Command("all tables and figures that sweeps left, as one page", module="attrbind_exp.commands.results"),
+    "results": Command(
+        "all tables and figures that sweeps left, as one page",
+        ("--help", "--methods", *SAID),
+        "attrbind_exp.commands.results",
+    ),
     "study": Command("the binding study as a page", ("--help", "--of", *SAID), "attrbind_exp.commands.study"),
     "dashboard": Command(
         "a W&B workspace of sweeps; needs an account",

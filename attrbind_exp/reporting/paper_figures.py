@@ -158,7 +158,8 @@ def _paper(measured: Measured, name: str, to: Path, form: str, width: Width) -> 
         about = "; ".join(filter(None, [_about(measured, title), *notes(table)]))
         return _table(readable(table, beside_paper(runs, spec)), about, to, form)
     style = _style(form, width)
-    return plots.paper_figure(without_floors(table), title, _data(measured), _model(measured), to, style)
+    draw = plots.differences if spec.figure == "differences" else plots.paper_figure
+    return draw(without_floors(table), title, _data(measured), _model(measured), to, style)
 
 
 def _read_spec(sweep: str) -> TableSpec:

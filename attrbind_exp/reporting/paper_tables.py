@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -56,11 +56,12 @@ class Run:
 @dataclass(frozen=True)
 class TableSpec:
     """What a table shows besides our own figures: its title, the paper's figures by variant label, and the mIoU of
-    other methods by name."""
+    other methods by name. `figure`: what is drawn beside it, "miou" or "differences"."""
 
     title: str | None = None
     paper: PaperFigures = field(default_factory=dict)
     others: Mapping[str, float] = field(default_factory=dict)
+    figure: Literal["miou", "differences"] = "miou"
 
 
 def read_spec(report: object) -> TableSpec:
@@ -70,7 +71,8 @@ def read_spec(report: object) -> TableSpec:
         return msgspec.convert(given, TableSpec)
     except msgspec.ValidationError as error:
         raise UserError(
-            f"report={report!r} describes no table ({error}); give title, paper ([threshold, mIoU] by variant), others"
+            f"report={report!r} describes no table ({error}); give title, figure, paper ([threshold, mIoU] by "
+            "variant), others"
         ) from error
 
 

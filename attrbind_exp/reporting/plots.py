@@ -1,4 +1,4 @@
-"""Plots: mIoU over thresholds, over alpha, and beside the paper's figures.
+"""Plots: mIoU over thresholds, over alpha, and beside the paper's figures; differences with their intervals.
 
 Lines differ in colour, style and mark, so that they can be told apart without colours, too. A plot for a paper is the
 same plot in another style: its title stands in the file's metadata, since papers have captions.
@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attrbind_exp.reporting import maps
+from attrbind_exp.reporting.paper_tables import KINDS
 from attrbind_exp.reporting.style import SCREEN, Style
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import write_whole
@@ -82,6 +83,37 @@ def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: P
             _bars(axis, table, names, style)
         axis.grid(alpha=0.3)
         return _save(figure, axis, path, f"{_plain(title)}\n{_plain(f'data {data}; model {model}')}", style)
+
+
+def differences(table: pd.DataFrame, title: str, data: str, model: str, path: Path, style: Style = SCREEN) -> Path:
+    """The differences of the last split's variants with their 95 % intervals, from `paper_tables.paper_table`: held-out
+    ones where there are any, else oracle ones; filled where the interval leaves out zero."""
+    split = table["split"].iloc[-1]
+    ends = {name: _leading(table, name) for name in ("difference", "low", "high")}
+    shown = table.assign(**ends)[lambda t: (t["split"] == split) & t["difference"].notna()]
+    names = [style.wrap(_plain(str(name)), 0.4) for name in shown["variant"]]
+    size = ((9, 1.4 + 0.24 * len(names)), 0.5 + len(names) * _row_height(names))
+    with style.applied():
+        figure, axis = plt.subplots(figsize=style.size(*size))
+        rows = np.arange(len(names))[::-1]
+        axis.axvline(0, color=GREY, linewidth=1)
+        axis.hlines(rows, shown["low"], shown["high"], color=maps.as_hex(maps.SKY), label="95 % interval over images")
+        sure = ((shown["low"] > 0) | (shown["high"] < 0)).to_numpy()
+        for part, face, holds in ((sure, "k", "leaves out zero"), (~sure, "w", "holds zero")):
+            label = f"difference, its interval {holds}"
+            axis.plot(shown["difference"][part], rows[part], "ok", markerfacecolor=face, label=label)
+        axis.set_yticks(rows, names, fontsize=6.5 if style.width else 8)
+        axis.set_ylim(-1, len(names))
+        axis.set(xlabel=f"mIoU above that of {_plain(str(table['variant'].iloc[0]))}, in points")
+        axis.grid(alpha=0.3)
+        about = _plain(f"data {data}, of which {split} is shown; model {model}")
+        return _save(figure, axis, path, f"{_plain(title)}\n{about}", style)
+
+
+def _leading(table: pd.DataFrame, name: str) -> pd.Series:
+    """A figure of every row, held out where it has that, else oracle."""
+    held, oracle = (table.get(f"{name} {kind}", pd.Series(np.nan, table.index)).astype(float) for kind in KINDS)
+    return held.fillna(oracle)
 
 
 def _curves(axis: Axes, table: pd.DataFrame) -> None:
