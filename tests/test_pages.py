@@ -24,6 +24,7 @@ PAGES = [
     "checkpoints",
     "cluster",
     "config-keys",
+    "edits",
     "faq",
     "first-steps",
     "method",
