@@ -125,6 +125,7 @@ class Stub(StableDiffusion):
         states = torch.randn(8, self.window.tokenizer.model_max_length, 8)
         encoded = type("Encoded", (), {"last_hidden_state": states})
         self.text_encoder = lambda ids: encoded
+        self.text_encoder.device = self.device
         self._seen: dict[int, Observation] = {}
         self.rows = 0
 

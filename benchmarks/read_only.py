@@ -57,10 +57,8 @@ def build_work(model: StableDiffusion, batch: int) -> dict[str, Callable[[], Non
 
         return run
 
-    plain = [Variant("baseline")]
-    return {
-        "plain": work(plain, 1), "read": work(plain + nine_alphas("read"), 10), "edited": work(nine_alphas("both"), 1)
-    }  # fmt: skip
+    plain, read, edited = [Variant("baseline")], nine_alphas("read"), nine_alphas("both")
+    return {"plain": work(plain, 1), "read": work(plain + read, 1 + len(read)), "edited": work(edited, 1)}
 
 
 def main() -> None:

@@ -4,8 +4,6 @@ numbers, and refuse what mixes two of them, as CUDA does. The device is called "
 What waits for numbers is not reached by this: heat maps that come to the host, counts that are unpacked.
 """
 
-import ast
-import importlib
 import inspect
 
 import pytest
@@ -17,7 +15,7 @@ from attrbind_exp import edits
 from attrbind_exp.backbones import stable_diffusion, text_encoder
 from attrbind_exp.backbones.backbone import Pixels
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
-from attrbind_exp.config import CONF, PACKAGE
+from attrbind_exp.config import PACKAGE
 from attrbind_exp.edits import Averaging, Edit, NounChunk, Variant
 from attrbind_exp.heatmaps import segmenter as segmenter_file
 from attrbind_exp.heatmaps.daam import Daam
@@ -102,26 +100,3 @@ def test_a_picture_a_pass_heat_maps_and_counts_stay_where_they_are(there, monkey
     monkeypatch.setattr(type(heats), "tolist", lambda self: self)
     on_device.count_maps(heats, [torch.empty(48 * 64, dtype=torch.bool, device=THERE)] * 3)
     assert [(found.device, found.shape) for found in unpacked] == [(THERE, (3, 2 + 2 * 101 + 2 * 3))]
-
-
-def test_benchmarks_name_what_is_there():
-    """Some import only when they are started, and those for a GPU are started where one is."""
-    folder = CONF.parent / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("benchmarks/ is not in an installed package")
-    named = [
-        (file.name, node.module, alias.name)
-        for file in sorted(folder.glob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("attrbind_exp")
-        for alias in node.names
-    ]
-    gone = [name for name in named if not is_there(*name[1:])]
-    assert len(named) > 100 and not gone
-
-
-def is_there(module, name):
-    try:
-        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
-    except ImportError:
-        return False
