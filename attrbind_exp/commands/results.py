@@ -31,11 +31,12 @@ METHODS = """# Readings and edits compared
 Which way of reading attention, and which edit of the words, finds best what an expression names? Everything below is
 scored alike: the same pictures, noise, words and parses, thresholds chosen on val and held out on test, paired
 differences with 95 % intervals over images; * survives Holm's correction over all comparisons of its table. `make
-methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen a
-photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
-`dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion at 512 pixels, and none was
-tuned for this model: iSeg and DiffSeg suffer most from that ([readings](readings.md)). What each edit does stands in
-[edits](edits.md), what a reading costs in [readings](readings.md). The sentence below a table is made of its figures.
+methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen
+a photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
+`dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion
+at 512 pixels, and none was tuned for this model: iSeg and DiffSeg suffer most from that ([readings](readings.md)).
+What each edit does stands in [edits](edits.md), what a reading costs in [readings](readings.md). The sentence below a
+table is made of its figures.
 """
 # The head of each page, and how the names of its sweeps begin.
 PAGES = {"paper": (INTRO, ("table", "figure")), "methods": (METHODS, ("edits", "methods"))}
