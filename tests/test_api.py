@@ -221,7 +221,7 @@ def test_what_cannot_be_segmented_is_named(loaded, given, words):
     [
         ({"model": "sd51"}, "unknown model 'sd51'; did you mean sd[^?]*. choose from bundled, sd14, .*or give the folder or the Hugging Face name"),
         ({"model": "bundeld"}, "unknown model 'bundeld'; did you mean bundled. choose from"), ({"model": "some/body"}, "hf download some/body"),
-        ({"heatmap": "damm"}, "unknown heatmap 'damm'; did you mean daam. choose from daam"),
+        ({"heatmap": "damm"}, "unknown heatmap 'damm'; did you mean daam. choose from cross_only, daam"),
         ({"layers": "grid"}, "unknown layers 'grid'; choose from all, down"), ({"dtype": "half"}, "'half'; choose from auto, fp32"),
         ({"dtype": torch.int8}, "choose from auto, fp32"), ({"device": "tpu"}, "no device 'tpu'"), ({"seed": -1}, "seed=-1; give"),
         ({"edit": "abc"}, "unknown edit 'abc'"), ({"alpha": -1}, "alpha=-1"),
