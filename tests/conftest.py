@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from attrbind_exp.backbones.backbone import encode_images
 from attrbind_exp.backbones.stable_diffusion import load_stable_diffusion
 from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.edits import Averaging, NounChunk, Variant
@@ -87,6 +88,16 @@ def picture(height: int, width: int, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (7, 9, 3), dtype=np.uint8))
     return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def completed_maps(segmenter, texts, variants, **given):
+    """Completed maps of every text under every variant on a picture of its own: for each text (V, C, h, w)."""
+    edited = segmenter.edit(segmenter.prepare(texts), variants)
+    latents = encode_images(segmenter.backbone, [picture(64, 64, i) for i in range(len(texts))])
+    rows = [(i, item.prompt, item.embedding(v)) for i, item in enumerate(edited) for v in range(len(variants))]
+    images, prompts, embeddings = zip(*rows, strict=True)
+    made = segmenter.complete(latents, [str(i) for i in range(len(texts))], prompts, embeddings, images=images, **given)
+    return made.split([len(variants)] * len(texts))
 
 
 @pytest.fixture

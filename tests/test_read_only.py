@@ -20,7 +20,7 @@ from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.ovam import Ovam
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
-from tests.conftest import DIFFSEGMENTER, make_segmenter, picture
+from tests.conftest import DIFFSEGMENTER, completed_maps, make_segmenter, picture
 from tests.oracle import reference_daam, reference_heat_map, reference_ovam
 from tests.test_command import composed
 from tests.test_fast_core import passes_of
@@ -41,16 +41,6 @@ class Add(Edit):
 
     def apply(self, E, encoded, prompt):
         return E + self.amount
-
-
-def completed_maps(segmenter, texts, variants, **given):
-    """Completed maps of every text on a picture of its own: for each a list of (C, h, w), one a variant."""
-    edited = segmenter.edit(segmenter.prepare(texts), variants)
-    latents = encode_images(segmenter.backbone, [picture(64, 64, i) for i in range(len(texts))])
-    rows = [(i, item.prompt, item.embedding(v)) for i, item in enumerate(edited) for v in range(len(variants))]
-    images, prompts, embeddings = zip(*rows, strict=True)
-    made = segmenter.complete(latents, [str(i) for i in range(len(texts))], prompts, embeddings, images=images, **given)
-    return made.split([len(variants)] * len(texts))
 
 
 @pytest.mark.parametrize("name", ALL)

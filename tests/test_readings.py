@@ -18,7 +18,7 @@ from attrbind_exp.heatmaps.iseg import ISeg, cut_weak_links
 from attrbind_exp.heatmaps.matrices import mean_matrix
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.types import LayerChoice, UserError
-from tests.conftest import DIFFSEGMENTER, embeddings_of, make_segmenter, picture
+from tests.conftest import DIFFSEGMENTER, completed_maps, embeddings_of, make_segmenter, picture
 from tests.oracle import reference_daam, reference_diffseg, reference_heat_map, reference_iseg
 from tests.test_command import composed
 from tests.test_core import random_sd15
@@ -46,16 +46,6 @@ METHODS = {
     "iseg": (ISeg(), without_content(reference_iseg), None),
     "diffseg": (DiffSeg(points=5, tau=0.05), partial(without_content(reference_diffseg), points=5, tau=0.05), None),
 }
-
-
-def completed_maps(segmenter, texts, variants, **given):
-    """Completed maps of every text under every variant on a picture of its own: for each text (V, C, h, w)."""
-    edited = segmenter.edit(segmenter.prepare(texts), variants)
-    latents = encode_images(segmenter.backbone, [picture(64, 64, i) for i in range(len(texts))])
-    rows = [(i, item.prompt, item.embedding(v)) for i, item in enumerate(edited) for v in range(len(variants))]
-    images, prompts, embeddings = zip(*rows, strict=True)
-    made = segmenter.complete(latents, [str(i) for i in range(len(texts))], prompts, embeddings, images=images, **given)
-    return made.split([len(variants)] * len(texts))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -71,7 +71,8 @@ def _count_called(heats: Mapping[int, Maps], labels: Sequence[int], truth: np.nd
         from attrbind_exp.scoring import on_device  # figures are made of rows without torch
 
         return on_device.count_called([heats[label] for label in labels], labels, truth)
-    best, value = predict(on_host, truth.shape)  # type: ignore[arg-type]
+    height, width = truth.shape
+    best, value = predict(on_host, (height, width))
     kept = truth != IGNORED
     real, called, level = truth[kept], best[kept], find_level(value[kept])
     kind = np.where(real == 0, EMPTY, np.where(real == called, HIT, OTHER))
