@@ -32,6 +32,7 @@ from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import Sample
 from benchmarks.gpu_counts import check_counts, check_rows
 from benchmarks.gpu_machine import SIZE, Batch, Machine
+from benchmarks.gpu_options import check_options
 from benchmarks.measure import wait_for
 from benchmarks.models import BUNDLED, TIMESTEP, WEIGHTS
 from tests.oracle import reference_heat_map
@@ -283,6 +284,7 @@ CHECKS: Sequence[Callable[[Machine], Found]] = (
     check_bundled_model,
     check_counts,
     check_rows,
+    check_options,
     check_noise,
     check_sd15_loads,
     check_hidden_waits,
