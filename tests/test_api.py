@@ -20,7 +20,8 @@ from attrbind_exp import Averaging, LayerChoice, NounChunk, UserError, config, l
 from attrbind_exp.api import load
 from attrbind_exp.api.choices import WORDS, read_edits
 from attrbind_exp.api.inputs import read_input
-from attrbind_exp.edits import Padding, Variant
+from attrbind_exp.config.variants import variants
+from attrbind_exp.edits import Merge, Padding, Variant
 from attrbind_exp.heatmaps.daam import Daam
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.reporting.panels import KEY, decode
@@ -123,6 +124,13 @@ def test_the_words_for_edits():
         read_edits("UEA + noun-chunk", 0.7) == (uea, ncr) and read_edits(ncr, 0.7) == (ncr,) and read_edits([], 1) == ()
     )
     assert composed(name="segment").alpha.value == 0.9 == load_segmenter.__kwdefaults__["alpha"]
+
+
+def test_the_words_for_edits_of_other_people_are_those_of_a_run():
+    found, _ = variants(composed("text_processor=edits_of_the_field", "dataset=shapes"))
+    theirs = {v.method: v.edits for v in found if v.method not in WORDS and v.method != "text_blind"}
+    assert len(theirs) > 10 and {name: read_edits(name, 0.7) for name in theirs} == theirs
+    assert read_edits("ncr+tome", 0.7) == (NounChunk(), Merge())
 
 
 # What it takes

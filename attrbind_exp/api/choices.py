@@ -5,6 +5,7 @@ from math import isfinite
 from numbers import Real
 from typing import TypeAlias
 
+from attrbind_exp.config.by_name import field_edits
 from attrbind_exp.edits import Averaging, Edit, NounChunk
 from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.runs.shown import did_you_mean
@@ -28,17 +29,19 @@ WORDS = {
 
 
 def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
-    """The edits that a choice names, in order: words joined by "+", Edit objects, or a list of both. UEA mixes at
-    `alpha`. Raises UserError for an unknown word."""
+    """The edits that a choice names, in order: words joined by "+", Edit objects, or a list of both. A word is one of
+    WORDS or a name of text_processor=edits_of_the_field ("tome"). UEA mixes at `alpha`. Raises UserError for an unknown
+    word."""
     if isinstance(choice, Edit):
         return (choice,)
     if isinstance(choice, list | tuple):
         return tuple(edit for part in choice for edit in read_edits(part, alpha))
     if not isinstance(choice, str):
         raise UserError(f"edit={choice!r}; give words such as 'ncr+uea', Edit objects, or a list of both")
-    edits: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
+    ours: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
+    chains = field_edits() | {word: tuple(ours[name] for name in names) for word, names in WORDS.items()}
     words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
-    return tuple(edits[name] for word in words for name in WORDS[known("edit", word, WORDS)])
+    return tuple(edit for word in words for edit in chains[known("edit", word, list(dict.fromkeys([*WORDS, *chains])))])
 
 
 def check_alpha(alpha: float) -> float:

@@ -43,8 +43,9 @@ def load_segmenter(
 
     `edit`: how the embedding of the text is edited, words joined by "+": "baseline" (no edit), "ncr" (noun chunk
     replacement), "ncr_prefixed" (with "a photograph of" kept before the chunk), "uea" (unconditioned embedding
-    averaging). The names that tables have do as well, and so do Edit objects: (NounChunk(), Averaging(0.9)) is the
-    default, the paper's method. `alpha`: UEA's weight of the text, 1 changes nothing.
+    averaging), or an edit of other people ("tome", "magnet", ..: docs/edits.md). The names that tables have do as well,
+    and so do Edit objects: (NounChunk(), Averaging(0.9)) is the default, the paper's method. `alpha`: UEA's weight of
+    the text, 1 changes nothing.
 
     `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "daam", "ovam", "iseg", ..:
     docs/readings.md) or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers

@@ -1,12 +1,16 @@
-"""The settings of a segmenter from a few names, as Python gives them: what the command segment makes of the same."""
+"""What a few names stand for, as Python gives them: the settings of a segmenter, and other people's edits."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.settings import SegmenterSettings, segmenter_settings
+from attrbind_exp.edits import Edit
 from attrbind_exp.paths import CONF
 from attrbind_exp.types import LayerChoice
 
@@ -28,3 +32,13 @@ def settings_by_name(
     check(cfg)
     settings = segmenter_settings(cfg)
     return settings if isinstance(layers, str) else replace(settings, maps=replace(settings.maps, layers=layers))
+
+
+@cache
+def field_edits() -> dict[str, tuple[Edit, ...]]:
+    """The edits of other people by the names that text_processor=edits_of_the_field gives them, with its constants."""
+    folder = CONF / "text_processor"
+    parts = [OmegaConf.load(folder / f"{name}.yaml") for name in ("_common", "_field", "edits_of_the_field")]
+    cfg = OmegaConf.create({"text_processor": OmegaConf.merge(*parts), "alpha": {"value": 1.0}})
+    methods = {method.name: instantiate(method.edits, _convert_="all") for method in cfg.text_processor.methods}
+    return {name: tuple(edits) for name, edits in methods.items()}
