@@ -90,7 +90,7 @@ def test_each_equals_its_oracle_on_stable_diffusions_architecture(name):
     given = (model.unet, noisy, 100, embedding.keys, uncond, list(prompt.read), SIZE)
     plain = oracle(*given, content=list(prompt.content))
     difference = (torch.from_numpy(segmenter.heat_map(maps, SIZE, BASELINE).values) - plain).abs()
-    assert plain.std() > 0.05 and difference.mean() < (1e-2 if name == "diffseg" else 1e-4)
+    assert plain.std() > 0.05 and difference.mean() < (1e-2 if name == "diffseg" else 5e-4)
 
 
 def test_the_first_power_is_diffsegmenter(model):
