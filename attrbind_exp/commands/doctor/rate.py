@@ -17,7 +17,7 @@ def measure_rate(settings: Settings) -> tuple[float, str]:
     """Passes a second, from latents to completed maps, and the device that made them. Nothing is written."""
     segmenter = build_segmenter(replace(settings.segmenter, cache_folder=None))
     backbone, maps = segmenter.backbone, settings.segmenter.maps
-    rows = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
+    rows = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size, settings.run.variants)
     latents = torch.zeros(rows, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
     prompts = segmenter.prepare(["white dog"] * rows)
     encoded = backbone.encode_text([prompts[0].text])[0]
