@@ -11,6 +11,7 @@ from attrbind_exp import config
 from attrbind_exp.api.segmenter import LoadedSegmenter
 from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, load_stable_diffusion
 from attrbind_exp.commands import run as run_command
+from attrbind_exp.commands.doctor import rate as rate_file
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.demo.compute import Compared, heat_map, see
 from attrbind_exp.edits import Averaging, NounChunk, Variant
@@ -223,6 +224,21 @@ def test_two_rows_that_do_not_fit_leave_one(model, monkeypatch):
 
     monkeypatch.setattr(batch_size, "measure_peak", peak)
     assert batch_size.fit_batch_size(segmenter, 5) == 1
+
+
+def test_a_rate_is_measured_on_the_batch_that_fits(monkeypatch):
+    settings = config.read_settings(composed("batch_size=4"))
+    load, seen = rate_file.build_segmenter, []
+
+    def built(given):
+        segmenter = load(given)
+        segmenter.backbone.denoise, asked = small(segmenter.backbone.denoise, 2)
+        seen.append(asked)
+        return segmenter
+
+    monkeypatch.setattr(rate_file, "build_segmenter", built)
+    rate, where = rate_file.measure_rate(settings)
+    assert rate > 0 and where == "cpu" and seen == [[4, 2, 2, 2, 2, 2]]
 
 
 def test_a_fitted_batch_size_is_written_down_and_kept(tmp_path, monkeypatch):
