@@ -145,13 +145,22 @@ class LoadedSegmenter:
         has as many rows as the model allows, or fewer."""
         latents = encode_images(self.core.backbone, [image for image, _ in read])
         _check_finite(latents, read, range(len(read)))
-        rows = [(o, item.prompt, e) for o, item in zip(owners, edited, strict=True) for e in item.embeddings]
+        prompts = [item.prompt for item in edited]
+        noise = [NOISE] * len(read)
+        size = self.model.batch_size
+        relative = self.core.compare_texts(latents, noise, prompts, owners, self.core.settings.seed, size)
+        rows = [
+            (owner, item.prompt, embedding, {} if blind else found)
+            for owner, item, found in zip(owners, edited, relative, strict=True)
+            for embedding, blind in zip(item.embeddings, item.blind, strict=True)
+        ]
         made: list[Tensor] = []
-        for start in range(0, len(rows), self.model.batch_size):
-            mine, prompts, embeddings = zip(*rows[start : start + self.model.batch_size], strict=True)
+        for start in range(0, len(rows), size):
+            mine, texts, embeddings, weights = zip(*rows[start : start + size], strict=True)
             needed = list(dict.fromkeys(mine))
             places = [needed.index(owner) for owner in mine]
-            found = self.core.complete(latents[needed], [NOISE] * len(needed), prompts, embeddings, images=places)
+            some = (latents[needed], noise[: len(needed)], texts, embeddings)
+            found = self.core.complete(*some, images=places, relative=weights)
             _check_finite(found, read, mine)
             made += found
         waiting = iter(made)

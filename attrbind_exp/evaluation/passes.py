@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.evaluation.loading import LoadedSample
+from attrbind_exp.evaluation.weighing import Weights
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.memory import in_parts
 from attrbind_exp.tasks.settings import RunSettings
@@ -17,11 +18,13 @@ from attrbind_exp.types import Failure
 @dataclass
 class PassRow:
     """One picture under an embedding, or under several that share a pass, of which the prompt's positions are read: a
-    row of a pass. `maps`: the completed maps (R, C, h, w) of its R embeddings by noise seed, once they are made; the
-    embeddings, which are larger, are let go then."""
+    row of a pass. `weights`: the relative losses of its text by noise seed (see weighing). `maps`: the completed maps
+    (R, C, h, w) of its R embeddings by noise seed, once they are made; the embeddings, which are larger, are let go
+    then."""
 
     loaded: LoadedSample
     embeddings: Sequence[Embedding]
+    weights: Weights = field(default_factory=dict)
     maps: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -82,9 +85,10 @@ class Batcher:
         each = [(row.loaded, embedding) for row in part for embedding in row.embeddings]
         images = [ids.index(loaded.sample.image_id) for loaded, _ in each]
         prompts, embeddings = [loaded.prompt for loaded, _ in each], [embedding for _, embedding in each]
-        maps = {
-            seed: self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images) for seed in self.seeds
-        }
+        maps = {}
+        for seed in self.seeds:
+            relative = [row.weights.get(seed, {}) for row in part for _ in row.embeddings]
+            maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images, relative)
         counts = [len(row.embeddings) for row in part]
         for seed, found in maps.items():
             for row, columns in zip(part, found.split(counts), strict=True):
