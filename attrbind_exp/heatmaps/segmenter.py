@@ -61,8 +61,9 @@ class Segmenter:
                 raise UserError(f"model.timesteps={list(steps)}; give one or more between 0 and {last}")
         if maps.draws < 1:
             raise UserError(f"model.draws={maps.draws}; give 1 or more")
-        asked = {name: method.loss_timesteps for name, method in self.methods.items() if method.loss_timesteps}
-        self.compare_texts = LossMeter(backbone, asked, maps.draws)
+        asked = {name: method.loss_timesteps for name, method in self.methods.items()}
+        losses = {name: found for name, found in asked.items() if found is not None}
+        self.compare_texts = LossMeter(backbone, losses, maps.draws)
 
     def __call__(
         self,
