@@ -36,6 +36,13 @@ class HeatMapMethod(ABC):
         if self.timesteps is not None:
             object.__setattr__(self, "timesteps", tuple(self.timesteps))  # a list from YAML
 
+    @property
+    def loss_timesteps(self) -> tuple[int, ...] | None:
+        """The timesteps at which this method asks how well each text of a picture explains it; None = it does not ask.
+        Each is a pass more a text, whose answer comes in `Observation.relative_loss`. A field of this name does as
+        well."""
+        return None
+
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
         """The columns that a choice of layers sums, with their weights: by default one a ratio of cross-attention, with
         the choice's weights, else those of the model's own reading.
