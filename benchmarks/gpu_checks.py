@@ -232,7 +232,6 @@ def check_speed(machine: Machine) -> Found:
             name = f"{str(layout)[6:]}{', cudnn.benchmark' if tuned else ''}"
             lines.append(f"{name}: ours {rows / mine:.0f}/s, bare {rows / theirs:.0f}/s, ratio {mine / theirs:.2f}")
     torch.backends.cudnn.benchmark = False
-    model.unet.to(memory_format=torch.channels_last if machine.on_cuda else torch.contiguous_format)
     start = time.perf_counter()
     ours()
     queued = time.perf_counter() - start

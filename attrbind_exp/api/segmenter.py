@@ -145,24 +145,16 @@ class LoadedSegmenter:
         has as many rows as the model allows, or fewer."""
         latents = encode_images(self.core.backbone, [image for image, _ in read])
         _check_finite(latents, read, range(len(read)))
-        prompts = [item.prompt for item in edited]
-        noise = [NOISE] * len(read)
-        size = self.model.batch_size
-        relative = self.core.compare_texts(latents, noise, prompts, owners, self.core.settings.seed, size)
+        prompts, ids, size = [item.prompt for item in edited], [NOISE] * len(read), self.model.batch_size
+        relative = self.core.compare_texts(latents, ids, prompts, owners, self.core.settings.seed, size)
         rows = [
             (owner, item.prompt, embedding, {} if blind else found)
             for owner, item, found in zip(owners, edited, relative, strict=True)
             for embedding, blind in zip(item.embeddings, item.blind, strict=True)
         ]
-        made: list[Tensor] = []
-        for start in range(0, len(rows), size):
-            mine, texts, embeddings, weights = zip(*rows[start : start + size], strict=True)
-            needed = list(dict.fromkeys(mine))
-            places = [needed.index(owner) for owner in mine]
-            some = (latents[needed], noise[: len(needed)], texts, embeddings)
-            found = self.core.complete(*some, images=places, relative=weights)
-            _check_finite(found, read, mine)
-            made += found
+        mine, texts, embeddings, weights = zip(*rows, strict=True)
+        made = self.core.complete_in_parts(latents, ids, texts, embeddings, mine, size, weights)
+        _check_finite(made, read, mine)
         waiting = iter(made)
         return [[next(waiting) for _ in item.embeddings] for item in edited]
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAttention
-from attrbind_exp.backbones.tensors import at_least_float32
+from attrbind_exp.backbones.tensors import at_least_float32, pad_rows, to_device
 
 MULTIPLE = 8  # fused kernels take values whose width is a multiple of this
 
@@ -34,6 +34,24 @@ class Part:
 
     taken: slice
     rows: list[int]
+
+
+@dataclass(frozen=True)
+class FurtherTexts:
+    """All texts that a pass of B rows reads besides its keys: `batches` of B texts (B, L, D) each with their rows (B,),
+    the last one filled up; `counts`: how many texts each row has."""
+
+    batches: list[tuple[Tensor, Tensor]]
+    counts: list[int]
+
+    @classmethod
+    def gather(cls, reads: Sequence[Tensor]) -> "FurtherTexts":
+        """From each row's texts (R_i, L, D)."""
+        counts = [len(texts) for texts in reads]
+        owners = torch.tensor([row for row, count in enumerate(counts) for _ in range(count)])
+        size = len(counts)
+        parts = zip(torch.cat(list(reads)).split(size), to_device(owners, reads[0].device).split(size), strict=True)
+        return cls([(pad_rows(texts, size), pad_rows(rows, size)) for texts, rows in parts], counts)
 
 
 def find_layers(unet: UNet2DConditionModel) -> list[Layer]:
@@ -72,6 +90,7 @@ def record(
     modules = {x: unet.get_submodule(x.name.removesuffix(".processor")) for x in touched}
     before = {layer: module.processor for layer, module in modules.items()}
     whole = [Part(slice(None), list(range(rows)))]
+    further = FurtherTexts.gather(reads) if any(map(len, reads)) else None
     images = whole if same_image is None else _by_image(same_image)
     first = next(m for m in unet.modules() if isinstance(m, Attention))  # no text has touched what comes to it
     notes = _Notes(request, None if request.noise else set(request.layers))
@@ -82,7 +101,7 @@ def record(
             block.resnets[0] = _ByImage(resnet, images)
         for layer, module in modules.items():
             reader = (
-                _CrossReader(notes, layer, pools, values, reads)
+                _CrossReader(notes, layer, pools, values, further)
                 if layer.cross
                 else _SelfReader(notes, layer, images if module is first else whole)
             )
@@ -160,9 +179,9 @@ class _CrossReader:
     `upcast_attention` asks for."""
 
     def __init__(
-        self, notes: _Notes, layer: Layer, pools: Tensor | None, values: Tensor | None, reads: Sequence[Tensor]
+        self, notes: _Notes, layer: Layer, pools: Tensor | None, values: Tensor | None, further: FurtherTexts | None
     ):
-        self.notes, self.layer, self.values, self.reads = notes, layer, values, reads
+        self.notes, self.layer, self.values, self.further = notes, layer, values, further
         self.pools = pools if layer in notes.request.cross else None
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask=None, **_):
@@ -181,28 +200,30 @@ class _CrossReader:
         width = states.shape[-1] - spare
         if self.pools is not None:
             pooled = self._keep(states[..., width : width + self.pools.shape[1]])
-            more = [  # a row that reads no further text asks nothing: CUDA's kernels refuse an empty batch
-                self._read(attn, own[i : i + 1], self.pools[i], texts) if len(texts) else pooled[i, :0]
-                for i, texts in enumerate(self.reads)
-            ]
-            self.notes.seen.cross[self.layer] = torch.cat([pooled, pad_sequence(more, True)], 1) if more else pooled
+            if self.further is not None:
+                pooled = torch.cat([pooled, self._read(attn, own, self.pools, self.further)], 1)
+            self.notes.seen.cross[self.layer] = pooled
         if self.notes.is_last(self.layer):
             self.notes.note(self.layer, hidden_states, states)
         result = _output(attn, states[..., :width])
         self.notes.note(self.layer, hidden_states, result)
         return result
 
-    def _read(self, attn: Attention, query: Tensor, pools: Tensor, texts: Tensor) -> Tensor:
-        """How much one row, with queries (1, heads, n, d), would look at each of R texts (R, L, D), by its poolings
-        (K, L): (R * K, heads, n). Row by row, so that no map depends on what else is in the batch."""
-        key = _heads(attn, attn.to_k(texts))  # (R, heads, L, d)
-        width = max(query.shape[-1], -(-len(pools) // MULTIPLE) * MULTIPLE)  # of queries, keys and values alike
-        query, key = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key))
-        value = F.pad(pools.T, (0, width - len(pools))).to(key.dtype)  # (L, width)
-        states = F.scaled_dot_product_attention(
-            query.expand(len(texts), -1, -1, -1), key, value.expand(*key.shape[:2], -1, -1), scale=attn.scale
-        )
-        return self._keep(states[..., : len(pools)]).flatten(0, 1)
+    def _read(self, attn: Attention, query: Tensor, pools: Tensor, further: FurtherTexts) -> Tensor:
+        """How much each row, with queries (B, heads, n, d), would look at each of its further texts, by poolings (K,
+        L): (B, R * K, heads, n), R the most texts that a row has, zeros behind. Each B texts go through together, so
+        that no map depends on what else is in the batch."""
+        width = max(query.shape[-1], -(-pools.shape[1] // MULTIPLE) * MULTIPLE)  # of queries, keys and values alike
+        values = F.pad(pools.transpose(1, 2), (0, width - pools.shape[1])).to(query.dtype)[:, None]  # (B, 1, L, width)
+        found = []
+        for texts, rows in further.batches:
+            key = F.pad(_heads(attn, attn.to_k(texts)), (0, width - query.shape[-1]))  # (B, heads, L, width)
+            asked = F.pad(query[rows], (0, width - query.shape[-1]))
+            value = values[rows].expand(-1, attn.heads, -1, -1)
+            states = F.scaled_dot_product_attention(asked, key, value, scale=attn.scale)
+            found.append(self._keep(states[..., : pools.shape[1]]))
+        every = torch.cat(found)[: sum(further.counts)]  # (M, K, heads, n)
+        return pad_sequence([x.flatten(0, 1) for x in every.split(further.counts)], True)
 
     def _keep(self, pooled: Tensor) -> Tensor:
         """What is kept of pooled probabilities (B, heads, n, K): (B, K, heads, n), heads meaned unless asked for."""

@@ -69,8 +69,7 @@ class StableDiffusion:
         self.text_encoder = pipeline.text_encoder.eval().requires_grad_(False)
         self.vae = pipeline.vae.eval().requires_grad_(False)
         self.unet = pipeline.unet.eval().requires_grad_(False)
-        if self.unet.device.type == "cuda":  # tensor cores convolve channels last; a CPU's kernels do not gain by it
-            self.unet.to(memory_format=torch.channels_last)
+        if self.unet.device.type == "cuda":  # the UNet is slower so on an H200: docs/performance.md
             self.vae.to(memory_format=torch.channels_last)
         # Noted once: diffusers looks through all modules whenever it is asked, more than a millisecond each time.
         self.device, self.dtype = self.unet.device, self.unet.dtype

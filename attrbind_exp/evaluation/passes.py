@@ -85,10 +85,14 @@ class Batcher:
         each = [(row.loaded, embedding) for row in part for embedding in row.embeddings]
         images = [ids.index(loaded.sample.image_id) for loaded, _ in each]
         prompts, embeddings = [loaded.prompt for loaded, _ in each], [embedding for _, embedding in each]
-        maps = {}
-        for seed in self.seeds:
-            relative = [row.weights.get(seed, {}) for row in part for _ in row.embeddings]
-            maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images, relative)
+        counted, maps = self.segmenter.flat, {}
+        try:
+            for seed in self.seeds:
+                relative = [row.weights.get(seed, {}) for row in part for _ in row.embeddings]
+                maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images, relative)
+        except RuntimeError:  # memory, perhaps: then every seed's pass is made again, and counted then
+            self.segmenter.flat = counted
+            raise
         counts = [len(row.embeddings) for row in part]
         for seed, found in maps.items():
             for row, columns in zip(part, found.split(counts), strict=True):

@@ -26,11 +26,6 @@ class SharedRows:
         """The texts that are read on a row at most, its keys among them."""
         return 1 + max(len(texts) for texts in self.reads)
 
-    @property
-    def has_text(self) -> Tensor:
-        """Which of the T texts each row has, (rows, T, 1) bool."""
-        return torch.tensor([[[t <= len(texts)] for t in range(self.texts)] for texts in self.reads])
-
     def padded_reads(self, rows: int) -> list[Tensor]:
         """`reads` of so many rows: those that only fill up a pass have none."""
         return self.reads + [self.reads[0][:0]] * (rows - len(self.reads))
