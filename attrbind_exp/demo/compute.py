@@ -88,9 +88,8 @@ def see(compared: Compared, image: Image.Image, texts: Sequence[str]) -> list[Se
     if nameless := next((p for p in prompts if not p.q or "no_target" in p.fallbacks), None):
         raise UserError(f"{nameless.parse.text!r} names nothing; say what to look for, such as: the white dog")
     edited = segmenter.edit(prompts, compared.variants)
-    latents, owners = encode_images(segmenter.backbone, [image]), [0] * len(prompts)
-    seed, size = segmenter.settings.seed, compared.batch_size
-    relative = segmenter.compare_texts(latents, [NOISE], prompts, owners, seed, size)
+    latents, size = encode_images(segmenter.backbone, [image]), compared.batch_size
+    relative = segmenter.compare_texts(latents, [NOISE], prompts, [0] * len(prompts), segmenter.settings.seed, size)
     rows = [
         (item.prompt, embedding, {} if blind else found)
         for item, found in zip(edited, relative, strict=True)

@@ -186,9 +186,8 @@ class Segmenter:
             needed = list(dict.fromkeys(images[i] for i in part))
             mine, theirs = [prompts[i] for i in part], [embeddings[i] for i in part]
             places = [needed.index(images[i]) for i in part]
-            some = (latents[needed], [image_ids[n] for n in needed], mine, theirs)
-            weights = None if relative is None else [relative[i] for i in part]
-            return list(self.complete(*some, images=places, relative=weights))
+            ids, own = [image_ids[n] for n in needed], None if relative is None else [relative[i] for i in part]
+            return list(self.complete(latents[needed], ids, mine, theirs, images=places, relative=own))
 
         asked = min(size for size in (len(prompts), batch_size, self.most) if size is not None)
         found, size = in_parts(make, range(len(prompts)), asked, "the number of embeddings of a pass")
