@@ -8,6 +8,7 @@ import pandas as pd
 from attrbind_exp.edits.variant import BASELINE, split_reading
 from attrbind_exp.reporting.costs import Cost
 from attrbind_exp.reporting.methods_tables import VOTES, at_threshold, difference, marked_rows, votes
+from attrbind_exp.reporting.paper_tables import leading
 from attrbind_exp.reporting.references import without_floors
 from attrbind_exp.reporting.tables import figure
 
@@ -55,12 +56,8 @@ def _last(table: pd.DataFrame) -> Rows:
 
 
 def _best_first(rows: Rows) -> Rows:
-    """By mIoU as it is shown; equal ones in the order of the table."""
-    return sorted(rows, key=lambda row: -_height(row))
-
-
-def _height(row: dict[Any, Any]) -> float:
-    return float(at_threshold(row).split(" ")[0].replace("-", "0"))
+    """By mIoU; equal ones in the order of the table."""
+    return sorted(rows, key=lambda row: -(leading(row, "mIoU") or 0))
 
 
 def _parts(row: dict[Any, Any]) -> tuple[str, str | None]:
