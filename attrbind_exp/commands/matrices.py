@@ -39,12 +39,12 @@ def choose(baseline: pd.Series) -> list[str]:
 def draw_matrices(run: Run, scores: pd.DataFrame, thresholds: Mapping[str, float], stem: Path) -> list[Drawn]:
     """A picture STEM_NN.png of each chosen expression of a run. `scores`: its paper_tables.expression_scores;
     `thresholds`: of each variant by label. Raises UserError where the run kept no maps."""
-    settings = config.read_settings(config.read_config(run.folder))
     if not (run.folder / "maps").is_dir():
         raise UserError(
             f"no maps were kept in '{run.folder}', so there are no pictures; run the sweep with keep_maps=true, or "
             "with keep_maps=true dataset.fraction=0.03 where the disk is small"
         )
+    settings = config.read_settings(config.read_config(run.folder))
     ious = {label: _at(part, thresholds[label]) for label, part in scores.groupby("label") if label in thresholds}
     variants = [v for v in settings.run.variants if v.label in ious and not is_floor(v.label)]
     dataset = settings.load_dataset()
@@ -53,7 +53,7 @@ def draw_matrices(run: Run, scores: pd.DataFrame, thresholds: Mapping[str, float
     for number, chosen in enumerate(each(choose(ious[variants[0].label]), "drawing", "pictures"), start=1):
         file, sample = stem.with_name(f"{stem.name}_{number:02d}.png"), samples[chosen]
         cells = {label: (thresholds[label], float(of[chosen])) for label, of in ious.items()}
-        matrix.write(_matrix(run.folder, settings, sample, variants, cells), file)
+        matrix.write(expression_matrix(run.folder, settings, sample, variants, cells), file)
         drawn.append(Drawn(file, sample, float(ious[variants[0].label][chosen])))
     return drawn
 
@@ -63,7 +63,7 @@ def _at(scores: pd.DataFrame, threshold: float) -> pd.Series:
     return 100 * scores.set_index("sample_id")[f"{threshold:.2f}"]
 
 
-def _matrix(
+def expression_matrix(
     folder: Path,
     settings: config.Settings,
     sample: Sample,

@@ -146,7 +146,9 @@ def _part(compared: Compared) -> str:
     """Which part of the images a sweep's runs took."""
     dataset = config.read_config(compared.last.folder).dataset
     fraction, limit = dataset.get("fraction"), dataset.get("limit")
-    said = [f"dataset.{key}={value:g}" for key, value in (("fraction", fraction), ("limit", limit)) if value is not None]
+    said = [
+        f"dataset.{key}={value:g}" for key, value in (("fraction", fraction), ("limit", limit)) if value is not None
+    ]
     return f"{', '.join(said) or 'all images'}; {compared.last.summary.n_scored} expressions of {compared.last.split}"
 
 
@@ -174,9 +176,7 @@ def _forest(page: Page, compared: Compared, name: str) -> Path:
     title = TITLES[name][0].upper() + TITLES[name][1:]
     data = ", ".join(dict.fromkeys(run.summary.dataset for run in compared.runs))
     file = page.images / f"{name}_{compared.data}.png"
-    return plots.differences(
-        without_floors(compared.table), title, data, summary.model_name, file, beside=(head, said)
-    )
+    return plots.differences(without_floors(compared.table), title, data, summary.model_name, file, beside=(head, said))
 
 
 def _passes(cost: Cost | None) -> str:

@@ -66,5 +66,3 @@ def _parts(row: dict[Any, Any]) -> tuple[str, str | None]:
 
 def _passes(cost: Cost | None, name: str) -> str:
     return "" if cost is None else figure(getattr(cost, name), 2)
-
-

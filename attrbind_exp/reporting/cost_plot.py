@@ -37,7 +37,7 @@ def cost_plot(points: Mapping[str, Point], about: str, path: Path, style: Style 
         if max(costs) > WIDE * min(costs):
             axis.set_xscale("log")
         axis.set(xlabel="cost of the reading alone (bare conditional passes of the model)", ylabel="mIoU (%)")
-        axis.set_ylim(0, None)
+        axis.set_ylim(-0.02 * axis.get_ylim()[1], None)  # room for the mark of a reading that finds nothing
         axis.grid(alpha=0.3)
         return save_plot(figure, axis, path, f"mIoU under the plain prompt beside cost\n{about}", style)
 

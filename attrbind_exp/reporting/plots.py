@@ -122,7 +122,7 @@ def differences(
 
 def _beside(axis: Axes, rows: np.ndarray, texts: Sequence[str], head: str) -> None:
     """A column of texts at the right of a plot's rows, under its head."""
-    for row, text in [(rows[0] + 1, head), *zip(rows, texts, strict=True)] if any(texts) else []:
+    for row, text in [(rows[0] + 0.7, head), *zip(rows, texts, strict=True)] if any(texts) else []:
         axis.text(1.01, row, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
 
 
