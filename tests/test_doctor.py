@@ -370,10 +370,10 @@ def test_memory_of_a_gpu_that_is_too_small(monkeypatch):
 
 def test_disk_that_is_nearly_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**8})())
-    finding = machine.check_disk(tmp_path / "not" / "yet", 10_000, 5)
+    finding = machine.check_disk(tmp_path / "not" / "yet", 10_000, 5, 3)
     assert finding.status == "WARN"
     assert f"100.0 MB free at {tmp_path}" in finding.text or f"0.10 GB free at {tmp_path}" in finding.text
-    assert "10,000 expressions x 5 variants" in finding.text
+    assert "about 0.30 GB (10,000 expressions x 5 variants x 3 seeds x 2 KB)" in finding.text
 
 
 def test_missing_spacy_model_is_named(monkeypatch):

@@ -16,7 +16,7 @@ from attrbind_exp.config import PACKAGE
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.images import read_image
 from attrbind_exp.data.refer import load_refer
-from attrbind_exp.edits import Variant
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.layers import Column
@@ -189,12 +189,31 @@ def test_batch_size_follows_free_memory(model, monkeypatch):
     segmenter = make_segmenter(model)
     assert batch_size.fit_batch_size(segmenter, 5) == 5  # a CPU
     monkeypatch.setattr(model, "device", torch.device("cuda"))
-    monkeypatch.setattr(batch_size, "measure_peak", lambda _, rows: 1000 + 100 * rows)
+    monkeypatch.setattr(batch_size, "measure_peak", lambda _, rows, reads: 1000 + 100 * rows * (1 + reads))
     for name, value in {"memory_reserved": 700, "memory_allocated": 500}.items():
         monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
     for free, expected in [(10**9, 128), (1800, 16), (1801, 16), (40, 1), (0, 1)]:  # 80 % of 1800 + 200 is 16 rows
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 0))
         assert batch_size.fit_batch_size(segmenter, 5) == expected
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1800, 0))
+    read = [
+        Variant(f"{a}", (NounChunk(where=w), Averaging(a, where="read"))) for a in (0.1, 0.9) for w in ("read", "both")
+    ]
+    assert batch_size.fit_batch_size(segmenter, 5, [BASELINE, OURS, *read[::2]]) == 4  # three texts a row: 5 rows fit
+    assert batch_size.count_reads([BASELINE, OURS]) == 0
+    assert batch_size.count_reads(read) == 2  # two on the plain prompt's row, two on the edited one's
+
+
+def test_memory_is_measured_with_the_texts_that_a_row_reads(model, monkeypatch):
+    for name in ("reset_peak_memory_stats", "max_memory_allocated"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: 10**6)
+    seen, observe = [], model.observe
+    monkeypatch.setattr(
+        model, "observe", lambda *a, reads=(): seen.append([len(r) for r in reads]) or observe(*a, reads)
+    )
+    for reads in (0, 3):
+        batch_size.measure_peak(make_segmenter(model), 2, reads)
+    assert seen == [[], [3, 3]]
 
 
 def test_a_grid_of_layers_equals_separate_settings_and_costs_no_pass(model, scenes, monkeypatch):

@@ -1,24 +1,35 @@
 """Where a device's memory runs out: the same work in smaller parts, with the same results. torch's errors are faked."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from attrbind_exp import config
+from attrbind_exp.api.segmenter import LoadedSegmenter
 from attrbind_exp.backbones.stable_diffusion import TEXT_BATCH, load_stable_diffusion
 from attrbind_exp.commands import run as run_command
+from attrbind_exp.commands.doctor import rate as rate_file
 from attrbind_exp.config import PACKAGE
+from attrbind_exp.demo.compute import Compared, heat_map, see
+from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation import batch_size
+from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps import score_map
+from attrbind_exp.heatmaps.daam import Daam
+from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.memory import in_parts
 from attrbind_exp.runs.configuration import kept_batch_size
 from attrbind_exp.scoring import on_device
 from attrbind_exp.scoring.counting import count_maps
+from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
 from tests.conftest import make_segmenter, picture
 from tests.test_caption import blip, pictures  # noqa: F401
 from tests.test_command import composed, run
+from tests.test_fast_core import scenes  # noqa: F401
 
 BUNDLED = str(PACKAGE / "assets" / "bundled")
 
@@ -117,17 +128,117 @@ def test_captions_are_made_fewer_together(blip, pictures, monkeypatch):  # noqa:
     assert asked[:3] == [2, 1, 1] and captioner.batch_size == 1
 
 
+FINEST = {8: 0.0, 4: 0.0, 2: 0.0, 1: 1.0}
+TEXTS = ["the white star next to a blue square", "the star", "a red circle next to a blue square"]
+
+
+def called(core):
+    return [heat.values for heat in core([picture(64, 64, i) for i in range(3)], TEXTS, image_ids=["0"] * 3)]
+
+
+def by_api(core):
+    settings = SimpleNamespace(path=BUNDLED, name="bundled", batch_size=8)
+    results = LoadedSegmenter(core, settings, "ncr", 0.9)([picture(64, 64, i) for i in range(3)], TEXTS)
+    return [result.heat_map for result in results]
+
+
+def by_demo(core):
+    compared = Compared(core, [Variant("baseline"), Variant("ncr", (NounChunk(),))], 8)
+    seen = see(compared, picture(64, 64), TEXTS)
+    return [heat_map(compared, one, variant, (64, 64)) for one in seen for variant in range(2)]
+
+
+@pytest.mark.parametrize("way", [called, by_api, by_demo])
+def test_every_way_of_asking_halves_its_passes(model, monkeypatch, capsys, way):
+    plain = way(make_segmenter(model))
+    limited, asked = small(model.denoise, 1)
+    monkeypatch.setattr(model, "denoise", limited)
+    core = make_segmenter(model)
+    np.testing.assert_allclose(way(core), plain, atol=1e-5)
+    assert asked[0] > 1 and set(asked[asked.index(1) :]) == {1}
+    assert "the number of embeddings of a pass is 1 now" in capsys.readouterr().err
+    asked.clear()
+    way(core)
+    assert set(asked) == {1}  # what did not fit is not tried again
+    monkeypatch.setattr(model, "denoise", small(model.denoise, 0)[0])
+    with pytest.raises(UserError, match="out of memory even with the number of embeddings of a pass 1"):
+        way(core)
+
+
+def test_flat_maps_are_counted_once(model, monkeypatch):
+    """Whatever is made twice: a pass that memory ran out in, rows that only fill it up, a text that nobody reads,
+    variants that are one."""
+    monkeypatch.setattr(score_map, "is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)  # every map is
+    core = make_segmenter(model, weights=FINEST)
+    (prompt,) = core.prepare(TEXTS[:1])
+    read = Variant("read", (NounChunk(where="read"), Averaging(0.9, where="read")))
+    edited = core.edit([prompt], [Variant("baseline"), read])[0]
+    latents = torch.zeros(1, *model.latent_shape)
+
+    def count(*variants, **given):
+        core.flat = torch.zeros_like(core.flat)
+        embeddings = [edited.embedding(v) for v in variants]
+        core.complete(latents, ["0"], [prompt] * len(variants), embeddings, images=[0] * len(variants), **given)
+        return core.flat.tolist()
+
+    assert count(0) == [1] and count(0, 1) == [2]
+    assert count(0, 0, 1, 0) == [2]
+    assert count(0, 1, batch_size=4) == [2]
+    assert count(1) == [1]
+
+
+def test_a_pass_that_is_made_again_counts_its_flat_maps_once(model, scenes, monkeypatch):  # noqa: F811
+    """Memory runs out between two seeds and between two methods of one pass."""
+    monkeypatch.setattr(score_map, "is_flat", lambda maps, _: maps.amax((-2, -1)) >= 0)
+    few = dict(list(scenes.items())[:1])
+    settings = RunSettings([Variant("baseline")], batch_size=2, seeds=(0, 1))
+    methods = {"diffsegmenter": DiffSegmenter(), "daam": Daam()}
+    plain = make_segmenter(model, weights=FINEST, methods=methods)
+    list(segment_images(few, plain, settings))
+    assert sum(plain.flat.tolist()) > 0
+    add_noise, complete = model.add_noise, Daam.complete
+    for place, name, work in ((model, "add_noise", add_noise), (Daam, "complete", complete)):
+        tries = []
+
+        def once(*given, work=work, tries=tries):
+            tries.append(given)
+            if len(tries) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work(*given)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(place, name, once)
+            again = make_segmenter(model, weights=FINEST, methods=methods)
+            list(segment_images(few, again, settings))
+        assert len(tries) > 2 and again.flat.tolist() == plain.flat.tolist()
+
+
 def test_two_rows_that_do_not_fit_leave_one(model, monkeypatch):
     segmenter = make_segmenter(model)
     monkeypatch.setattr(model, "device", torch.device("cuda"))
 
-    def peak(_, rows):
+    def peak(_, rows, reads):
         if rows > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 10**9
 
     monkeypatch.setattr(batch_size, "measure_peak", peak)
     assert batch_size.fit_batch_size(segmenter, 5) == 1
+
+
+def test_a_rate_is_measured_on_the_batch_that_fits(monkeypatch):
+    settings = config.read_settings(composed("batch_size=4"))
+    load, seen = rate_file.build_segmenter, []
+
+    def built(given):
+        segmenter = load(given)
+        segmenter.backbone.denoise, asked = small(segmenter.backbone.denoise, 2)
+        seen.append(asked)
+        return segmenter
+
+    monkeypatch.setattr(rate_file, "build_segmenter", built)
+    rate, where = rate_file.measure_rate(settings)
+    assert rate > 0 and where == "cpu" and seen == [[4, 2, 2, 2, 2, 2]]
 
 
 def test_a_fitted_batch_size_is_written_down_and_kept(tmp_path, monkeypatch):

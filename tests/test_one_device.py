@@ -33,7 +33,6 @@ METHODS = {
     "ovam": Ovam(),
     "iseg": ISeg(),
 }  # DiffSeg merges by value
-PICKS_BY_NUMBER = {"Magnet"}  # asks which nouns lie nearest, and waits for the answer
 
 
 def sent(values, device):
@@ -76,14 +75,12 @@ def test_two_devices_are_told_apart(there):
 def test_edits_make_their_texts_where_the_texts_are(there):
     prompts, seen = there.prepare(["the white star next to a blue square", "the star"]), set()
     for edit in every_edit():
-        if type(edit).__name__ in PICKS_BY_NUMBER:
-            continue
         seen.add(type(edit).__name__)
         for edited in there.edit(prompts, [Variant("edited", (edit,))]):
             embedding = edited.embedding(0)
             parts = [part for part in (embedding.keys, embedding.values, embedding.read) if part is not None]
             assert all(part.device == THERE for part in parts), edit
-    assert {"NounChunk", "Averaging", "TextBlind", "Weight"} <= seen and len(seen) > 8
+    assert {"NounChunk", "Averaging", "TextBlind", "Weight", "Magnet"} <= seen and len(seen) > 8
 
 
 def test_a_picture_a_pass_heat_maps_and_counts_stay_where_they_are(there, monkeypatch):

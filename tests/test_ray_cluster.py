@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from attrbind_exp.config import CONF
+from attrbind_exp.hub import PLACES
 from attrbind_exp.runs.board import Board
 from attrbind_exp.runs.index import Launched, read_launched
 from hydra_plugins.attrbind_exp_launchers.launchers import RayLauncher
@@ -27,6 +28,7 @@ PUBLIC = {
     "HF_HOME": "/data/hub",
     "HF_HUB_CACHE": "/data/hub/all",
     "HUGGINGFACE_HUB_CACHE": "/data/old",
+    "XDG_CACHE_HOME": "/data/cache",
     "HTTP_PROXY": "http://proxy:80",
     "NO_PROXY": "here",
 }
@@ -58,7 +60,7 @@ def test_what_is_secret_is_not_where_ray_writes_it_down(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/code")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not asked for")
     public, private = _ray_cluster.public_environment(), _ray_cluster.private_environment()
-    assert public["PYTHONPATH"] == "/code" and public["HF_HUB_CACHE"] == PUBLIC["HF_HUB_CACHE"]
+    assert public["PYTHONPATH"] == "/code" and {name: public[name] for name in PLACES} == {n: PUBLIC[n] for n in PLACES}
     assert not any(secret in json.dumps(public) for secret in SECRETS.values())
     assert (SECRETS | PUBLIC).items() <= (public | private).items()
     assert "AWS_SECRET_ACCESS_KEY" not in public | private and "PATH" not in public | private

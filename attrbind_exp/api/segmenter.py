@@ -146,14 +146,10 @@ class LoadedSegmenter:
         latents = encode_images(self.core.backbone, [image for image, _ in read])
         _check_finite(latents, read, range(len(read)))
         rows = [(o, item.prompt, e) for o, item in zip(owners, edited, strict=True) for e in item.embeddings]
-        made: list[Tensor] = []
-        for start in range(0, len(rows), self.model.batch_size):
-            mine, prompts, embeddings = zip(*rows[start : start + self.model.batch_size], strict=True)
-            needed = list(dict.fromkeys(mine))
-            places = [needed.index(owner) for owner in mine]
-            found = self.core.complete(latents[needed], [NOISE] * len(needed), prompts, embeddings, images=places)
-            _check_finite(found, read, mine)
-            made += found
+        mine, prompts, embeddings = zip(*rows, strict=True)
+        ids = [NOISE] * len(read)
+        made = self.core.complete_in_parts(latents, ids, prompts, embeddings, mine, self.model.batch_size)
+        _check_finite(made, read, mine)
         waiting = iter(made)
         return [[next(waiting) for _ in item.embeddings] for item in edited]
 

@@ -150,7 +150,7 @@ def with_fitting_batch(settings: Settings, segmenter: "Segmenter", folder: Path)
     from attrbind_exp.evaluation.batch_size import fit_batch_size
 
     batch_size = settings.batch_size or kept_batch_size(folder)
-    batch_size = batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size)
+    batch_size = batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size, settings.run.variants)
     log.debug(f"batch_size: {batch_size}")
     return config.with_batch_size(settings, batch_size)
 

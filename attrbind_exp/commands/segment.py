@@ -51,8 +51,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"expression={expression!r} holds no word that the tokenizer sees; describe what to segment")
     edited = segmenter.edit([prompt], variants)[0]
     embeddings = [edited.embedding(v) for v in range(len(variants))]
-    latents = encode_images(segmenter.backbone, [image]).expand(len(variants), -1, -1, -1)
-    completed = segmenter.complete(latents, ["0"] * len(variants), [prompt] * len(variants), embeddings)
+    latents, count = encode_images(segmenter.backbone, [image]), len(variants)
+    completed = segmenter.complete_in_parts(latents, ["0"], [prompt] * count, embeddings, [0] * count)
     if any(overflowed(latents)) or any(overflowed(completed)):
         raise UserError(f"image={cfg.image}: half precision overflows on this picture; use model.dtype=bf16 or fp32")
     size = (image.height, image.width)

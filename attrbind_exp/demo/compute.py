@@ -90,12 +90,8 @@ def see(compared: Compared, image: Image.Image, texts: Sequence[str]) -> list[Se
     edited = segmenter.edit(prompts, compared.variants)
     rows = [(item.prompt, embedding) for item in edited for embedding in item.embeddings]
     latents = encode_images(segmenter.backbone, [image])
-    parts = []
-    for start in range(0, len(rows), compared.batch_size):
-        mine, embeddings = zip(*rows[start : start + compared.batch_size], strict=True)
-        owners = [0] * len(mine)
-        parts.append(segmenter.complete(latents, [NOISE], mine, embeddings, images=owners))
-    completed = torch.cat(parts)
+    mine, embeddings = zip(*rows, strict=True)
+    completed = segmenter.complete_in_parts(latents, [NOISE], mine, embeddings, [0] * len(rows), compared.batch_size)
     if any(overflowed(latents)) or any(overflowed(completed)):
         raise UserError("half precision overflows on this picture; start the page with model.dtype=bf16 or fp32")
     split = completed.split([len(item.embeddings) for item in edited])

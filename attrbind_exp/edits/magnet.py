@@ -1,6 +1,6 @@
 """Nouns pulled to their own attributes and pushed from those of others, as Magnet does."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,20 +62,23 @@ class Magnet(Edit):
             rows, noun = rows_of(prompt, phrase.noun, encoded), text_of(prompt, phrase.noun)
             if not rows:
                 continue
-            near = self._neighbours(noun, encoded)
+            candidates, near = self._neighbours(noun, encoded)
             concept = encoded[_before(prompt, phrase) + noun]
             w = _cosine(concept.states[concept.tokens.end], concept.states[-1])
             for other in attributed(prompt):
                 words = _before(prompt, other)
-                v = sum(_last(encoded[words + k]) - _last(encoded[k]) for k in near) / len(near)
+                those, plain = (_stack(_last(encoded[b + k]) for k in candidates) for b in (words, ""))
+                v = sum(those.index_select(0, near) - plain.index_select(0, near)) / len(near)
                 edited[rows[-1]] += (self.strength - w).exp() * v if other == phrase else (w**2 - 1) * v
         return edited
 
-    def _neighbours(self, noun: str, encoded: "Mapping[Text, EncodedText]") -> list[str]:
-        """The nearest candidates to a noun, which is one of them."""
+    def _neighbours(self, noun: str, encoded: "Mapping[Text, EncodedText]") -> "tuple[list[str], Tensor]":
+        """The candidates for a noun's neighbours, it among them, and the numbers of the nearest ones, in order. These
+        stay on the device, which nobody waits for."""
         center = _last(encoded[noun])
-        candidates = dict.fromkeys([noun, *self.nouns])
-        return sorted(candidates, key=lambda k: -float(_cosine(_last(encoded[k]), center)))[: self.neighbours]
+        candidates = list(dict.fromkeys([noun, *self.nouns]))
+        cosines = _stack(_cosine(_last(encoded[k]), center) for k in candidates)
+        return candidates, cosines.argsort(descending=True, stable=True)[: self.neighbours]
 
 
 def _before(prompt: Prompt, phrase: Phrase) -> str:
@@ -93,3 +96,10 @@ def _last(text: "EncodedText") -> "Tensor":
 def _cosine(a: "Tensor", b: "Tensor") -> "Tensor":
     """The cosine () of the angle between two rows (D,)."""
     return (a @ b) / (a.norm() * b.norm())
+
+
+def _stack(rows: "Iterable[Tensor]") -> "Tensor":
+    """Rows as one tensor."""
+    from torch import stack  # edits are named without torch, too
+
+    return stack(list(rows))

@@ -82,9 +82,13 @@ class Batcher:
         each = [(row.loaded, embedding) for row in part for embedding in row.embeddings]
         images = [ids.index(loaded.sample.image_id) for loaded, _ in each]
         prompts, embeddings = [loaded.prompt for loaded, _ in each], [embedding for _, embedding in each]
-        maps = {
-            seed: self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images) for seed in self.seeds
-        }
+        counted, maps = self.segmenter.flat, {}
+        try:
+            for seed in self.seeds:
+                maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images)
+        except RuntimeError:  # memory, perhaps: then every seed's pass is made again, and counted then
+            self.segmenter.flat = counted
+            raise
         counts = [len(row.embeddings) for row in part]
         for seed, found in maps.items():
             for row, columns in zip(part, found.split(counts), strict=True):

@@ -25,6 +25,7 @@ from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
+from attrbind_exp.memory import in_parts
 from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
 BASELINE = Variant("baseline")
@@ -52,6 +53,7 @@ class Segmenter:
         self.methods = dict(methods or {"diffsegmenter": DiffSegmenter()})
         self.plan = Plan(self.methods, maps, backbone.layers, backbone.reading)
         self.flat = torch.zeros(len(self.plan.columns), dtype=torch.int64, device=backbone.device)
+        self.most: int | None = None  # embeddings of a pass, once memory ran out
         own = maps.timesteps or backbone.reading.timesteps
         self.timesteps = {name: method.timesteps or own for name, method in self.methods.items()}
         last = backbone.timesteps - 1
@@ -79,7 +81,7 @@ class Segmenter:
         if any(bad := overflowed(latents)):
             raise SampleError("vae_overflow", f"image '{ids[bad.index(True)]}': {VAE_OVERFLOW}")
         prompts, embeddings = [e.prompt for e in edited], [e.embedding(0) for e in edited]
-        completed = self.complete(latents, ids, prompts, embeddings)
+        completed = self.complete_in_parts(latents, ids, prompts, embeddings)
         if any(bad := overflowed(completed)):
             message = f"image '{ids[bad.index(True)]}': its map is not finite; try model.dtype=bf16 or fp32"
             raise SampleError("not_finite", message)
@@ -130,6 +132,9 @@ class Segmenter:
         owners += owners[-1:] * (rows - count)
         same_image = [owners.index(image) for image in owners]  # the first row of the same image
         owner = to_device(torch.tensor(owners), device)
+        distinct = list(dict.fromkeys(shared.places))
+        read = to_device(torch.tensor(distinct).T, device)
+        flat = torch.zeros_like(self.flat)
         seed = self.settings.seed if seed is None else seed
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
@@ -142,11 +147,37 @@ class Segmenter:
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
                     texts = [_of_method(seen, *asked[name], t * pools.shape[1]) for t in range(shared.texts)]
-                    made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), count)
+                    made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), read, flat)
                     total[name] = total[name] + made if name in total else made
+        self.flat = self.flat + flat  # not before the pass is whole: where memory runs out it is made again
         means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
         row, text = to_device(torch.tensor(shared.places).T, device)
         return torch.cat(means, 2)[row, text]
+
+    def complete_in_parts(
+        self,
+        latents: Tensor,
+        image_ids: Sequence[str],
+        prompts: Sequence[Prompt],
+        embeddings: Sequence[Embedding],
+        images: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """The same as `complete`, in passes of at most `batch_size` embeddings, None = all in one. Where memory runs
+        out, that is halved, for later calls too, and the pass made again."""
+        images = range(len(prompts)) if images is None else images
+
+        def make(part: Sequence[int], _: int) -> list[Tensor]:
+            needed = list(dict.fromkeys(images[i] for i in part))
+            mine, theirs = [prompts[i] for i in part], [embeddings[i] for i in part]
+            places = [needed.index(images[i]) for i in part]
+            return list(self.complete(latents[needed], [image_ids[n] for n in needed], mine, theirs, images=places))
+
+        asked = min(size for size in (len(prompts), batch_size, self.most) if size is not None)
+        found, size = in_parts(make, range(len(prompts)), asked, "the number of embeddings of a pass")
+        if size < asked:
+            self.most = size
+        return torch.stack(found)
 
     def _ask(
         self, names: Sequence[str], prompts: Sequence[Prompt], length: int
@@ -167,13 +198,15 @@ class Segmenter:
             asked[name] = request, slice(start, start + most)
         return asked, torch.cat(pools, 1)
 
-    def _maps(self, name: str, texts: Sequence[Observation], grid: tuple[int, int], count: int) -> Tensor:
+    def _maps(
+        self, name: str, texts: Sequence[Observation], grid: tuple[int, int], read: Tensor, flat: Tensor
+    ) -> Tensor:
         """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts, all completed
-        together; flat ones among the first `count` rows are counted."""
+        together. `read` (2, D): row and text of each map that somebody reads; those that are flat count in `flat`."""
         method, columns = self.methods[name], self.plan.of_method(name)
         raw = torch.stack([method.raw_maps(seen, columns, grid) for seen in texts], 1)
         first = self.plan.columns.index((name, columns[0]))
-        self.flat[first : first + len(columns)] += score_map.is_flat(raw[:count], self.backbone.dtype).sum((0, 1))
+        flat[first : first + len(columns)] += score_map.is_flat(raw, self.backbone.dtype)[read[0], read[1]].sum(0)
         made = method.complete(raw.flatten(1, 2), texts[0])
         if made.shape[-2:] != grid:
             made = score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])

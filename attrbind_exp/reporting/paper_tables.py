@@ -134,13 +134,13 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
     oracle, n, and the differences to the run's first variant; better, worse and same are counted at one threshold for
     both, the first variant's; and `added`, what its last edit adds to the variant `beyond` which it goes.
 
-    `selection` is the split that chooses thresholds for the others, None where there is none. Figures are numbers in
-    percent, None where there is none.
+    `selection` is the split that chooses thresholds for the others, None where there is none; of several runs of it,
+    under other seeds, the one that is most like a run. Figures are numbers in percent, None where there is none.
     """
-    chooser = next((r for r in runs if r.split == selection), None)
+    choosers = [r for r in runs if r.split == selection]
     rows = []
     for run in each(runs, "comparing", "runs"):
-        held = chooser if run is not chooser else None
+        held = None if run in choosers else max(choosers, key=lambda r: len(_words(r) & _words(run)), default=None)
         by_expression = run.summary.scored == "expressions" and run.summary.n_scored
         scores = expression_scores(run) if held and by_expression else None
         first = run.summary.variants[0]
@@ -173,6 +173,23 @@ def paper_table(runs: Sequence[Run], spec: TableSpec, selection: str | None) -> 
                 row |= _ends("added", _held_out(scores, shorter, entry, held), entry.beyond.difference)
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def tell_apart(table: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    """`paper_table` of these runs where no variant of a split stands twice under one label: those of a sweep over seeds
+    also name what was typed for one run and not for the others, or their folder."""
+    owners = [run for run in runs for _ in run.summary.variants]
+    labels = []
+    for run, split, label in zip(owners, table["split"], table["variant"], strict=True):
+        alike = [r for r in runs if r.split == split and r.summary.variant(label) is not None]
+        own = [word for word in run.summary.overrides if not all(word in _words(r) for r in alike)]
+        labels.append(f"{label} · {' '.join(own) or run.folder.name}" if len(alike) > 1 else label)
+    return table.assign(variant=labels)
+
+
+def _words(run: Run) -> set[str]:
+    """What was typed for a run."""
+    return set(run.summary.overrides)
 
 
 def chosen_threshold(chooser: Run | None, label: str) -> float | None:

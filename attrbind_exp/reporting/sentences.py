@@ -26,7 +26,8 @@ def sentences(table: pd.DataFrame) -> list[str]:
         variants = [row for row in rows if not is_floor(str(row["variant"]))]
         compared = [row for row in variants if leading(row, "difference") is not None]
         if compared:
-            said.append(_sentence(str(split), str(rows[0]["variant"]), compared, n))
+            first = str(rows[0]["variant"]).partition(" · ")[0]  # of several runs each is compared with its own
+            said.append(_sentence(str(split), first, compared, n))
     return said
 
 

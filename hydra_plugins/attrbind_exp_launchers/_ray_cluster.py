@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.hub import PLACES
 from attrbind_exp.types import UserError
 from hydra_plugins.attrbind_exp_launchers.launchers import OWN, RayLauncher, explain
 
@@ -21,7 +22,7 @@ TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # A cluster's workers inherit nothing of the launching process. Ray writes a runtime_env into its logs, so it has only
 # what a process must know when it starts; what may be secret (tokens, keys, a proxy's password) travels with the run.
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-PUBLIC = ("PYTHONPATH", "HUGGINGFACE_HUB_CACHE")  # the latter is HF_HUB_CACHE's older name
+PUBLIC = ("PYTHONPATH", *PLACES)
 PRIVATE = (*HUB_TOKENS, THREADS)
 PRIVATE_KINDS = ("WANDB_", "MLFLOW_")
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")  # in small letters, too

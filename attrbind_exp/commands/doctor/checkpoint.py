@@ -18,10 +18,8 @@ from attrbind_exp.backbones.weights import FILES, find_place, read_object, weigh
 from attrbind_exp.backbones.window import load_tokenizer
 from attrbind_exp.commands.doctor.finding import Finding, storage
 from attrbind_exp.evaluation.provenance import dtype_name
-from attrbind_exp.hub import WITHDRAWN, cache_folder, has_token, is_hub_name, split_name
+from attrbind_exp.hub import PLACES, WITHDRAWN, cache_folder, has_token, is_hub_name, split_name
 from attrbind_exp.types import UserError
-
-PLACES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME")  # in the order in which they decide
 
 
 def check_model(path: str) -> tuple[Finding, Path | None]:

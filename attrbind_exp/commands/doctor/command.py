@@ -46,7 +46,7 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     """All checks, the data first."""
     rate, gpus = plan.check_rate(cfg.rate, cfg.gpus)
     found, splits = yield from examine_data(cfg)
-    yield machine.check_disk(Path("outputs"), len(found), len(config.variants(cfg)[0]))
+    yield machine.check_disk(Path("outputs"), len(found), len(config.variants(cfg)[0]), cfg.seeds)
     m = cfg.model
     whole = yield from examine_model(cfg)
     yield computes.check_device(m.device, m.dtype)

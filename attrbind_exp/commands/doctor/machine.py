@@ -18,13 +18,13 @@ WANDB_MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")  # wh
 ROW_BYTES = 2_000  # of expressions.jsonl an expression and variant, measured on pictures of 640 x 480
 
 
-def check_disk(folder: Path, expressions: int, variants: int) -> Finding:
+def check_disk(folder: Path, expressions: int, variants: int, seeds: int) -> Finding:
     """Free space where `folder` will lie, against what a run writes."""
     existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir())
-    free, needed = shutil.disk_usage(existing).free, expressions * variants * ROW_BYTES
+    free, needed = shutil.disk_usage(existing).free, expressions * variants * seeds * ROW_BYTES
     text = (
         f"{storage(free)} free at {existing}; expressions.jsonl of this run takes about {storage(needed)} "
-        f"({expressions:,} expressions x {variants} variants x {ROW_BYTES / 1000:g} KB)"
+        f"({expressions:,} expressions x {variants} variants x {seeds} seeds x {ROW_BYTES / 1000:g} KB)"
     )
     if free < 2 * needed + 10**8:  # the tracker keeps tables and pictures of its own
         return Finding("WARN", "disk", f"{text}; free some, or run from another disk")
