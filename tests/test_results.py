@@ -312,15 +312,6 @@ def test_the_page_of_results_shows_every_sweep_tables_first(tmp_path):
         "figure7_d.png",
         "figures_heat_maps_d.png",
     }
-    for name in ("methods/d", "edits/d"):
-        (tmp_path / "outputs" / name).mkdir(parents=True)
-        for file in ("results.md", "results.png"):
-            (tmp_path / "outputs" / name / file).write_text(f"## {name}")
-    done = process("--methods", str(tmp_path / "outputs"), str(tmp_path / "docs" / "methods.md"), module="results")
-    assert done[0] == 0, done[2]
-    page = (tmp_path / "docs" / "methods.md").read_text()
-    assert 0 < page.index("## edits/d") < page.index("images/edits_d.png") < page.index("## methods/d")
-    assert "table1" not in page
     code, _, err = process(str(tmp_path / "nowhere"), "x.md", module="results")
     assert code == 2 and "no sweep below" in err
 

@@ -5,6 +5,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.start import as_called
 from attrbind_exp.commands.table import SAID_HELP
 from attrbind_exp.commands.verbosity import taking_verbosity
@@ -26,21 +27,7 @@ correction over all differences of their table, held-out ones where there are su
 oIoU: pooled over expressions. Spread: standard deviation over noise seeds.
 """
 
-METHODS = """# Readings and edits compared
-
-Which way of reading attention, and which edit of the words, finds best what an expression names? Everything below is
-scored alike: the same pictures, noise, words and parses, thresholds chosen on val and held out on test, paired
-differences with 95 % intervals over images; * survives Holm's correction over all comparisons of its table. `make
-methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen
-a photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
-`dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion
-at 512 pixels, and none was tuned for this model: iSeg and DiffSeg suffer most from that ([readings](readings.md)).
-What each edit does stands in [edits](edits.md), what a reading costs in [readings](readings.md). The sentence below a
-table is made of its figures.
-"""
-# The head of each page, and how the names of its sweeps begin.
-PAGES = {"paper": (INTRO, ("table", "figure")), "methods": (METHODS, ("edits", "methods"))}
-
+NAMES = ("table", "figure")  # how the names of the paper's sweeps begin
 HEAT_MAPS = "## Figures 2 to 6 and 8: heat maps"
 
 
@@ -75,8 +62,13 @@ def main() -> None:
         "--methods", action="store_true", help="the sweeps `edits` and `methods` in place of the paper's"
     )
     given = parser.parse_args()
-    intro, names = PAGES["methods" if given.methods else "paper"]
-    found = find_sweeps(given.outputs, names)
+    if given.methods:
+        from attrbind_exp.commands.methods_page import write_page  # plots load where they are drawn
+
+        with disk_errors():
+            print(*write_page(given.outputs, given.file), sep="\n")
+        return
+    found = find_sweeps(given.outputs, NAMES)
     if not found:
         parser.error(f"no sweep below '{given.outputs}'; run one first: python -m attrbind_exp.run sweep=NAME")
     images = given.file.parent / "images"
@@ -84,5 +76,5 @@ def main() -> None:
     for folder in found:
         source, name = picture(folder)
         shutil.copy(source, images / name)
-    write_text(given.file, "\n\n".join([intro.strip(), *map(section, found)]) + "\n")
+    write_text(given.file, "\n\n".join([INTRO.strip(), *map(section, found)]) + "\n")
     print(given.file)

@@ -60,6 +60,13 @@ def is_floor(label: str) -> bool:
     return words[0] == TEXT_BLIND and not any(word.startswith("where=") for word in words)
 
 
+def split_reading(label: str) -> tuple[str, str | None]:
+    """A label's edits and the reading that it names: "merge heatmap=daam" is ("merge", "daam"); None where a run has a
+    single reading and its labels name none."""
+    match = re.search(r" heatmap=(\S+)", label)
+    return (label, None) if match is None else (label[: match.start()] + label[match.end() :], match[1])
+
+
 def is_ours(name: str) -> bool:
     """Whether a name begins as a label of our own edits does, so that no other system may have it."""
     return name.startswith(OURS)

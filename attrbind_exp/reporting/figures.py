@@ -106,17 +106,17 @@ def _head(title: str, about: str, width: int) -> Image.Image:
     draw = ImageDraw.Draw(head)
     for text, middle, largest in ((title, TITLE / 2, 16), (about, TITLE + ABOUT / 2 - 2, LETTERS)):
         shown = _fit(clean(text), width)
-        size = max(SMALLEST, min(largest, int(largest * width / max(1, _font(largest).getlength(shown)))))
-        draw.text((width / 2, middle), shown, "black", _font(size), anchor="mm")
+        size = max(SMALLEST, min(largest, int(largest * width / max(1, font(largest).getlength(shown)))))
+        draw.text((width / 2, middle), shown, "black", font(size), anchor="mm")
     return head
 
 
 def _fit(text: str, width: int) -> str:
     """A text short enough for `width` pixels in the smallest letters."""
-    length = _font(SMALLEST).getlength(text)
+    length = font(SMALLEST).getlength(text)
     while length > width and len(text) > 1:
         text = shorten(text, max(1, min(len(text) - 1, int(len(text) * width / length))))
-        length = _font(SMALLEST).getlength(text)
+        length = font(SMALLEST).getlength(text)
     return text
 
 
@@ -124,17 +124,17 @@ def _tile(picture: np.ndarray, caption: Sequence[str], height: int) -> Image.Ima
     """One picture at `height` pixels with a caption above it."""
     image = Image.fromarray(maps.scale(Image.fromarray(picture), height))
     letters = max(8, image.width // 8)
-    lines = [line for part in caption for line in _wrap(clean(part), letters)]
+    lines = [line for part in caption for line in wrap(clean(part), letters)]
     tile = Image.new("RGB", (image.width + GAP, height + LINE * len(lines) + GAP), "white")
     draw = ImageDraw.Draw(tile)
     for number, line in enumerate(lines):
         place = ((image.width + 2 * GAP) / 2, LINE * number + LINE / 2)
-        draw.text(place, line, "black", _font(LETTERS), anchor="mm")
+        draw.text(place, line, "black", font(LETTERS), anchor="mm")
     tile.paste(image, (GAP, LINE * len(lines)))
     return tile
 
 
-def _wrap(text: str, letters: int) -> list[str]:
+def wrap(text: str, letters: int) -> list[str]:
     """A text in lines of at most so many letters; names of methods are parted behind an underscore."""
     wrapper = textwrap.TextWrapper(letters, break_on_hyphens=False)
     wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_))")
@@ -148,12 +148,12 @@ def _colour_bar(thresholds: Collection[float], height: int) -> Image.Image:
     values = np.linspace(1, 0, height)[:, None].repeat(width, 1)
     tile.paste(Image.fromarray(maps.heat_colours(values)), (GAP, LINE))
     draw = ImageDraw.Draw(tile)
-    draw.text((GAP, LINE / 2), "heat", "black", _font(LETTERS), anchor="lm")
+    draw.text((GAP, LINE / 2), "heat", "black", font(LETTERS), anchor="lm")
     for value in (0, 0.25, 0.5, 0.75, 1):
         y = LINE + (1 - value) * (height - 1)
         letter = min(max(y, LINE + LETTERS / 2), LINE + height - LETTERS / 2)
         draw.line((GAP + width, y, GAP + width + 3, y), "black")
-        draw.text((GAP + width + 5, letter), f"{value:g}", "black", _font(11), anchor="lm")
+        draw.text((GAP + width + 5, letter), f"{value:g}", "black", font(11), anchor="lm")
     for threshold in thresholds:
         y = LINE + (1 - threshold) * (height - 1)
         draw.line((GAP, y, GAP + width - 1, y), maps.BLACK, maps.LINE + 2)
@@ -167,7 +167,7 @@ def _key(swatches: Sequence[Swatch], width: int) -> list[Image.Image]:
     x = width
     for swatch in swatches:
         text = _fit(clean(swatch.meaning), width - 40)
-        needed = 34 + int(_font(LETTERS).getlength(text)) + 2 * GAP
+        needed = 34 + int(font(LETTERS).getlength(text)) + 2 * GAP
         if x + needed > width:
             lines.append(Image.new("RGB", (width, LINE + 4), "white"))
             x = GAP
@@ -177,7 +177,7 @@ def _key(swatches: Sequence[Swatch], width: int) -> list[Image.Image]:
         if swatch.line:
             draw.line((x, 9, x + 26, 9), maps.BLACK, maps.LINE + 2)
             draw.line((x, 9, x + 26, 9), swatch.colour, maps.LINE)
-        draw.text((x + 34, 9), text, "black", _font(LETTERS), anchor="lm")
+        draw.text((x + 34, 9), text, "black", font(LETTERS), anchor="lm")
         x += needed
     return lines
 
@@ -198,7 +198,7 @@ def _below(rows: Sequence[Image.Image]) -> Image.Image:
 
 
 @lru_cache(maxsize=16)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     """matplotlib's own font, which knows more than Latin letters."""
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
 

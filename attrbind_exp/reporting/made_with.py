@@ -9,6 +9,12 @@ from attrbind_exp.runs.summary import Summary
 Key = tuple[str, ...]  # a name, and what else must be the same for two values under it to be compared
 
 
+def fact_line(summaries: Sequence[Summary]) -> str:
+    """Of which model and data the runs of a sweep are, and how many expressions of theirs failed."""
+    failed = sum(s.n_failed for s in summaries)
+    return f"Model {summaries[0].model_name}; data {', '.join(s.dataset for s in summaries)}; {failed} failed."
+
+
 def difference_line(summaries: Sequence[Summary]) -> str:
     """In what runs differ that are compared in one table: "These runs differ in: torch 2.12.1 / 2.13.0." Empty where
     they do not, or where none of them says.

@@ -56,7 +56,7 @@ def threshold_curve(
             axis.plot(thresholds, values, label=_plain(name), markevery=every, markersize=_small())
         axis.set(xlabel="threshold of the heat (0 to 1)", ylabel="mIoU (%)", xlim=(0, 1), ylim=(0, None))
         axis.grid(alpha=0.3)
-        return _save(figure, axis, path, _plain(about), style)
+        return save_plot(figure, axis, path, _plain(about), style)
 
 
 def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: Path, style: Style = SCREEN) -> Path:
@@ -82,12 +82,21 @@ def paper_figure(table: pd.DataFrame, title: str, data: str, model: str, path: P
         else:
             _bars(axis, table, names, style)
         axis.grid(alpha=0.3)
-        return _save(figure, axis, path, f"{_plain(title)}\n{_plain(f'data {data}; model {model}')}", style)
+        return save_plot(figure, axis, path, f"{_plain(title)}\n{_plain(f'data {data}; model {model}')}", style)
 
 
-def differences(table: pd.DataFrame, title: str, data: str, model: str, path: Path, style: Style = SCREEN) -> Path:
+def differences(
+    table: pd.DataFrame,
+    title: str,
+    data: str,
+    model: str,
+    path: Path,
+    style: Style = SCREEN,
+    beside: tuple[str, Mapping[str, str]] = ("", {}),
+) -> Path:
     """The differences of the last split's variants with their 95 % intervals, from `paper_tables.paper_table`: held-out
-    ones where there are any, else oracle ones; filled where the interval leaves out zero."""
+    ones where there are any, else oracle ones; filled where the interval leaves out zero. `beside`: what stands at the
+    right of the variants' rows, by label, and what it is called."""
     split = table["split"].iloc[-1]
     ends = {name: _leading(table, name) for name in ("difference", "low", "high")}
     shown = table.assign(**ends)[lambda t: (t["split"] == split) & t["difference"].notna()]
@@ -105,9 +114,16 @@ def differences(table: pd.DataFrame, title: str, data: str, model: str, path: Pa
         axis.set_yticks(rows, names, fontsize=6.5 if style.width else 8)
         axis.set_ylim(-1, len(names))
         axis.set(xlabel=f"mIoU above that of {_plain(str(table['variant'].iloc[0]))}, in points")
+        _beside(axis, rows, [beside[1].get(str(label), "") for label in shown["variant"]], beside[0])
         axis.grid(alpha=0.3)
         about = _plain(f"data {data}, of which {split} is shown; model {model}")
-        return _save(figure, axis, path, f"{_plain(title)}\n{about}", style)
+        return save_plot(figure, axis, path, f"{_plain(title)}\n{about}", style)
+
+
+def _beside(axis: Axes, rows: np.ndarray, texts: Sequence[str], head: str) -> None:
+    """A column of texts at the right of a plot's rows, under its head."""
+    for row, text in [(rows[0] + 0.7, head), *zip(rows, texts, strict=True)] if any(texts) else []:
+        axis.text(1.01, row, text, transform=axis.get_yaxis_transform(), va="center", fontsize=8)
 
 
 def _leading(table: pd.DataFrame, name: str) -> pd.Series:
@@ -170,7 +186,7 @@ def gain_curves(gains: pd.DataFrame, path: Path, about: str = "", style: Style =
             _gains(axis, gains[gains["group"] == group])
             axis.set(title=style.wrap(_plain(str(group)), 0.9 / len(groups)), xlabel="alpha")
         axes[0][0].set_ylabel("mIoU less the baseline's (points)")
-        return _save(figure, axes[0][0], path, _plain(about), style)
+        return save_plot(figure, axes[0][0], path, _plain(about), style)
 
 
 def _gains(axis: Axes, gains: pd.DataFrame) -> None:
@@ -193,7 +209,7 @@ def _small() -> float:
     return min(4.0, matplotlib.rcParams["lines.markersize"])
 
 
-def _save(figure: Figure, axis: Axes, path: Path, title: str, style: Style) -> Path:
+def save_plot(figure: Figure, axis: Axes, path: Path, title: str, style: Style) -> Path:
     """Write a plot with the legend of `axis` below it, where it hides nothing."""
     handles, labels = axis.get_legend_handles_labels()
     if style.width is None:

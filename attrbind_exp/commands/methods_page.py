@@ -1,0 +1,243 @@
+"""The page of the sweeps that compare readings and edits: short tables, pictures, cost, and the whole tables."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from attrbind_exp import config
+from attrbind_exp.commands.matrices import Drawn, draw_matrices
+from attrbind_exp.edits.variant import BASELINE, split_reading
+from attrbind_exp.log import log
+from attrbind_exp.reporting import by_reading, plots
+from attrbind_exp.reporting.cost_plot import Point, cost_plot
+from attrbind_exp.reporting.costs import NAME as COSTS
+from attrbind_exp.reporting.costs import Cost, Costs, read_costs
+from attrbind_exp.reporting.made_with import fact_line
+from attrbind_exp.reporting.methods_tables import Compared, beside, marked_rows, read_compared, split_tables
+from attrbind_exp.reporting.paper_tables import expression_scores, leading
+from attrbind_exp.reporting.references import without_floors
+from attrbind_exp.reporting.sentences import sentences
+from attrbind_exp.reporting.tables import markdown
+from attrbind_exp.runs.index import read_sweep
+from attrbind_exp.runs.store import write_text
+from attrbind_exp.scoring.compare import PERCENT, estimate
+from attrbind_exp.types import UserError
+
+INTRO = """# Readings and edits compared
+
+Which way of reading attention, and which edit of the words, finds best what an expression names? Everything below is
+scored alike: the same pictures, noise, words and parses, thresholds chosen on val and held out on test, paired
+differences with 95 % intervals over images; * survives Holm's correction over all comparisons of its table. `make
+methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen
+a photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
+`dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion
+at 512 pixels, where no table says otherwise: iSeg and DiffSeg suffer most from that. What a reading does, and where it
+departs from its authors' code, stands in [readings](readings.md); what an edit does in [edits](edits.md)."""
+
+READINGS = """One line a reading under the plain prompt, the best first. `{way}`: from the highest floor, the mask of all
+objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare conditional
+passes of the model."""
+EDITS = "One line an edit under the reading of the first row of its table, the best first. An edit costs a pass more."
+PICTURES = """# Readings and edits on twelve expressions
+
+Each picture is one expression of the last split under every reading (rows) and edit (columns): the heat from 0 (dark)
+to 1 (bright), the outline of its mask (orange) and of the true mask (white), and below it the IoU at the variant's
+threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the order of
+the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn."""
+COSTLY = """These cost many passes an expression, so they are measured on a part of the images and compared with the
+baseline of that part alone ({part})."""
+TUNED = """Constants searched on val, never on test (`sweep=tune`), beside their authors'. Differences are to the first
+row."""
+
+SWEEPS = ("edits", "methods", "methods_costly", "methods_tuned")
+TITLES = {
+    "edits": "edits of the text embedding",
+    "methods": "ways of reading attention",
+    "methods_costly": "readings that cost many passes",
+    "methods_tuned": "with constants tuned on val",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """Where a page goes, and what the readings cost (None where no file says it)."""
+
+    file: Path
+    costs: Costs | None
+
+    @property
+    def images(self) -> Path:
+        """The folder of its pictures."""
+        return self.file.parent / "images"
+
+    @property
+    def readings(self) -> Mapping[str, Cost]:
+        """The cost of readings by name."""
+        return {} if self.costs is None else self.costs.readings
+
+
+def find_compared(outputs: Path) -> dict[str, dict[str, Compared]]:
+    """The sweeps that finished below a folder: by data and model, then by name. Raises UserError where there is
+    none."""
+    found: dict[str, dict[str, Compared]] = {}
+    for file in sorted(outputs.glob("*/*/results.md")):
+        if file.parent.parent.name in SWEEPS:
+            found.setdefault(file.parent.name, {})[file.parent.parent.name] = read_compared(file.parent)
+    if not found:
+        raise UserError(f"no sweep of {', '.join(SWEEPS)} below '{outputs}'; run one first: make methods")
+    return found
+
+
+def write_page(outputs: Path, file: Path) -> list[Path]:
+    """Write the page, the page of pictures beside it (FILE-pictures.md), and their images. The pages' files."""
+    found = find_compared(outputs)
+    page = Page(file, read_costs(file.parent / COSTS))
+    page.images.mkdir(parents=True, exist_ok=True)
+    pictures = {data: list(_pictures(page, sweeps)) for data, sweeps in found.items()}
+    parts = [INTRO]
+    for data, sweeps in found.items():
+        # Headings of several models and data must differ.
+        parts += _sections(page, sweeps, f": {data}" if len(found) > 1 else "", bool(pictures[data]))
+    write_text(file, "\n\n".join(parts) + "\n")
+    drawn = [text for texts in pictures.values() for text in texts]
+    if not drawn:
+        return [file]
+    beside_it = file.with_name(f"{file.stem}-pictures.md")
+    write_text(beside_it, "\n\n".join([PICTURES.replace("methods.md", file.name), *drawn]) + "\n")
+    return [file, beside_it]
+
+
+def _sections(page: Page, sweeps: Mapping[str, Compared], of: str, drawn: bool) -> Iterator[str]:
+    """What the page says of one model and data, paragraph by paragraph."""
+    methods, edits = sweeps.get("methods"), sweeps.get("edits") or sweeps.get("methods")
+    if methods:
+        yield f"## Readings{of}"
+        yield READINGS.format(way=by_reading.WAY)
+        yield markdown(by_reading.readings(methods.table, page.readings))
+        yield from _cost(page, methods)
+        if drawn:
+            yield f"What they look like: [twelve expressions]({page.file.stem}-pictures.md)."
+    if edits:
+        yield f"## Edits{of}"
+        yield EDITS
+        yield markdown(by_reading.edits(edits.table))
+    for name in ("methods_costly", "methods_tuned"):
+        if name in sweeps:
+            yield from _apart(sweeps[name], name, of, methods)
+    yield f"## Whole tables{of}"
+    yield "What stands above, and everything else that was measured: all variants on all splits."
+    for name, compared in sweeps.items():
+        yield from _whole(page, compared, name, of)
+
+
+def _apart(compared: Compared, name: str, of: str, methods: Compared | None) -> Iterator[str]:
+    """A table of its own: of readings that were measured on a part, or with tuned constants."""
+    title = TITLES[name]
+    yield f"## {title[0].upper()}{title[1:]}{of}"
+    if name == "methods_tuned" and methods:
+        yield TUNED
+        yield beside(compared.table, methods.table)
+        return
+    yield TUNED if name == "methods_tuned" else COSTLY.format(part=_part(compared))
+    yield split_tables(compared.table[compared.table["split"] == compared.last.split])[0][1]
+
+
+def _part(compared: Compared) -> str:
+    """Which part of the images a sweep's runs took."""
+    dataset = config.read_config(compared.last.folder).dataset
+    fraction, limit = dataset.get("fraction"), dataset.get("limit")
+    said = [
+        f"dataset.{key}={value:g}" for key, value in (("fraction", fraction), ("limit", limit)) if value is not None
+    ]
+    return f"{', '.join(said) or 'all images'}; {compared.last.summary.n_scored} expressions of {compared.last.split}"
+
+
+def _whole(page: Page, compared: Compared, name: str, of: str) -> Iterator[str]:
+    """A sweep's command, forest plot, tables and what they say."""
+    title = TITLES[name]
+    yield f"### {title[0].upper()}{title[1:]}, whole{of}"
+    if command := read_sweep(compared.folder).command:
+        yield f"    {command}"
+    yield f"![{title}: differences to the baseline](images/{_forest(page, compared, name).name})"
+    for heading, table in split_tables(compared.table):
+        yield f"**{heading}**"
+        yield table
+    yield " ".join(sentences(compared.table))
+    yield fact_line([run.summary for run in compared.runs])
+
+
+def _forest(page: Page, compared: Compared, name: str) -> Path:
+    """The plot of differences; beside each row its cost, and the mark of those that survive Holm's correction."""
+    rows = [row for row in marked_rows(compared.table) if row["split"] == compared.last.split]
+    costs = {row["variant"]: page.readings.get(_reading(compared, row["variant"])) for row in rows}
+    said = {row["variant"]: f"{_passes(costs[row['variant']])}{row['mark']}" for row in rows}
+    head = "passes, * Holm" if any(costs.values()) else "* Holm"
+    summary = compared.last.summary
+    title = TITLES[name][0].upper() + TITLES[name][1:]
+    data = ", ".join(dict.fromkeys(run.summary.dataset for run in compared.runs))
+    file = page.images / f"{name}_{compared.data}.png"
+    return plots.differences(without_floors(compared.table), title, data, summary.model_name, file, beside=(head, said))
+
+
+def _passes(cost: Cost | None) -> str:
+    return "" if cost is None else f"{cost.measured:.2f}"
+
+
+def _reading(compared: Compared, label: str) -> str:
+    """The reading of a variant; that of the run where labels name none."""
+    named = split_reading(label)[1]
+    return named or str(next(iter(config.read_config(compared.last.folder).heatmap)))
+
+
+def _cost(page: Page, methods: Compared) -> Iterator[str]:
+    """The plot of cost and mIoU, and where the cost was measured."""
+    if page.costs is None:
+        yield f"No file {COSTS} beside this page says what readings cost: python benchmarks/readings.py --alone --out FILE"
+        return
+    scores = expression_scores(methods.last)
+    points = {}
+    for label, threshold in _thresholds(methods).items():
+        edit, reading = split_reading(label)
+        cost = page.readings.get(reading or "")
+        part = scores[scores["label"] == label]
+        if edit == BASELINE and cost and len(part):
+            points[reading or ""] = Point(
+                cost.measured, estimate(100 * part[f"{threshold:.2f}"], part["image_id"].to_numpy(), PERCENT)
+            )
+    if points:
+        file = page.images / f"methods_cost_{methods.data}.png"
+        summary = methods.last.summary
+        cost_plot(points, f"data {summary.dataset}; model {summary.model_name}", file)
+        yield f"![mIoU of each reading beside its cost](images/{file.name})"
+        yield f"Cost measured on {page.costs.machine}: `{page.costs.command}`."
+
+
+def _thresholds(compared: Compared) -> dict[str, float]:
+    """The threshold of each variant of the last split, held out where it has that."""
+    rows = without_floors(compared.table)
+    rows = rows[rows["split"] == compared.last.split]
+    found = {str(row["variant"]): leading(row, "threshold") for row in rows.to_dict("records")}
+    return {label: float(threshold) for label, threshold in found.items() if threshold is not None}
+
+
+def _pictures(page: Page, sweeps: Mapping[str, Compared]) -> Iterator[str]:
+    """The pictures of the last split of the sweep `methods`; where it kept no maps, a warning says how to get them."""
+    methods = sweeps.get("methods")
+    if methods is None or methods.last.summary.scored != "expressions":
+        return
+    stem = page.images / f"methods_maps_{methods.data}"
+    try:
+        drawn = draw_matrices(methods.last, expression_scores(methods.last), _thresholds(methods), stem)
+    except UserError as error:
+        log.warning(f"WARNING: {error}")
+        return
+    summary = methods.last.summary
+    yield f"## {summary.dataset}, {summary.model_name}"
+    for number, picture in enumerate(drawn, start=1):
+        yield _picture(number, picture)
+
+
+def _picture(number: int, drawn: Drawn) -> str:
+    text = drawn.sample.text.replace("[", "(").replace("]", ")")
+    alt = f"{text}: heat maps of every reading under every edit; the baseline's IoU is {drawn.iou:.0f}"
+    return f"### {number}. {text}\n\n![{alt}](images/{drawn.file.name})"

@@ -1,0 +1,132 @@
+"""The tables of a sweep that compares readings and edits, none wider than six columns: all that its results.csv says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attrbind_exp.reporting.paper_tables import Run, comparisons, leading, read_runs
+from attrbind_exp.reporting.tables import figure, interval, markdown, marks
+from attrbind_exp.types import UserError
+
+TABLE = "results.csv"
+VOTES = "better / worse / same"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A finished sweep: its folder, its whole table as paper_tables.paper_table has it, its runs in the order of their
+    splits."""
+
+    folder: Path
+    table: pd.DataFrame
+    runs: Sequence[Run]
+
+    @property
+    def data(self) -> str:
+        """The name of its folder: dataset and model."""
+        return self.folder.name
+
+    @property
+    def last(self) -> Run:
+        """The run of the last split, whose thresholds are held out where there are several."""
+        return self.runs[-1]
+
+
+def read_compared(folder: Path) -> Compared:
+    """A sweep from its folder. Raises UserError where it left no table or no run."""
+    file = folder / TABLE
+    if not file.is_file():
+        raise UserError(f"no {TABLE} in '{folder}'; start the sweep's command again, which makes it of finished runs")
+    # A split may be called None, and figures come back with all their digits.
+    table = pd.read_csv(file, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    splits = [str(split) for split in table["split"].unique()]
+    return Compared(folder, table, read_runs(folder, splits))
+
+
+def marked_rows(table: pd.DataFrame) -> list[dict[Any, Any]]:
+    """The rows of a table, None for what they lack, each with its `mark`: " *" where its difference survives Holm's
+    correction over all comparisons of the table."""
+    records = table.replace({np.nan: None}).to_dict("records")
+    return [row | {"mark": mark} for row, mark in zip(records, marks(comparisons(table)), strict=True)]
+
+
+def at_threshold(row: dict[Any, Any]) -> str:
+    """Such as "46.1 @0.60": mIoU and the threshold that it stands at, held out where it has that."""
+    value, threshold = leading(row, "mIoU"), leading(row, "threshold")
+    return figure(value) if value is None or threshold is None else f"{value:.1f} @{threshold:.2f}"
+
+
+def difference(row: dict[Any, Any]) -> str:
+    """Such as "+0.6 [+0.2, +1.0] *"; "" where the row is compared with nothing."""
+    mean = leading(row, "difference")
+    return "" if mean is None else interval(mean, leading(row, "low"), leading(row, "high")) + str(row["mark"])
+
+
+def votes(row: dict[Any, Any]) -> str:
+    """Such as "955 / 487 / 268", "" where the row is compared with nothing."""
+    counts = [row.get(name) for name in ("better", "worse", "same")]
+    return "" if None in counts else " / ".join(f"{count:.0f}" for count in counts)
+
+
+def split_tables(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """(heading, Markdown) of every split, floors and ceiling among its rows, and of what last edits add."""
+    rows = marked_rows(table)
+    found = []
+    for split in table["split"].unique():
+        part = [row for row in rows if row["split"] == split]
+        held = any(row.get("mIoU held out") is not None for row in part)
+        kind = "thresholds chosen on another split" if held else "each at the threshold that is best here"
+        shown = pd.DataFrame([_row(row, held) for row in part])
+        found.append((f"{split}: {part[0]['n']:.0f} expressions, {kind}", markdown(shown)))
+    if any(row.get("beyond") is not None for row in rows):
+        found.append(("what the last edit adds", markdown(pd.DataFrame(_added(rows)))))
+    return found
+
+
+def _row(row: dict[Any, Any], held: bool) -> dict[str, str]:
+    other = {"oracle": _oracle(row)} if held else {"at 0.50": figure(row["mIoU at 0.50"])}
+    shown = {"variant": row["variant"], "mIoU": at_threshold(row)}
+    return shown | other | {"oIoU": figure(row["oIoU"]), "difference [95 %]": difference(row), VOTES: votes(row)}
+
+
+def _oracle(row: dict[Any, Any]) -> str:
+    value, threshold = row.get("mIoU oracle"), row.get("threshold oracle")
+    return figure(value) if value is None or threshold is None else f"{value:.1f} @{threshold:.2f}"
+
+
+def _added(rows: Sequence[dict[Any, Any]]) -> list[dict[str, str]]:
+    """A line a variant of several edits: by how much it is better than the same one without its last edit."""
+    return [
+        {
+            "variant": row["variant"],
+            "split": str(row["split"]),
+            "beyond": row["beyond"],
+            "adds [95 %]": interval(*(leading(row, f"added{end}") for end in ("", " low", " high"))),
+        }
+        for row in rows
+        if row.get("beyond") is not None
+    ]
+
+
+def beside(table: pd.DataFrame, authors: pd.DataFrame) -> str:
+    """Markdown of the last split of a sweep with tuned constants; the same variants with their authors' constants, from
+    another sweep's table on the same data, stand beside them ("" where that has none)."""
+    known = {(row["split"], row["variant"]): row for row in marked_rows(authors)}
+    split = table["split"].iloc[-1]
+    rows = [row for row in marked_rows(table) if row["split"] == split]
+    shown = [
+        {
+            "variant": row["variant"],
+            "tuned": at_threshold(row),
+            "authors' constants": at_threshold(of) if (of := known.get((split, row["variant"]))) else "",
+            "oIoU": figure(row["oIoU"]),
+            "difference [95 %]": difference(row),
+            VOTES: votes(row),
+        }
+        for row in rows
+    ]
+    return markdown(pd.DataFrame(shown))

@@ -1,0 +1,203 @@
+"""The page of readings and edits: its tables from runs made by hand, its pictures pixel by pixel and from kept maps."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from attrbind_exp import config
+from attrbind_exp.commands.matrices import choose, draw_matrices, expression_matrix
+from attrbind_exp.commands.methods_page import write_page
+from attrbind_exp.commands.sweep import write_results
+from attrbind_exp.edits.variant import split_reading
+from attrbind_exp.reporting import by_reading, matrix
+from attrbind_exp.reporting.costs import Cost, read_costs
+from attrbind_exp.reporting.maps import heat_colours
+from attrbind_exp.reporting.matrix import Cell, Matrix
+from attrbind_exp.reporting.methods_tables import beside, read_compared, split_tables
+from attrbind_exp.reporting.paper_tables import Run, TableSpec, expression_scores, read_runs
+from attrbind_exp.runs.rows import read_images
+from attrbind_exp.runs.summary import read_summary
+from attrbind_exp.types import UserError
+from tests.made_runs import expression_row, make_summary, variant_figures, write_files
+from tests.test_command import composed, run
+
+COST = '{"machine": "m", "command": "c", "readings": {"a": {"measured": 1.25, "counted": 1.5}}}'
+
+
+def make_sweep(folder, scores):
+    """A finished sweep of a val and a test split, whose results are written: IoU of its expressions by variant."""
+    for split in ("val", "test"):
+        variants = [
+            variant_figures((name, None), 100 * float(np.mean(ious)), len(ious)) for name, ious in scores.items()
+        ]
+        rows = [
+            expression_row((name, None), str(i), iou) for name, ious in scores.items() for i, iou in enumerate(ious)
+        ]
+        summary = make_summary(variants, split=split, dataset=f"drawn {split}", model_name="m")
+        made = write_files(folder / split, summary, rows)
+        (made / "config.yaml").write_text("dataset: {fraction: 0.05}\nheatmap: {a: {}}\n")
+    write_results(folder, TableSpec("T", figure="differences"), ["val", "test"], ["sweep=t"])
+
+
+BOTH = {
+    "baseline heatmap=a": [0.1, 0.2, 0.3, 0.4],
+    "baseline heatmap=b": [0.3, 0.4, 0.5, 0.6],
+    "merge heatmap=a": [0.1, 0.1, 0.1, 0.1],
+    "merge heatmap=b": [0.9, 0.9, 0.9, 0.9],
+}
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """Sweeps of readings a and b under the baseline and merge; of edits under a alone; of costly and tuned ones."""
+    folder = tmp_path / "outputs"
+    make_sweep(folder / "methods" / "drawn_m", BOTH)
+    make_sweep(folder / "edits" / "drawn_m", {"baseline": [0.2] * 4, "scale factor=2": [0.3] * 4})
+    make_sweep(
+        folder / "methods_costly" / "drawn_m", {"baseline heatmap=a": [0.2] * 4, "baseline heatmap=c": [0.7] * 4}
+    )
+    make_sweep(folder / "methods_tuned" / "drawn_m", {"baseline heatmap=a": [0.5] * 4, "merge heatmap=a": [0.8] * 4})
+    return folder
+
+
+def test_a_label_is_parted_into_edits_and_reading():
+    assert split_reading("merge heatmap=daam") == ("merge", "daam")
+    assert split_reading("scale factor=2 heatmap=iseg layers=up") == ("scale factor=2 layers=up", "iseg")
+    assert split_reading("baseline") == ("baseline", None)
+
+
+def test_the_short_tables_have_a_line_a_reading_and_a_line_an_edit(outputs):
+    table = read_compared(outputs / "methods" / "drawn_m").table
+    found = by_reading.readings(table, {"a": Cost(1.25, 1.5)})
+    assert found["reading"].tolist() == ["b", "a"] and len(found.columns) <= 6
+    assert found["mIoU"].tolist() == ["45.0 @0.30", "25.0 @0.30"]
+    assert found["passes, measured"].tolist() == ["", "1.25"] and found["passes, counted"].tolist() == ["", "1.50"]
+    # b is 20 points above a in each of the four expressions, so its interval has no width.
+    assert found["difference [95 %]"].tolist() == ["+20.0 [+20.0, +20.0] *", ""]
+    edits = by_reading.edits(table)
+    assert edits["edit"].tolist() == ["baseline", "merge"], "b's merge is another reading's"
+    assert edits["better / worse / same"].tolist() == ["", "0 / 3 / 1"]
+
+
+def test_the_whole_tables_hold_every_variant_of_every_split_in_six_columns(outputs):
+    table = read_compared(outputs / "methods" / "drawn_m").table
+    (val, first), (test, second) = split_tables(table)
+    assert val == "val: 4 expressions, each at the threshold that is best here"
+    assert test == "test: 4 expressions, thresholds chosen on another split"
+    for text in (first, second):
+        assert all(name in text for name in BOTH)
+        assert {line.count("|") for line in text.splitlines()} == {7}
+
+
+def test_tuned_constants_stand_beside_the_authors(outputs):
+    tuned, authors = (read_compared(outputs / name / "drawn_m").table for name in ("methods_tuned", "methods"))
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in beside(tuned, authors).splitlines()]
+    assert lines[0][:3] == ["variant", "tuned", "authors' constants"]
+    assert lines[2][:3] == ["baseline heatmap=a", "50.0 @0.30", "25.0 @0.30"]
+    assert lines[3][:3] == ["merge heatmap=a", "80.0 @0.30", "10.0 @0.30"]
+
+
+def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_path, caplog):
+    pages = []
+    for name in ("first", "second"):
+        file = tmp_path / name / "methods.md"
+        file.parent.mkdir()
+        (file.parent / "readings-cost.json").write_text(COST)
+        with caplog.at_level(logging.WARNING):
+            assert write_page(outputs, file) == [file]
+        pages.append({f.relative_to(file.parent): f.read_bytes() for f in file.parent.rglob("*") if f.is_file()})
+    assert pages[0] == pages[1] and len(pages[0]) == 7
+    assert "no maps were kept in" in caplog.text and "keep_maps=true" in caplog.text
+    page = file.read_text()
+    order = (
+        "## Readings\n",
+        "## Edits\n",
+        "scale factor=2",
+        "many passes\n",
+        "constants tuned on val\n",
+        "## Whole tables",
+    )
+    assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
+    assert "dataset.fraction=0.05; 4 expressions of test" in page
+    assert all(f"images/{f.name}" in page for f in (file.parent / "images").iterdir())
+
+
+def test_no_sweep_and_no_table_say_what_to_run(tmp_path):
+    with pytest.raises(UserError, match="no sweep of edits, methods, .*make methods"):
+        write_page(tmp_path, tmp_path / "x.md")
+    (tmp_path / "methods" / "d").mkdir(parents=True)
+    (tmp_path / "methods" / "d" / "results.md").write_text("## T")
+    with pytest.raises(UserError, match=r"no results.csv in .*start the sweep's command again"):
+        write_page(tmp_path, tmp_path / "x.md")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "does not hold the cost of readings"),
+        (COST.replace('"counted"', '"counts"'), "missing required field `counted`"),
+        (COST.replace("1.25", '"much"'), r"readings\[...\].measured"),
+        (COST.replace("1.25", "0"), "says that a costs 0 passes"),
+    ],
+)
+def test_a_file_of_costs_that_is_none_says_so(tmp_path, text, said):
+    assert read_costs(tmp_path / "none.json") is None
+    (tmp_path / "cost.json").write_text(text)
+    with pytest.raises(UserError, match=f"cost.json' .*{said}.*benchmarks/readings.py --alone --out FILE"):
+        read_costs(tmp_path / "cost.json")
+
+
+def test_the_costs_in_docs_can_be_read():
+    found = read_costs(config.CONF.parent / "docs" / "readings-cost.json")
+    assert found is not None and found.readings["daam"].counted == 1
+
+
+def test_every_panel_of_a_matrix_stands_in_its_row_and_column():
+    """Heats of 0.1, 0.4 and 0.9 without a mask at their thresholds, the fourth left out; the truth lies in a corner."""
+    photo, truth = Image.new("RGB", (96, 96), (10, 200, 30)), np.zeros((96, 96), bool)
+    truth[:20, :20] = True
+    heats = {("a", "x"): 0.1, ("a", "y"): 0.4, ("b", "y"): 0.9}
+    cells = {key: Cell(np.full((96, 96), value, np.float32), 0.95, 50.0) for key, value in heats.items()}
+    drawn = np.asarray(matrix.draw(Matrix("t", photo, truth, ["a", "b"], ["x", "y"], cells)))
+    for row, reading in enumerate("ab"):
+        for column, edit in enumerate("xy"):
+            left, top = matrix.place((96, 96), row, column)
+            value = heats.get((reading, edit))
+            wanted = [255] * 3 if value is None else heat_colours(np.array([[value]]))[0, 0].tolist()
+            assert drawn[top + 60, left + 60].tolist() == wanted, (reading, edit)
+    assert drawn[2 * matrix.LINE + 60, matrix.GAP + 60].tolist() == [10, 200, 30]
+
+
+def test_the_middle_ones_of_twelve_equal_parts_are_shown():
+    iou = pd.Series({str(number): float(number) for number in range(36)})
+    assert choose(iou[::-1]) == [str(3 * part + 1) for part in range(12)]
+    assert choose(pd.Series({"b": 0.0, "a": 0.0, "c": -1.0})) == ["c", "a", "b"]
+
+
+def test_kept_maps_make_the_masks_that_were_scored(tmp_path):
+    """Of a real run: each cell's heat, cut at its threshold, has the IoU of the variant's own row."""
+    run(tmp_path, "keep_maps=true", "text_processor=paper", "heatmap=[diffsegmenter,daam]", "dataset.limit=3")
+    (found,) = read_runs(tmp_path)
+    assert found == Run(tmp_path, read_summary(tmp_path))
+    scores = expression_scores(found)
+    thresholds = {v.label: 0.45 for v in found.summary.variants}
+    first = draw_matrices(found, scores, thresholds, tmp_path / "first")
+    assert [drawn.file.name for drawn in first] == ["first_01.png", "first_02.png", "first_03.png"]
+    second = draw_matrices(found, scores, thresholds, tmp_path / "second")
+    assert [d.file.read_bytes() for d in first] == [d.file.read_bytes() for d in second]
+    rows = {(r.sample_id, r.text_processor, r.alpha): r.iou_at for _, part in read_images(tmp_path) for r in part}
+    settings = config.read_settings(composed("dataset.limit=3", "text_processor=paper", "heatmap=[diffsegmenter,daam]"))
+    sample = first[0].sample
+    variants = settings.run.variants[:-2]  # the last two are floors
+    drawn = expression_matrix(tmp_path, settings, sample, variants, {v.label: (0.45, 0.0) for v in variants})
+    assert (drawn.readings, drawn.edits) == (["diffsegmenter", "daam"], ["baseline", "attribute_binding alpha=0.9"])
+    for variant in variants:
+        edit = variant.label.replace(f" heatmap={variant.heatmap}", "")
+        mask = drawn.cells[variant.heatmap, edit].heat >= np.float32(0.45)
+        iou = (mask & drawn.truth).sum() / (mask | drawn.truth).sum()
+        assert iou == pytest.approx(rows[sample.sample_id, variant.name, variant.alpha]["0.45"], abs=0.01)
+    assert json.loads((tmp_path / "summary.json").read_text())["n"] == 3
