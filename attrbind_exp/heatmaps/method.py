@@ -36,9 +36,13 @@ class HeatMapMethod(ABC):
         if not isinstance(self.sigmoid, bool):
             raise UserError(f"sigmoid={self.sigmoid!r} of a heatmap; choose from true, false")
         if self.timesteps is not None:
-            given = self.timesteps if isinstance(self.timesteps, list | tuple) else (self.timesteps,)  # a list from YAML
+            given = (
+                self.timesteps if isinstance(self.timesteps, list | tuple) else (self.timesteps,)
+            )  # a list from YAML
             if not given or not all(type(t) is int for t in given):
-                raise UserError(f"timesteps={self.timesteps!r} of a heatmap; give a whole number, or several as [50,100]")
+                raise UserError(
+                    f"timesteps={self.timesteps!r} of a heatmap; give a whole number, or several as [50,100]"
+                )
             object.__setattr__(self, "timesteps", tuple(given))
         if self.weights is not None and not is_by_ratio(self.weights):
             raise UserError(

@@ -33,7 +33,9 @@ def write_trials(folder: Path, trials: Mapping[str, Sequence[Trial]]) -> None:
     write_text(folder / TRIALS, text.getvalue())
 
 
-def write_tuned(folder: Path, own: Mapping[str, Method], tuned: Mapping[str, Method], splits: Sequence[str], about: str) -> None:
+def write_tuned(
+    folder: Path, own: Mapping[str, Method], tuned: Mapping[str, Method], splits: Sequence[str], about: str
+) -> None:
     """tuned.yaml, an option of the group heatmap, and tuned.md, which is printed. `own`: the authors' methods by name;
     `tuned`: those of them for which something better was found, by a name that begins with theirs; `about`: what they
     were found on. The runs of the sweep in `folder` are read, one of each split: the first chooses thresholds."""

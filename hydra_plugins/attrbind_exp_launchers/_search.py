@@ -1,4 +1,4 @@
-"""Search spaces, and the study of one way of reading attention: Optuna's TPE with a fixed seed, which is told of runs."""
+"""Search spaces, and the study of one way of reading attention: Optuna's TPE with a fixed seed, told of runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +68,9 @@ class Search:
         best. Raises UserError where all trials failed."""
         scored = [(mIoU, constants) for constants, mIoU in self.trials if mIoU is not None]
         if not scored:
-            raise UserError(f"no trial of heatmap={self.name} could be scored; what failed is said above and in trials.csv")
+            raise UserError(
+                f"no trial of heatmap={self.name} could be scored; what failed is said above and in trials.csv"
+            )
         mIoU, constants = max(scored, key=lambda trial: trial[0])
         return constants, mIoU
 
@@ -79,9 +81,11 @@ class Search:
         return f"{self.name} {own}" + (f" -> {max(scored):.1f}" if scored else "")
 
 
-def distributions(space: object, place: str, path: Path = ()) -> Iterator[tuple[Path, tuple[BaseDistribution, Sequence[Any]]]]:
-    """What Optuna draws each constant of a space from, and the choices that its numbers stand for where it chooses among
-    some. Raises UserError for what is no space."""
+def distributions(
+    space: object, place: str, path: Path = ()
+) -> Iterator[tuple[Path, tuple[BaseDistribution, Sequence[Any]]]]:
+    """What Optuna draws each constant of a space from, and the choices that its numbers stand for where there are some.
+    Raises UserError for what is no space."""
     here = ".".join([place, *map(str, path)])
     if isinstance(space, list):
         if not space:

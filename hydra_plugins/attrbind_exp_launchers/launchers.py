@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 POLL = 1.0  # seconds
 OWN = "local"
 LOCAL = ", or choose launcher=local"
-PACKAGES = {"ray": "hydra-ray-launcher ray", "slurm": "hydra-submitit-launcher submitit", "tune": "optuna"}  # by our extra
+PACKAGES = {
+    "ray": "hydra-ray-launcher ray",
+    "slurm": "hydra-submitit-launcher submitit",
+    "tune": "optuna",
+}  # by our extra
 Overrides = Sequence[Sequence[str]]  # of every run
 
 

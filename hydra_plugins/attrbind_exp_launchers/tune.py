@@ -31,7 +31,13 @@ class TuneSweeper(BasicSweeper):
     """
 
     def __init__(
-        self, trials: int, fraction: float, seed: int, every: DictConfig, spaces: DictConfig, **_of_a_plain_sweep: object
+        self,
+        trials: int,
+        fraction: float,
+        seed: int,
+        every: DictConfig,
+        spaces: DictConfig,
+        **_of_a_plain_sweep: object,
     ) -> None:
         super().__init__(None, None)
         self.trials, self.fraction, self.seed = trials, fraction, seed
@@ -55,8 +61,8 @@ class TuneSweeper(BasicSweeper):
             log.info(f"trial {trial} of {self.trials}, mIoU: {'; '.join(search.said() for search in searches)}")
         best = {search.name: search.best() for search in searches}
         tuned = self._tuned({name: constants for name, (constants, _) in best.items() if constants})
-        self._launch([self._comparison(typed, tuned, split) for split in splits], 0)
-        write_tuned(folder, plain(self._cfg.heatmap), tuned, splits, self._about())
+        if None not in self._launch([self._comparison(typed, tuned, split) for split in splits], 0):
+            write_tuned(folder, plain(self._cfg.heatmap), tuned, splits, self._about())
 
     @property
     def _cfg(self) -> DictConfig:
@@ -82,7 +88,7 @@ class TuneSweeper(BasicSweeper):
         for override in parser.parse_overrides(list(arguments)):
             if override.is_sweep_override():
                 raise UserError(f"'{override.input_line}' has several values; start a search for each of them")
-            found[override.get_key_element()] = str(override.input_line)
+            found[override.get_key_element().lstrip("+~")] = str(override.input_line)
         if type(self.trials) is not int or self.trials < 1:
             raise UserError(f"hydra.sweeper.trials={self.trials!r}; give a whole number, 1 or more")
         if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
@@ -95,8 +101,8 @@ class TuneSweeper(BasicSweeper):
         splits = str(self._cfg.dataset.splits).split(",")
         if len(splits) < 2 or "split" not in self._cfg.dataset:
             raise UserError(
-                f"dataset.splits={self._cfg.dataset.splits}; a search chooses constants on one split and judges them on "
-                "others: give a dataset with two, as dataset.splits='val,test'"
+                f"dataset.splits={self._cfg.dataset.splits}; a search chooses constants on one split and judges "
+                "them on others: give a dataset with two, as dataset.splits='val,test'"
             )
         return splits
 
@@ -117,13 +123,18 @@ class TuneSweeper(BasicSweeper):
 
     def _trial(self, typed: Mapping[str, str], name: str, constants: "Constants", split: str) -> list[str]:
         """The overrides of a trial, which name its folder."""
-        kept = {k: o for k, o in typed.items() if k not in NOT_SAID and (k.split(".")[0] != "heatmap" or f".{name}." in k)}
-        own = [f"dataset.split={split}", f"dataset.fraction={self.fraction}"]
-        own += [f"++heatmap.{name}.{key}={grammar(value)}" for key, value in constants.items()]
+        from attrbind_exp.commands.command_line import sweep_name
+
+        def of_another(key: str) -> bool:
+            return key in NOT_SAID or (key.startswith("heatmap.") and not key.startswith(f"heatmap.{name}."))
+
+        kept = {key: override for key, override in typed.items() if not of_another(key)}
+        part = f"dataset.fraction={self.fraction}"
+        chosen = [f"{key}={grammar(value)}" for key, value in constants.items()]
         unnamed = self._cfg.hydra.job.config.override_dirname.exclude_keys
-        said = [o for k, o in kept.items() if k.lstrip("+~") not in unnamed and not k.startswith("hydra")]
-        shown = [f"{key}={grammar(value)}" for key, value in constants.items()] or ["own"]
-        return [*kept.values(), f"heatmap=[{name}]", *own, subdir(f"{name}/{','.join([own[1], *said, *shown])}")]
+        named = sweep_name([part, *(o for key, o in kept.items() if key not in unnamed), *(chosen or ["own"])])
+        own = [f"heatmap=[{name}]", f"dataset.split={split}", part, *(f"++heatmap.{name}.{c}" for c in chosen)]
+        return [*kept.values(), *own, f"hydra.sweep.subdir='{name}/{named}'"]
 
     def _tuned(self, found: Mapping[str, "Constants"]) -> dict[str, dict[str, Any]]:
         """Heat-map methods with the constants found, under names that say what they were found on."""
@@ -135,7 +146,7 @@ class TuneSweeper(BasicSweeper):
         kept = [o for k, o in typed.items() if k != "dataset.split"]
         added = [f"+heatmap.{name}={grammar(method)}" for name, method in tuned.items()]
         key = sha256(json.dumps([kept, added]).encode()).hexdigest()[:8]
-        return [*kept, f"dataset.split={split}", *added, subdir(f"compared-{key}/{split}")]
+        return [*kept, f"dataset.split={split}", *added, f"hydra.sweep.subdir='compared-{key}/{split}'"]
 
     def _launch(self, jobs: Sequence[list[str]], first: int) -> list[float | None]:
         """The mIoU of every run, by the summary in its folder; None where it failed."""
@@ -163,10 +174,6 @@ def check_keys(name: str, space: Mapping[str, Any], target: str) -> None:
 def plain(node: DictConfig) -> dict[Any, Any]:
     """A part of the configuration as plain Python."""
     return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
-
-
-def subdir(path: str) -> str:
-    return f"hydra.sweep.subdir='{path.translate(str.maketrans({chr(39): None}))}'"
 
 
 def grammar(value: object) -> str:
