@@ -2,7 +2,7 @@
 
 A trial is a run, in a folder that its constants name. So a search goes on like a sweep: nothing is kept of it but the
 runs. Started again it draws the same constants in the same order, finds their runs finished, and goes on at the first
-that is not. Hydra's own plugin for Optuna (1.3.0) wants an Optuna below 3, which is of 2021, and keeps a search in a
+that is not. Hydra's own plugin for Optuna (1.3.0) wants an Optuna below 3, which is of 2022, and keeps a search in a
 database or nowhere; so Optuna is asked directly.
 """
 
