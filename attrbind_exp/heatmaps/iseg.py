@@ -36,7 +36,7 @@ class ISeg(HeatMapMethod):
     of a pass after the other.
     """
 
-    weights: Mapping[int, float] = field(default_factory=lambda: {8: 0.0, 4: 0.7, 2: 0.3, 1: 0.0})
+    weights: Mapping[int, float] | None = field(default_factory=lambda: {8: 0.0, 4: 0.7, 2: 0.3, 1: 0.0})
     ent: float = 0.1
     rounds: int = 10
 
@@ -49,7 +49,7 @@ class ISeg(HeatMapMethod):
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
         """One column a resolution, with the choice's weights, else this method's."""
-        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights)
+        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights or reading.weights)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, queries and keys of the finest self-attention."""
