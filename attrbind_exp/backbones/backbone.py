@@ -4,7 +4,7 @@ Letters: B rows of a pass, L positions of the text window, D width of an embeddi
 that are read on it, n cells of a layer (in row order), N cells of a self-attention layer, d width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -204,6 +204,26 @@ class Backbone(Protocol):
         with the same noisy latents as row i, None = all differ: what no text has touched need not be computed twice.
         `reads[i]` (R_i, L, D): texts whose attention is read on row i besides that of its keys, with the same pooling;
         none of them changes the pass. It is given only where there are any.
+        """
+        ...
+
+
+class DifferentiableBackbone(Backbone, Protocol):
+    """A backbone through which noisy latents can be improved (latent_steps)."""
+
+    def gradient(
+        self,
+        noisy: Tensor,
+        timestep: int,
+        embedding: Embedding,
+        request: Request,
+        pools: Tensor,
+        loss: Callable[[Observation], Tensor],
+    ) -> Tensor:
+        """The gradient of a loss () by B rows of noisy latents (B, c, h, w), float32 at least and of their shape.
+
+        `loss` is made of what a pass of these rows leaves behind, as in `observe`; a loss that is a sum over rows gives
+        each row the gradient of its own part.
         """
         ...
 
