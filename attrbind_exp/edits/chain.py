@@ -105,6 +105,7 @@ def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
     keys = plain.states
     values: Tensor | None = None  # None: the same as the keys
     pooled = plain.pooled
+    blind = False
     for edit in chain:
         pooled = edit.pool(pooled, encoded)
         if edit.where != "both" and values is None:
@@ -113,4 +114,5 @@ def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
             values = edit.apply(values, encoded, prompt)
         if edit.where in ("both", "keys"):
             keys = edit.apply(keys, encoded, prompt)
-    return Embedding(keys, values, pooled)
+            blind = edit.blind
+    return Embedding(keys, values, pooled, blind=blind)

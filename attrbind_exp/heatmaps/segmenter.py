@@ -25,6 +25,9 @@ from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
+from attrbind_exp.latent_steps.method import LatentSteps
+from attrbind_exp.latent_steps.take import make_steps
+from attrbind_exp.latent_steps.words import Words, find_words
 from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
 BASELINE = Variant("baseline")
@@ -35,8 +38,9 @@ class Segmenter:
     """A backbone and the ways of reading it, ready to segment.
 
     `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name,
-    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass; `flat`
-    counts each column's maps that were flat (see `flat_note`). Raises UserError when settings name a timestep, ratio or
+    DiffSegmenter alone by default; `cache`: where parses are kept; `latent_steps`: taken on the noisy latents before a
+    pass is read. `plan` knows what is made of every pass; `flat` counts each column's maps that were flat (see
+    `flat_note`). Raises UserError when settings name a timestep, ratio or
     block that the model does not have.
     """
 
@@ -47,6 +51,7 @@ class Segmenter:
         maps: MapSettings = MapSettings(),
         methods: Mapping[str, HeatMapMethod] | None = None,
         cache: Cache | None = None,
+        latent_steps: LatentSteps | None = None,
     ):
         self.backbone, self.text, self.settings, self.cache = backbone, text, maps, cache
         self.methods = dict(methods or {"diffsegmenter": DiffSegmenter()})
@@ -60,6 +65,8 @@ class Segmenter:
                 raise UserError(f"model.timesteps={list(steps)}; give one or more between 0 and {last}")
         if maps.draws < 1:
             raise UserError(f"model.draws={maps.draws}; give 1 or more")
+        self.latent_steps = latent_steps if latent_steps and latent_steps.steps else None
+        self._step = self.latent_steps and make_steps(self.latent_steps, backbone)
 
     def __call__(
         self,
@@ -128,7 +135,8 @@ class Segmenter:
         further = {"reads": shared.padded_reads(rows)} if shared.texts > 1 else {}
         owners = [images[i] for i in shared.firsts]
         owners += owners[-1:] * (rows - count)
-        same_image = [owners.index(image) for image in owners]  # the first row of the same image
+        words = [self._steps_for(prompts[i], embeddings[i]) for i in shared.firsts] + [None] * (rows - count)
+        same_image = _first_alike(owners, words)
         owner = to_device(torch.tensor(owners), device)
         seed = self.settings.seed if seed is None else seed
         total: dict[str, Tensor] = {}
@@ -139,6 +147,8 @@ class Segmenter:
             pools = to_device(pad_rows(pools, rows), device)
             for draw in range(self.settings.draws):
                 noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
+                if self._step:
+                    noisy = self._step(noisy, timestep, embedding, words)
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
                     texts = [_of_method(seen, *asked[name], t * pools.shape[1]) for t in range(shared.texts)]
@@ -147,6 +157,14 @@ class Segmenter:
         means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
         row, text = to_device(torch.tensor(shared.places).T, device)
         return torch.cat(means, 2)[row, text]
+
+    def _steps_for(self, prompt: Prompt, embedding: Embedding) -> Words | None:
+        """The words for which a row's latents are stepped on. None where they stay: without latent steps, for a prompt
+        that has no such words, and where the pass sees none of them."""
+        if self.latent_steps is None or embedding.blind:
+            return None
+        words = find_words(prompt, self.backbone.window)
+        return words if self.latent_steps.applies(words) else None
 
     def _ask(
         self, names: Sequence[str], prompts: Sequence[Prompt], length: int
@@ -210,6 +228,12 @@ class Segmenter:
     def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:
         """One prompt's completed maps (C, h, w) at an image's (height, width), read as a variant says."""
         return self.start_heat_maps(completed[None], size, [(variant.heatmap, variant.layers)])()[0]
+
+
+def _first_alike(owners: Sequence[int], words: Sequence[Words | None]) -> list[int]:
+    """For every row the first with the same noisy latents: of the same image, where neither was stepped on."""
+    kept = [owner if own is None else None for owner, own in zip(owners, words, strict=True)]
+    return [row if owner is None else kept.index(owner) for row, owner in enumerate(kept)]
 
 
 def _pad(embedding: Embedding, rows: int) -> Embedding:
