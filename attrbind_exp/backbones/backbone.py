@@ -211,26 +211,6 @@ class Backbone(Protocol):
 
 
 class DifferentiableBackbone(Backbone, Protocol):
-    """A backbone through which noisy latents can be improved (latent_steps)."""
-
-    def gradient(
-        self,
-        noisy: Tensor,
-        timestep: int,
-        embedding: Embedding,
-        request: Request,
-        pools: Tensor,
-        loss: Callable[[Observation], Tensor],
-    ) -> Tensor:
-        """The gradient of a loss () by B rows of noisy latents (B, c, h, w), float32 at least and of their shape.
-
-        `loss` is made of what a pass of these rows leaves behind, as in `observe`; a loss that is a sum over rows gives
-        each row the gradient of its own part.
-        """
-        ...
-
-
-class DifferentiableBackbone(Backbone, Protocol):
     """A backbone whose attention gives gradients by the noisy latents; latent_steps needs one."""
 
     def gradient(

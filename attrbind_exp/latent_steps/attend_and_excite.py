@@ -4,7 +4,7 @@ Chefer et al., Attend-and-Excite (2023), equation 1 and algorithm 1.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.latent_steps.method import LatentSteps, shares, smooth
 
@@ -19,9 +19,7 @@ class AttendAndExcite(LatentSteps):
     """The largest over nouns of 1 - max A', with A' the noun's smoothed share of the text's attention (`shares`). Each
     token of a noun is one by itself."""
 
-    @property
-    def kind(self) -> str:
-        return "attend_and_excite"
+    kind: ClassVar[str] = "attend_and_excite"
 
     def applies(self, words: "Words") -> bool:
         """Whether there is a noun."""

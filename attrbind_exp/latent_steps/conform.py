@@ -4,7 +4,7 @@ Meral et al., CONFORM (2024), equation 3.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.latent_steps.method import LatentSteps, shares, smooth
 
@@ -23,11 +23,8 @@ class Conform(LatentSteps):
     before as further members of each thing; here there is a single timestep, so there are none.
     """
 
+    kind: ClassVar[str] = "conform"
     temperature: float = 0.5
-
-    @property
-    def kind(self) -> str:
-        return "conform"
 
     def applies(self, words: "Words") -> bool:
         """Whether there are two things, and a pair within one of them."""

@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.types import UserError
 
@@ -17,15 +17,18 @@ if TYPE_CHECKING:  # so that a table of finished runs is made without loading to
 
     from attrbind_exp.latent_steps.words import Words
 
+PASSES = 3  # about what a step costs: a pass, its way back, and what is made anew on that way
+
 
 @dataclass(frozen=True)
 class LatentSteps(ABC):
     """One loss, and how far it is followed. Subclass it as a frozen dataclass.
 
     `steps`: how many; `size`: of each; `ratio`: which cross-attention the loss sees, so many times coarser than the
-    latents. At 4 Stable Diffusion 1.5 has the 16 x 16 cells of the papers at 512 pixels.
+    latents. At 4 Stable Diffusion 1.5 has the 16 x 16 cells of the papers at 512 pixels. `kind`: what labels call it.
     """
 
+    kind: ClassVar[str]
     steps: int = 1
     size: float = 20.0
     ratio: int = 4
@@ -45,11 +48,6 @@ class LatentSteps(ABC):
         others = [f for f in fields(self) if f.name != "steps" and getattr(self, f.name) != f.default]
         return " ".join([f"{self.kind} x{self.steps}", *(f"{f.name}={getattr(self, f.name):g}" for f in others)])
 
-    @property
-    @abstractmethod
-    def kind(self) -> str:
-        """What it is called in labels."""
-
     @abstractmethod
     def applies(self, words: "Words") -> bool:
         """Whether there is anything to step for; a prompt without it keeps its latents."""
@@ -57,6 +55,11 @@ class LatentSteps(ABC):
     @abstractmethod
     def loss(self, maps: "Tensor", words: "Words") -> "Tensor":
         """The loss () of one prompt. `maps`: A, (L, h, w), float32 at least."""
+
+
+def passes_of(method: "LatentSteps | None") -> int:
+    """About how many passes a row costs under latent steps, the one that is read among them."""
+    return 1 if method is None else 1 + PASSES * method.steps
 
 
 def smooth(maps: "Tensor") -> "Tensor":

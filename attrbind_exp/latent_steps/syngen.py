@@ -4,7 +4,7 @@ Rassin et al., Linguistic Binding in Diffusion Models (2023), equations 2 to 4.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.latent_steps.method import LatentSteps
 
@@ -24,9 +24,7 @@ class Syngen(LatentSteps):
     counts, as in the script. u are the tokens of the text that do not belong to the noun or any of its modifiers.
     """
 
-    @property
-    def kind(self) -> str:
-        return "syngen"
+    kind: ClassVar[str] = "syngen"
 
     def applies(self, words: "Words") -> bool:
         """Whether any noun has a modifier."""

@@ -14,16 +14,13 @@ from attrbind_exp.types import UserError
 
 # Two things, one of them with an attribute: every method steps for it. Memory and speed are measured on it.
 EXAMPLE = "white dog next to a black cat"
-PASSES = 3  # about what a step costs: the pass, its way back, and what is made anew on that way
 
 
 class Steps(Protocol):
     """Latents (B, c, h, w) at a timestep under an embedding, and of each row the words that it steps for (None = it
     keeps its latents) -> the latents that are read."""
 
-    def __call__(
-        self, noisy: Tensor, timestep: int, embedding: Embedding, words: Sequence[Words | None]
-    ) -> Tensor: ...
+    def __call__(self, noisy: Tensor, timestep: int, embedding: Embedding, words: Sequence[Words | None]) -> Tensor: ...
 
 
 def make_steps(method: LatentSteps, backbone: Backbone) -> Steps:
@@ -72,5 +69,5 @@ def mean_of_layers(seen: Observation, layers: Sequence[Layer]) -> Tensor:
 
 def _rows_of(embedding: Embedding, index: Tensor) -> Embedding:
     """Some rows of a batch's embedding."""
-    parts = (None if part is None else part[index] for part in (embedding.values, embedding.pooled))
-    return Embedding(embedding.keys[index], *parts)
+    values, pooled = (None if part is None else part[index] for part in (embedding.values, embedding.pooled))
+    return Embedding(embedding.keys[index], values, pooled)

@@ -77,6 +77,9 @@ def counted(configuration: Configuration) -> dict[str, object]:
     kept = {k: v for k, v in configuration.items() if k not in CHANGE_NO_FIGURE}
     if isinstance(model := kept.get("model"), Mapping):
         kept["model"] = {k: v for k, v in model.items() if k not in MODEL_CHANGES_NO_FIGURE}
+    steps = kept.get("latent_steps")
+    if "latent_steps" in kept and (not steps or (isinstance(steps, Mapping) and steps.get("steps") == 0)):
+        del kept["latent_steps"]  # none, as in every configuration that is older than the key
     return kept
 
 

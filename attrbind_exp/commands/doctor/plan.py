@@ -17,7 +17,9 @@ from attrbind_exp.commands.doctor.rate import measure_rate
 from attrbind_exp.config import Settings
 from attrbind_exp.data.refer import read_json
 from attrbind_exp.edits.chain import acting_on_pass, changing
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.heatmaps.plan import Plan
+from attrbind_exp.latent_steps.method import passes_of
 from attrbind_exp.types import Parse, Prompt, UserError
 
 MEASURE = "measure"  # as the key `rate` has it
@@ -41,7 +43,8 @@ class Counted:
 class Cost:
     """What one expression takes. `embeddings`: how many that passes are conditioned on differ where there is something
     to bind, `plain` where there is not; each is read at `steps` timesteps, under `draws` noise draws and `seeds` noise
-    seeds. `texts`: how many differ that are read on these passes, the embeddings among them."""
+    seeds. `texts`: how many differ that are read on these passes, the embeddings among them. `each`: about how many
+    passes an embedding takes, more than one under latent steps; `floors` of the embeddings take one all the same."""
 
     embeddings: int
     plain: int
@@ -50,10 +53,16 @@ class Cost:
     steps: int
     draws: int
     seeds: int
+    each: int = 1
+    floors: int = 0
 
     def passes(self, expressions: int) -> int:
         """The most passes that so many expressions take: all have something to bind."""
-        return expressions * self.embeddings * self.steps * self.draws * self.seeds
+        return expressions * self.times(self.embeddings) * self.steps * self.draws * self.seeds
+
+    def times(self, embeddings: int) -> int:
+        """So many embeddings, the floors among them, each counted as often as it makes a pass."""
+        return (embeddings - self.floors) * self.each + self.floors
 
     def rows(self, expressions: int) -> int:
         """Lines of expressions.jsonl."""
@@ -70,8 +79,9 @@ def plan_run(
     """How many passes, hours and bytes a run of this configuration takes. `rate`: passes a second of one GPU,
     "measure", or None where it is not known; `folder`: the model's, None where it is not there."""
     cost, parts = cost_of(settings), parts_of(found)
-    each = f"{cost.embeddings} embeddings x timesteps {cost.steps} x draws {cost.draws} x seeds {cost.seeds}"
-    plain = cost.plain * cost.steps * cost.draws * cost.seeds
+    stepped = f", {cost.each} passes each under latent steps" if cost.each > 1 else ""
+    each = f"{cost.embeddings} embeddings{stepped} x timesteps {cost.steps} x draws {cost.draws} x seeds {cost.seeds}"
+    plain = cost.times(cost.plain) * cost.steps * cost.draws * cost.seeds
     about = f"up to {cost.passes(1)} an expression ({each}), {plain} where there is nothing to bind"
     if not found.expressions:
         yield Finding("ok", "passes", f"{about}; how many expressions there are is unknown until the data is there")
@@ -97,7 +107,10 @@ def cost_of(settings: Settings) -> Cost:
     methods = settings.segmenter.make_methods().values()
     steps = {step for method in methods for step in method.timesteps or maps.timesteps or ()}
     embeddings, unbound = (len(set(map(acting_on_pass, chains))) for chains in (bound, plain))
-    return Cost(embeddings, unbound, len(bound), len(variants), len(steps), maps.draws, len(settings.run.seeds))
+    taken = settings.segmenter.latent_steps
+    floors = len({acting_on_pass(v.edits) for v in variants if is_floor(v.label)}) if taken else 0
+    draws, seeds, each = maps.draws, len(settings.run.seeds), passes_of(taken)
+    return Cost(embeddings, unbound, len(bound), len(variants), len(steps), draws, seeds, each, floors)
 
 
 def hours(passes: int, rate: float, gpus: int) -> float:
