@@ -28,8 +28,10 @@ def make_steps(method: LatentSteps, backbone: Backbone) -> Steps:
     method's ratio."""
     gradient = getattr(backbone, "gradient", None)
     if gradient is None:
-        name = type(backbone).__name__
-        raise UserError(f"latent_steps={method.kind}: the model ({name}) gives no gradient; use latent_steps=none")
+        raise UserError(
+            f"latent_steps={method.kind}: this model gives no gradient of its attention, which Stable Diffusion 1.x and "
+            "2.x do; use latent_steps=none"
+        )
     ratios = sorted({layer.ratio for layer in backbone.layers if layer.cross})
     if method.ratio not in ratios:
         raise UserError(f"latent_steps.ratio={method.ratio}; this model has {', '.join(map(str, ratios))}")
