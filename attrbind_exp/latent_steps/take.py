@@ -29,8 +29,8 @@ def make_steps(method: LatentSteps, backbone: Backbone) -> Steps:
     gradient = getattr(backbone, "gradient", None)
     if gradient is None:
         raise UserError(
-            f"latent_steps={method.kind}: this model gives no gradient of its attention, which Stable Diffusion 1.x and "
-            "2.x do; use latent_steps=none"
+            f"latent_steps={method.kind}: this model gives no gradient of its attention, "
+            "which Stable Diffusion 1.x and 2.x do; use latent_steps=none"
         )
     ratios = sorted({layer.ratio for layer in backbone.layers if layer.cross})
     if method.ratio not in ratios:
