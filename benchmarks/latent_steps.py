@@ -10,7 +10,6 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -27,17 +26,15 @@ from benchmarks.measure import forget_peak, resident_peak, seconds, wait_for
 from benchmarks.models import TIMESTEP, build_model
 
 
-def peak_of(action: Callable[[], object], device: torch.device) -> float:
-    """MB at the peak of one call beyond what there was before it."""
+def held(device: torch.device) -> float:
+    """MB at the peak since the last call, which the next one forgets."""
     if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**20
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        action()
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+        return peak
+    peak = resident_peak()
     forget_peak()
-    before = resident_peak()
-    action()
-    return resident_peak() - before
+    return peak
 
 
 def main() -> None:
@@ -66,8 +63,11 @@ def main() -> None:
         step(latents, TIMESTEP, Embedding.stack(embeddings), words)
         wait_for(model.device)
 
-    # Memory first: later what was freed would serve again, and no peak would show.
-    peaks = {"pass": peak_of(read, model.device), "step": peak_of(take, model.device)}
+    held(model.device)  # forgets the peak of loading
+    before, peaks = held(model.device), {}
+    for name, action in (("pass", read), ("step", take)):  # the smaller first: what it frees serves again
+        action()
+        peaks[name] = held(model.device) - before
     times = {name: statistics.median(seconds(action) for _ in range(args.rounds)) for name, action in
              (("pass", read), ("step", take))}  # fmt: skip
     for name in ("pass", "step"):
