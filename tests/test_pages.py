@@ -27,6 +27,7 @@ PAGES = [
     "edits",
     "faq",
     "first-steps",
+    "latent-steps",
     "method",
     "other-systems",
     "own-pictures",

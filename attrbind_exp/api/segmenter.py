@@ -148,9 +148,9 @@ class LoadedSegmenter:
         prompts, ids, size = [item.prompt for item in edited], [NOISE] * len(read), self.model.batch_size
         relative = self.core.compare_texts(latents, ids, prompts, owners, self.core.settings.seed, size)
         rows = [
-            (owner, item.prompt, embedding, {} if blind else found)
+            (owner, item.prompt, embedding, {} if embedding.blind else found)
             for owner, item, found in zip(owners, edited, relative, strict=True)
-            for embedding, blind in zip(item.embeddings, item.blind, strict=True)
+            for embedding in item.embeddings
         ]
         mine, texts, embeddings, weights = zip(*rows, strict=True)
         made = self.core.complete_in_parts(latents, ids, texts, embeddings, mine, size, weights)

@@ -4,7 +4,7 @@ Letters: B rows of a pass, L positions of the text window, D width of an embeddi
 that are read on it, n cells of a layer (in row order), N cells of a self-attention layer, d width of a head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -42,12 +42,14 @@ class EncodedText:
 class Embedding:
     """What a pass is conditioned on: `keys` (L, D), or (B, L, D) of a batch, from which cross-attention makes its keys;
     `values` of the same shape for its values, None where they are the keys; `pooled` (P,) or (B, P) as in
-    EncodedText. `read` (L, D): the text whose attention is read there, None where it is the keys."""
+    EncodedText. `read` (L, D): the text whose attention is read there, None where it is the keys. `blind`: the keys are
+    the same for every prompt, and hold no word of one."""
 
     keys: Tensor
     values: Tensor | None = None
     pooled: Tensor | None = None
     read: Tensor | None = None
+    blind: bool = False
 
     def shares_pass(self, other: "Embedding") -> bool:
         """Whether one pass serves both: they are conditioned on the very same tensors, whatever is read."""
@@ -219,6 +221,26 @@ class MeasuresLoss(Backbone, Protocol):
     ) -> Tensor:
         """Mean squared error (B,), float32 at least, between the noise that `add_noise` draws for each row of `latents`
         (B, c, h, w) and what ONE conditional pass under an embedding of (B, ...) tensors takes for it."""
+        ...
+
+
+class DifferentiableBackbone(Backbone, Protocol):
+    """A backbone whose attention gives gradients by the noisy latents; latent_steps needs one."""
+
+    def gradient(
+        self,
+        noisy: Tensor,
+        timestep: int,
+        embedding: Embedding,
+        request: Request,
+        pools: Tensor,
+        loss: Callable[[Observation], Tensor],
+    ) -> Tensor:
+        """The gradient of a loss () by B rows of noisy latents (B, c, h, w), float32 at least and of their shape.
+
+        `loss` is made of what a pass of these rows leaves behind, as in `observe`; where it is a sum over rows, each
+        row's gradient is that of its own part.
+        """
         ...
 
 

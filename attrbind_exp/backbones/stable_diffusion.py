@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x: text encoder, autoencoder, noise, one UNet pass."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from attrbind_exp.backbones.capture import find_layers, record
 from attrbind_exp.backbones.loading import load_pipeline
 from attrbind_exp.backbones.lora import fuse_loras
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
+from attrbind_exp.backbones.recompute import recomputing
 from attrbind_exp.backbones.tensors import at_least_float32, to_device
 from attrbind_exp.backbones.text_encoder import TEXT_BATCH, encode_texts
 from attrbind_exp.backbones.weights import find_model
@@ -40,6 +41,7 @@ diffusers_logging.disable_progress_bar()
 
 FILTERS = {name.name.lower(): name for name in Image.Resampling}  # of resizing, by PIL's names
 LATENTS = ("mode", "sample")
+LOSS_SCALE = 256  # of a gradient's way back in fp16, where small parts of it would become zero
 
 
 class StableDiffusion:
@@ -176,6 +178,27 @@ class StableDiffusion:
             if request.noise:
                 seen.noise = noise
         return seen
+
+    def gradient(
+        self,
+        noisy: Tensor,
+        timestep: int,
+        embedding: Embedding,
+        request: Request,
+        pools: Tensor,
+        loss: Callable[[Observation], Tensor],
+    ) -> Tensor:
+        """The gradient by noisy latents, as DifferentiableBackbone.gradient says."""
+        with torch.enable_grad(), recomputing(self.unet):
+            leaf = noisy.detach().requires_grad_()
+            found = loss(self.observe(leaf.to(self.dtype), timestep, embedding, request, pools))
+            if self.dtype != torch.float16:
+                return torch.autograd.grad(found, leaf)[0]
+            scaled, plain = (
+                torch.autograd.grad(scale * found, leaf, retain_graph=scale > 1)[0] / scale for scale in (LOSS_SCALE, 1)
+            )
+        whole = scaled.flatten(1).isfinite().all(1)  # row by row, so that no row depends on another
+        return torch.where(whole[:, None, None, None], scaled, plain)
 
     def denoise(self, noisy: Tensor, timestep: int, embedding: Embedding) -> Tensor:
         """The predicted noise (B, c, h, w) of noisy latents (B, c, h, w) under an embedding of keys (B, L, D)."""

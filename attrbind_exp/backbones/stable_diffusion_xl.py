@@ -25,8 +25,10 @@ class StableDiffusionXL(StableDiffusion):
     """A Stable Diffusion XL as a Backbone.
 
     An embedding's D channels are those of both encoders one after the other, so both share the positions of the text
-    window; their tokenizers cut words alike and differ in padding only.
+    window; their tokenizers cut words alike and differ in padding only. No latent steps: the papers have none on it.
     """
+
+    gradient = None  # type: ignore[assignment]
 
     def __init__(
         self,

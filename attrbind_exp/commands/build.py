@@ -13,4 +13,4 @@ def build_segmenter(settings: SegmenterSettings) -> Segmenter:
     if settings.model.compile:
         backbone.compile()
     cached = backbone if cache is None else CachedBackbone(backbone, cache)
-    return Segmenter(cached, settings.text, settings.maps, settings.make_methods(), cache)
+    return Segmenter(cached, settings.text, settings.maps, settings.make_methods(), cache, settings.latent_steps)

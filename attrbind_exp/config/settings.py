@@ -12,6 +12,7 @@ from attrbind_exp.backbones.reading import Reading, read_reading
 from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.identity import config_hash
+from attrbind_exp.config.latents import latent_steps
 from attrbind_exp.config.variants import grid_of, variants
 from attrbind_exp.data.broken_text import without_broken_text
 from attrbind_exp.language.overrides import read_overrides
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # a table of finished runs is made without loading torch
     from attrbind_exp.data.dataset import Dataset
     from attrbind_exp.heatmaps.method import HeatMapMethod
     from attrbind_exp.language.caption import Captioner
+    from attrbind_exp.latent_steps.method import LatentSteps
     from attrbind_exp.tracking.tracker import Tracker
 
 
@@ -46,7 +48,8 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """What a segmenter is made of; `cache_folder` None = nothing is kept, `make_methods` makes the heat-map methods."""
+    """What a segmenter is made of; `cache_folder` None = nothing is kept, `make_methods` makes the heat-map methods,
+    `latent_steps` None = noisy latents are read as they are."""
 
     model: ModelSettings
     text: TextSettings
@@ -54,6 +57,7 @@ class SegmenterSettings:
     make_methods: "Callable[[], Mapping[str, HeatMapMethod]]"
     cache_folder: str | None = None
     cache_gigabytes: float = 0.0
+    latent_steps: "LatentSteps | None" = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def segmenter_settings(cfg: DictConfig) -> SegmenterSettings:
     """What a segmenter is made of."""
     fill_reading(cfg)
     model, text, maps = model_settings(cfg), text_settings(cfg), map_settings(cfg)
-    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache_settings(cfg))
+    return SegmenterSettings(model, text, maps, lambda: heatmap_methods(cfg), *cache_settings(cfg), latent_steps(cfg))
 
 
 def cache_settings(cfg: DictConfig) -> tuple[str | None, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attrbind_exp.config.latents import latent_steps
 from attrbind_exp.edits import TextBlind, Variant
 from attrbind_exp.edits.variant import BASELINE, TEXT_BLIND, is_floor
 from attrbind_exp.paths import options
@@ -37,6 +38,8 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
         for layers in choices
     ]
     found += text_blind(cfg, found)
+    if steps := latent_steps(cfg):
+        found = [v if is_floor(v.label) else replace(v, latents=steps.label) for v in found]
     check_different(found)
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]

@@ -91,9 +91,9 @@ def see(compared: Compared, image: Image.Image, texts: Sequence[str]) -> list[Se
     latents, size = encode_images(segmenter.backbone, [image]), compared.batch_size
     relative = segmenter.compare_texts(latents, [NOISE], prompts, [0] * len(prompts), segmenter.settings.seed, size)
     rows = [
-        (item.prompt, embedding, {} if blind else found)
+        (item.prompt, embedding, {} if embedding.blind else found)
         for item, found in zip(edited, relative, strict=True)
-        for embedding, blind in zip(item.embeddings, item.blind, strict=True)
+        for embedding in item.embeddings
     ]
     mine, embeddings, weights = zip(*rows, strict=True)
     completed = segmenter.complete_in_parts(latents, [NOISE], mine, embeddings, [0] * len(rows), size, weights)

@@ -18,14 +18,12 @@ Encode = Callable[[Sequence[Text]], list[EncodedText]]
 class EditedPrompt:
     """A prompt under every variant: `embeddings` holds each distinct one once, `index[variant]` says which of them it
     is. Those that only differ in what is read share a pass (`Embedding.shares_pass`). `keys`, one of each embedding:
-    prompts whose embeddings have the same key have the same embedding. `blind`, one of each embedding: whether what a
-    pass is conditioned on there holds nothing of the prompt."""
+    prompts whose embeddings have the same key have the same embedding."""
 
     prompt: Prompt
     embeddings: Sequence[Embedding]
     index: Sequence[int]
     keys: Sequence[Hashable]
-    blind: Sequence[bool]
 
     def embedding(self, variant: int) -> Embedding:
         """The embedding under the variant of this number."""
@@ -62,8 +60,7 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
                     conditions[on] = condition(acting, prompt, encoded)
                 made[key] = replace(conditions[on], read=read_text(chain, prompt, encoded))
         index = [distinct.index(chain) for chain in row]
-        blind = [ends_blind(acting_on_pass(chain)) for chain in distinct]
-        edited.append(EditedPrompt(prompt, [made[key] for key in keys], index, keys, blind))
+        edited.append(EditedPrompt(prompt, [made[key] for key in keys], index, keys))
     return edited
 
 
@@ -111,6 +108,7 @@ def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
     keys = plain.states
     values: Tensor | None = None  # None: the same as the keys
     pooled = plain.pooled
+    blind = False
     for edit in chain:
         pooled = edit.pool(pooled, encoded)
         if edit.where != "both" and values is None:
@@ -119,4 +117,5 @@ def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
             values = edit.apply(values, encoded, prompt)
         if edit.where in ("both", "keys"):
             keys = edit.apply(keys, encoded, prompt)
-    return Embedding(keys, values, pooled)
+            blind = edit.blind
+    return Embedding(keys, values, pooled, blind=blind)

@@ -20,7 +20,8 @@ class Variant:
     `method`: the name of the edits in the configuration, by which rows are found; `edits`: applied one after the other,
     none for the baseline; `alpha`: what tells variants of one method apart; `heatmap`: the heat-map method that reads
     it, None where the run has a single one; `layers`: which of MapSettings.grid makes its map, None = the settings' own
-    choice; `system`: the name of another system whose predictions are scored, which edits and reads nothing of ours.
+    choice; `latents`: the steps on noisy latents that its run takes, such as "syngen x3"; `system`: the name of another
+    system whose predictions are scored, which edits and reads nothing of ours.
     """
 
     method: str
@@ -29,6 +30,7 @@ class Variant:
     heatmap: str | None = None
     layers: str | None = None
     system: str | None = None
+    latents: str | None = None
 
     @property
     def name(self) -> str:
@@ -40,7 +42,8 @@ class Variant:
         """What tables, pages and trackers call it: "attribute_binding alpha=0.9 layers=up". It is made of the edits, so
         that the same edits have the same label in every run, whatever the configuration calls them. Another system's is
         its name."""
-        return " ".join([self.system or edits_label(self.edits), *self._reading])
+        stepped = ["+", self.latents] if self.latents else []
+        return " ".join([self.system or edits_label(self.edits), *stepped, *self._reading])
 
     @property
     def edit(self) -> tuple[str, float | None]:
@@ -65,6 +68,17 @@ def split_reading(label: str) -> tuple[str, str | None]:
     single reading and its labels name none."""
     match = re.search(r" heatmap=(\S+)", label)
     return (label, None) if match is None else (label[: match.start()] + label[match.end() :], match[1])
+
+
+def is_plain(label: str) -> bool:
+    """Whether a label is that of the prompt without any edit, read on noisy latents as they are."""
+    words = label.split(" ")
+    return words[0] == BASELINE and words[1:2] != ["+"]
+
+
+def has_latent_steps(label: str) -> bool:
+    """Whether a label says that noisy latents were stepped on before they were read: "baseline + syngen x3"."""
+    return re.search(r" \+ \w+ x\d+( |$)", label) is not None
 
 
 def is_ours(name: str) -> bool:

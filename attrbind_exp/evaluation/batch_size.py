@@ -10,6 +10,7 @@ from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.edits import Variant
 from attrbind_exp.edits.chain import acting_on_pass
 from attrbind_exp.heatmaps.segmenter import Segmenter
+from attrbind_exp.latent_steps.take import EXAMPLE
 from attrbind_exp.memory import in_parts
 
 SHARE = 0.8  # of the free memory: kernels of larger batches may want more workspace than the measured ones
@@ -46,7 +47,7 @@ def measure_peak(segmenter: Segmenter, rows: int, reads: int = 0) -> int:
     besides its keys. Flat maps are not counted."""
     backbone = segmenter.backbone
     latents = torch.zeros(rows, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
-    prompts = segmenter.prepare(["dog"] * rows)
+    prompts = segmenter.prepare([EXAMPLE if segmenter.latent_steps else "dog"] * rows)
     encoded = backbone.encode_text([prompts[0].text])[0]
     plain = Embedding(encoded.states, None, encoded.pooled)
     embeddings = [plain, *[replace(plain, read=encoded.states)] * reads]

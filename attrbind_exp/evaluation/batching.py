@@ -98,7 +98,7 @@ def find_rows(
     for group in share_passes(edited.embeddings):
         key = (tuple(edited.keys[n] for n in group), item.prompt.read)
         if key not in known:
-            own = {} if edited.blind[group[0]] else weights
+            own = {} if edited.embeddings[group[0]].blind else weights
             known[key] = PassRow(item, [edited.embeddings[n] for n in group], own)
             new.append(known[key])
         places |= {n: (len(rows), place) for place, n in enumerate(group)}

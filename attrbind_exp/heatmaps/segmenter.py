@@ -26,6 +26,9 @@ from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
+from attrbind_exp.latent_steps.method import LatentSteps
+from attrbind_exp.latent_steps.take import make_steps
+from attrbind_exp.latent_steps.words import Words, find_words
 from attrbind_exp.memory import in_parts
 from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
@@ -37,9 +40,10 @@ class Segmenter:
     """A backbone and the ways of reading it, ready to segment.
 
     `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name,
-    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass;
-    `compare_texts` measures what methods with loss_timesteps need; `flat` counts each column's maps that were flat (see
-    `flat_note`). Raises UserError when settings name a timestep, ratio or block that the model does not have.
+    DiffSegmenter alone by default; `cache`: where parses are kept; `latent_steps`: taken on the noisy latents before a
+    pass is read. `plan` knows what is made of every pass; `compare_texts` measures what methods with loss_timesteps
+    need; `flat` counts each column's maps that were flat (see `flat_note`). Raises UserError when settings name a
+    timestep, ratio or block that the model does not have.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Segmenter:
         maps: MapSettings = MapSettings(),
         methods: Mapping[str, HeatMapMethod] | None = None,
         cache: Cache | None = None,
+        latent_steps: LatentSteps | None = None,
     ):
         self.backbone, self.text, self.settings, self.cache = backbone, text, maps, cache
         self.methods = dict(methods or {"diffsegmenter": DiffSegmenter()})
@@ -66,6 +71,8 @@ class Segmenter:
         asked = {name: method.loss_timesteps for name, method in self.methods.items()}
         losses = {name: found for name, found in asked.items() if found is not None}
         self.compare_texts = LossMeter(backbone, losses, maps.draws)
+        self.latent_steps = latent_steps if latent_steps and latent_steps.steps else None
+        self._step = self.latent_steps and make_steps(self.latent_steps, backbone)
 
     def __call__(
         self,
@@ -89,7 +96,7 @@ class Segmenter:
         pictures = ids if image_ids else [str(id(image)) for image in images]
         owners = [pictures.index(picture) for picture in pictures]
         relative = self.compare_texts(latents, ids, prompts, owners, self.settings.seed, 1)
-        weights = [{} if e.blind[e.index[0]] else found for e, found in zip(edited, relative, strict=True)]
+        weights = [{} if e.blind else found for e, found in zip(embeddings, relative, strict=True)]
         completed = self.complete_in_parts(latents, ids, prompts, embeddings, relative=weights)
         if any(bad := overflowed(completed)):
             message = f"image '{ids[bad.index(True)]}': its map is not finite; try model.dtype=bf16 or fp32"
@@ -140,7 +147,8 @@ class Segmenter:
         further = {"reads": shared.padded_reads(rows)} if shared.texts > 1 else {}
         owners = [images[i] for i in shared.firsts]
         owners += owners[-1:] * (rows - count)
-        same_image = [owners.index(image) for image in owners]  # the first row of the same image
+        words = [self._steps_for(prompts[i], embeddings[i]) for i in shared.firsts] + [None] * (rows - count)
+        same_image = _first_alike(owners, words)
         owner = to_device(torch.tensor(owners), device)
         distinct = list(dict.fromkeys(shared.places))
         read = to_device(torch.tensor(distinct).T, device)
@@ -155,6 +163,8 @@ class Segmenter:
             pools = to_device(pad_rows(pools, rows), device)
             for draw in range(self.settings.draws):
                 noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
+                if self._step:
+                    noisy = self._step(noisy, timestep, embedding, words)
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
                     texts = [
@@ -194,6 +204,14 @@ class Segmenter:
         if size < asked:
             self.most = size
         return torch.stack(found)
+
+    def _steps_for(self, prompt: Prompt, embedding: Embedding) -> Words | None:
+        """The words for which a row's latents are stepped on. None where they stay: without latent steps, for a prompt
+        that has no such words, and where the pass sees none of them."""
+        if self.latent_steps is None or embedding.blind:
+            return None
+        words = find_words(prompt, self.backbone.window)
+        return words if self.latent_steps.applies(words) else None
 
     def _ask(
         self, names: Sequence[str], prompts: Sequence[Prompt], length: int
@@ -260,6 +278,12 @@ class Segmenter:
     def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:
         """One prompt's completed maps (C, h, w) at an image's (height, width), read as a variant says."""
         return self.start_heat_maps(completed[None], size, [(variant.heatmap, variant.layers)])()[0]
+
+
+def _first_alike(owners: Sequence[int], words: Sequence[Words | None]) -> list[int]:
+    """For every row the first with the same noisy latents: of the same image, where neither was stepped on."""
+    kept = [owner if own is None else None for owner, own in zip(owners, words, strict=True)]
+    return [row if owner is None else kept.index(owner) for row, owner in enumerate(kept)]
 
 
 def _pad(embedding: Embedding, rows: int) -> Embedding:

@@ -169,4 +169,5 @@ def shown_variants(settings: RunSettings) -> list[Variant]:
     # Several ways of reading the plain prompt are compared, or there is no model that could read it.
     if any(v.system or (v.heatmap and not v.edits) for v in ours):
         return list(ours)
-    return [BASELINE, *(v for v in ours if v != BASELINE)]
+    plain = replace(BASELINE, latents=ours[0].latents)  # of the same run, so read on the same latents
+    return [plain, *(v for v in ours if v != plain)]

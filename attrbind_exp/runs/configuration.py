@@ -79,6 +79,9 @@ def counted(configuration: Configuration) -> dict[str, object]:
         kept["model"] = {k: v for k, v in model.items() if k not in MODEL_CHANGES_NO_FIGURE}
     if isinstance(heatmap := kept.get("heatmap"), Mapping):
         kept["heatmap"] = {name: _without_open_keys(method) for name, method in heatmap.items()}
+    steps = kept.get("latent_steps")
+    if "latent_steps" in kept and (not steps or (isinstance(steps, Mapping) and steps.get("steps") == 0)):
+        del kept["latent_steps"]  # none, as in every configuration that is older than the key
     return kept
 
 

@@ -17,7 +17,9 @@ from attrbind_exp.commands.doctor.rate import measure_rate
 from attrbind_exp.config import Settings
 from attrbind_exp.data.refer import read_json
 from attrbind_exp.edits.chain import acting_on_pass, changing
+from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.heatmaps.plan import Plan
+from attrbind_exp.latent_steps.method import passes_of
 from attrbind_exp.types import Parse, Prompt, UserError
 
 MEASURE = "measure"  # as the key `rate` has it
@@ -41,8 +43,9 @@ class Counted:
 class Cost:
     """What one expression takes. `embeddings`: how many that passes are conditioned on differ where there is something
     to bind, `plain` where there is not; each is read at `steps` timesteps, under `draws` noise draws and `seeds` noise
-    seeds. `texts`: how many differ that are read on these passes, the embeddings among them. `losses`: the timesteps at
-    which a heat-map method compares it with its rivals, each a pass."""
+    seeds. `texts`: how many differ that are read on these passes, the embeddings among them. `each`: about how many
+    passes an embedding takes, more than one under latent steps; `floors` of the embeddings take one all the same.
+    `losses`: the timesteps at which a heat-map method compares it with its rivals, each a pass."""
 
     embeddings: int
     plain: int
@@ -51,6 +54,8 @@ class Cost:
     steps: int
     draws: int
     seeds: int
+    each: int = 1
+    floors: int = 0
     losses: int = 0
 
     def passes(self, expressions: int) -> int:
@@ -58,8 +63,9 @@ class Cost:
         return expressions * self.of_embeddings(self.embeddings)
 
     def of_embeddings(self, count: int) -> int:
-        """The passes of an expression that has so many embeddings."""
-        return (count * self.steps + self.losses) * self.draws * self.seeds
+        """The passes of an expression that has so many embeddings, the floors among them."""
+        made = (count - self.floors) * self.each + self.floors
+        return (made * self.steps + self.losses) * self.draws * self.seeds
 
     def rows(self, expressions: int) -> int:
         """Lines of expressions.jsonl."""
@@ -76,7 +82,8 @@ def plan_run(
     """How many passes, hours and bytes a run of this configuration takes. `rate`: passes a second of one GPU,
     "measure", or None where it is not known; `folder`: the model's, None where it is not there."""
     cost, parts = cost_of(settings), parts_of(found)
-    each = f"{cost.embeddings} embeddings x timesteps {cost.steps} x draws {cost.draws} x seeds {cost.seeds}"
+    stepped = f", {cost.each} passes each under latent steps" if cost.each > 1 else ""
+    each = f"{cost.embeddings} embeddings{stepped} x timesteps {cost.steps} x draws {cost.draws} x seeds {cost.seeds}"
     if cost.losses:
         each = f"{each}, and loss_timesteps {cost.losses} x draws x seeds"
     plain = cost.of_embeddings(cost.plain)
@@ -106,8 +113,18 @@ def cost_of(settings: Settings) -> Cost:
     steps = {step for method in methods for step in method.timesteps or maps.timesteps or ()}
     losses = {step for method in methods for step in method.loss_timesteps or ()}
     embeddings, unbound = (len(set(map(acting_on_pass, chains))) for chains in (bound, plain))
+    taken = settings.segmenter.latent_steps
     return Cost(
-        embeddings, unbound, len(bound), len(variants), len(steps), maps.draws, len(settings.run.seeds), len(losses)
+        embeddings,
+        unbound,
+        len(bound),
+        len(variants),
+        len(steps),
+        maps.draws,
+        len(settings.run.seeds),
+        each=passes_of(taken),
+        floors=len({acting_on_pass(v.edits) for v in variants if is_floor(v.label)}) if taken else 0,
+        losses=len(losses),
     )
 
 

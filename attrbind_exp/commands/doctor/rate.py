@@ -10,6 +10,8 @@ from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.commands.build import build_segmenter
 from attrbind_exp.config import Settings
 from attrbind_exp.evaluation.batch_size import fit_batch_size
+from attrbind_exp.latent_steps.method import passes_of
+from attrbind_exp.latent_steps.take import EXAMPLE
 from attrbind_exp.memory import in_parts
 
 TIMED = 3  # times a full batch, behind one that is not counted
@@ -22,7 +24,7 @@ def measure_rate(settings: Settings) -> tuple[float, str]:
     backbone, maps = segmenter.backbone, settings.segmenter.maps
     rows = settings.batch_size or fit_batch_size(segmenter, settings.segmenter.model.batch_size, settings.run.variants)
     latents = torch.zeros(rows, *backbone.latent_shape, device=backbone.device, dtype=backbone.dtype)
-    prompts = segmenter.prepare(["white dog"] * rows)
+    prompts = segmenter.prepare([EXAMPLE if segmenter.latent_steps else "white dog"] * rows)
     encoded = backbone.encode_text([prompts[0].text])[0]
     embeddings = [Embedding(encoded.states, None, encoded.pooled)] * rows
     ids = [str(i) for i in range(rows)]
@@ -37,4 +39,5 @@ def measure_rate(settings: Settings) -> tuple[float, str]:
     for _ in range(TIMED):
         make(range(rows), rows)
     steps = {step for steps in segmenter.timesteps.values() for step in steps}
-    return TIMED * rows * len(steps) * maps.draws / (time.perf_counter() - started), str(backbone.device)
+    each = passes_of(segmenter.latent_steps)
+    return TIMED * rows * each * len(steps) * maps.draws / (time.perf_counter() - started), str(backbone.device)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attrbind_exp.edits.variant import BASELINE, is_floor
+from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain
 from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.runs.configuration import config_diff, flatten
@@ -24,7 +24,7 @@ class Column:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it measures the prompt without any edit."""
+        """Whether it measures the prompt without any edit, on latents as they are."""
         return is_baseline(self.entry)
 
     @property
@@ -34,8 +34,8 @@ class Column:
 
 
 def is_baseline(entry: VariantFigures) -> bool:
-    """Whether a variant is the prompt without any edit."""
-    return entry.label.split(" ")[0] == BASELINE
+    """Whether a variant is the prompt without any edit, on latents as they are."""
+    return is_plain(entry.label)
 
 
 def is_rival(entry: VariantFigures) -> bool:
@@ -78,9 +78,10 @@ def make_groups(runs: Iterable[Run], root: Path) -> list[Group]:
 
 def reference(group: Group, column: Column) -> Column | None:
     """What a column is compared to: its run's first variant; where a run has but one, the baseline of the run whose
-    configuration is most alike, or the group's first column where there is no baseline."""
+    configuration is most alike, or the group's first column where there is no baseline. The first variant of a run with
+    latent steps is compared as if it were alone."""
     own = column.run.summary.variants
-    if len(own) == 1:
+    if len(own) == 1 or (column.entry is own[0] and has_latent_steps(column.entry.label)):
         baselines = [] if column.is_baseline else [c for c in group.columns if c.is_baseline]
         found = min(baselines or group.columns[:1], key=lambda c: _distance(c, column))
         return None if found is column else found

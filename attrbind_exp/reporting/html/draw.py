@@ -5,7 +5,7 @@ from attrbind_exp.runs.shown import shell_command
 from attrbind_exp.runs.summary import Summary
 
 # What a run may have been told that `attrbind segment` understands as well.
-SHARED = ("model", "text_processor", "alpha", "heatmap", "attention_layers", "seed")
+SHARED = ("model", "text_processor", "alpha", "heatmap", "attention_layers", "latent_steps", "seed")
 
 
 def draw_settings(summary: Summary, threshold: float | None) -> str:

@@ -1,0 +1,1 @@
+"""Gradient steps on the noisy latents before a pass is read."""

@@ -1,0 +1,44 @@
+"""CONFORM: the tokens of a thing attend alike, those of different things apart.
+
+Meral et al., CONFORM (2024), equation 3.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from attrbind_exp.latent_steps.method import LatentSteps, shares, smooth
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attrbind_exp.latent_steps.words import Words
+
+
+@dataclass(frozen=True)
+class Conform(LatentSteps):
+    """InfoNCE, the mean over ordered pairs (i, j) of tokens of one thing:
+    -log( e^(s_ij / T) / (e^(s_ij / T) + sum over k of other things e^(s_ik / T)) ).
+
+    s is the cosine of two smoothed maps of `shares`, T the `temperature`. The authors add the maps of the timestep
+    before as further members of each thing; here there is a single timestep, so there are none.
+    """
+
+    kind: ClassVar[str] = "conform"
+    temperature: float = 0.5
+
+    def applies(self, words: "Words") -> bool:
+        """Whether there are two things, and a pair within one of them."""
+        sizes = [len(thing.positions) for thing in words.things]
+        return len(sizes) > 1 and max(sizes) > 1
+
+    def loss(self, maps: "Tensor", words: "Words") -> "Tensor":
+        tokens = [(number, words.place(p)) for number, thing in enumerate(words.things) for p in thing.positions]
+        found = smooth(shares(maps, words)[[place for _, place in tokens]]).flatten(1)
+        found = found / found.norm(dim=1, keepdim=True)
+        similar = found @ found.T / self.temperature  # (M, M)
+        terms = []
+        for i, (thing, _) in enumerate(tokens):
+            alike = [j for j, (other, _) in enumerate(tokens) if other == thing and j != i]
+            apart = [k for k, (other, _) in enumerate(tokens) if other != thing]
+            terms += [similar[i, [j, *apart]].logsumexp(0) - similar[i, j] for j in alike]
+        return sum(terms[1:], terms[0]) / len(terms)
