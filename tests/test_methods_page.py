@@ -127,7 +127,7 @@ def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_pa
 
 
 def test_no_sweep_and_no_table_say_what_to_run(tmp_path):
-    with pytest.raises(UserError, match="no sweep of edits, methods, .*make methods"):
+    with pytest.raises(UserError, match=r"no sweep of edits, methods, .*make methods"):
         write_page(tmp_path, tmp_path / "x.md")
     (tmp_path / "methods" / "d").mkdir(parents=True)
     (tmp_path / "methods" / "d" / "results.md").write_text("## T")

@@ -114,13 +114,8 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     # Hydra makes the callback before every command; plots and tables load only when a sweep ends.
     from attrbind_exp.commands.command_line import command
     from attrbind_exp.reporting import plots
-<<<<<<< HEAD
     from attrbind_exp.reporting.made_with import difference_line, fact_line
-    from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs
-=======
-    from attrbind_exp.reporting.made_with import difference_line
     from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, tell_apart
->>>>>>> main
     from attrbind_exp.reporting.readable_tables import table_page
     from attrbind_exp.reporting.references import with_references, without_floors
     from attrbind_exp.reporting.sentences import sentences
@@ -132,12 +127,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     model, title = runs[0].summary.model_name, spec.title or folder.name
     beside = beside_paper(runs, spec)
     shown = table_page(table, beside)
-<<<<<<< HEAD
     facts = fact_line([r.summary for r in runs])
-=======
-    failed = sum(r.summary.n_failed for r in runs)
-    facts = f"Model {model}; data {', '.join(dict.fromkeys(r.summary.dataset for r in runs))}; {failed} failed."
->>>>>>> main
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
     notes += [] if beside.paper else [PAPER_LINE]
     differ = difference_line([r.summary for r in runs])
