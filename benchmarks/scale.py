@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -57,6 +58,7 @@ class FakedSegmenter:
     """What the loop asks of a Segmenter, with random maps."""
 
     backbone = FakedBackbone()
+    compare_texts = SimpleNamespace(timesteps={})
 
     def prepare(self, texts: Sequence[str], categories: object = None, captions: object = None) -> list[Prompt]:
         parses = [Parse(text, (0, len(text)), (0, len(text)), modified=True) for text in texts]
@@ -65,7 +67,13 @@ class FakedSegmenter:
     def edit(self, prompts: Sequence[Prompt], variants: Sequence[Variant]) -> list[EditedPrompt]:
         numbers = range(len(variants))
         return [
-            EditedPrompt(p, [Embedding(torch.rand(77, 768)) for _ in numbers], numbers, [(p, n) for n in numbers])
+            EditedPrompt(
+                p,
+                [Embedding(torch.rand(77, 768)) for _ in numbers],
+                numbers,
+                [(p, n) for n in numbers],
+                [False] * len(numbers),
+            )
             for p in prompts
         ]
 

@@ -140,6 +140,7 @@ def reference_iseg(unet, noisy, timestep, embedding, uncond, columns, image_size
         ]
         mean = sum(layers) / len(layers)  # (n, L)
         pieces = [mean[:, i].reshape(grid_at(level, latent)) for i in columns]
+        pieces = [x for x in pieces if x.sum() > 0] or [torch.ones_like(pieces[0])]  # no cell attends to it: flat
         score = score + weight * sum(bilinear(x / x.sum(), latent) for x in pieces) / len(pieces)
 
     S = sum(finest) / len(finest)  # (N, N)
@@ -148,11 +149,48 @@ def reference_iseg(unet, noisy, timestep, embedding, uncond, columns, image_size
     T = T.clamp(min=0)
     T = T / T.sum(1, keepdim=True)
     C = score.flatten()
+    if C.max() == C.min():
+        return torch.zeros(image_size, dtype=C.dtype)
     C = (C - C.min()) / (C - C.min()).sum()
     for _ in range(rounds):
         C = T @ C
         C = (C - C.min()) / (C - C.min()).sum()
     return normalise(bilinear(C.reshape(latent), image_size))
+
+
+def reference_losses(unet, scheduler, latents, noise, embeddings, timesteps):
+    """The denoising losses of one picture (1, C, h, w) under each embedding (L, D), summed over timesteps; noise: by
+    timestep, (1, C, h, w). A prediction of v is turned into one of noise."""
+    found = []
+    for embedding in embeddings:
+        total = 0
+        for t in timesteps:
+            signal = scheduler.alphas_cumprod[t].double().item()
+            noisy = signal**0.5 * latents + (1 - signal) ** 0.5 * noise[t]
+            predicted = unet(noisy, t, embedding[None]).sample
+            if scheduler.config.prediction_type == "v_prediction":
+                predicted = signal**0.5 * predicted + (1 - signal) ** 0.5 * noisy
+            total += ((predicted - noise[t]) ** 2).mean().item()
+        found.append(total)
+    return found
+
+
+def reference_elbo(unet, noisy, timestep, embedding, uncond, columns, weights, image_size, losses, number, strength=3):
+    """ELBO-T2IAlign's heat map (H, W) of the text of this number among those of the losses; DiffSegmenter's cross-attention
+    and self-attention."""
+    e = (losses[number] - min(losses)) / (max(losses) - min(losses) + 1e-10)
+    cross, own = defaultdict(list), defaultdict(list)
+    for name, matrix in keep_all_attention(unet, noisy, timestep, embedding, uncond).items():
+        level = depth_of(name, len(unet.config.block_out_channels))
+        (cross if ".attn2." in name else own)[level].append(matrix.mean(0))
+    latent = tuple(noisy.shape[-2:])
+    S = sum(own[0]) / len(own[0])  # (N, N)
+    heat = 0
+    for level, layers in cross.items():
+        token_map = (sum(layers) / len(layers))[:, columns].mean(-1).reshape(grid_at(level, latent))
+        c = normalise(bilinear(token_map, latent)) ** (strength**e)
+        heat = heat + weights[2**level] * (S @ c.flatten())
+    return normalise(bilinear(heat.reshape(latent), image_size))
 
 
 def reference_diffseg(unet, noisy, timestep, embedding, uncond, columns, image_size, points=16, tau=0.9, **conditions):

@@ -244,7 +244,7 @@ def test_a_rate_is_measured_on_the_batch_that_fits(monkeypatch):
 def test_a_fitted_batch_size_is_written_down_and_kept(tmp_path, monkeypatch):
     """config.yaml says the number; a run that goes on takes it, whatever would fit now; a number that is typed counts."""
     fitted = []
-    monkeypatch.setattr(batch_size, "fit_batch_size", lambda segmenter, default: fitted.append(default) or 3)
+    monkeypatch.setattr(batch_size, "fit_batch_size", lambda segmenter, default, _: fitted.append(default) or 3)
     given = ("dataset.limit=4", "tracker=none", "gallery=0", "changed=0", "text_processor=baseline")
     folder = tmp_path / "run"
     run(folder, *given)

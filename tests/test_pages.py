@@ -37,6 +37,7 @@ PAGES = [
     "run-folder",
     "sweeps-gpus-slurm",
     "taking-away",
+    "tune",
 ]
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is not in an installed package")
 # A list's blocks are indented; what they hold is not.

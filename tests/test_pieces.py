@@ -144,7 +144,8 @@ def test_map_of_one_resolution_by_hand():
     assert score_map.min_max(score_map.mean_map([coarse], (1, 1), (2, 2))).tolist() == [[[0, 0], [0, 0]]]
 
 
-def test_a_map_that_is_flat_but_for_rounding_is_told_from_a_constant_one():
+def test_a_map_that_is_zero_or_flat_but_for_rounding_is_told_from_a_constant_one():
+    assert score_map.is_flat(torch.zeros(1, 2, 2), torch.float32).tolist() == [True]
     rise = torch.tensor([0, 2e-7, 1e-4, 0.5])[:, None, None] * torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     maps = 0.5 + rise  # constant, rounding, a little, a lot
     assert score_map.is_flat(maps, torch.float32).tolist() == [False, True, False, False]

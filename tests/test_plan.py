@@ -51,6 +51,7 @@ def test_refcoco_whole_by_eleven_variants_on_seven_gpus():
         (["text_processor=ablation", "alpha=1"], 4, 2, 6, 4),  # at alpha = 1 averaging adds nothing to either chunk
         (["text_processor=paper", "seeds=3", "model.draws=2", "model.timesteps=[50,100]"], 3, 2, 3, 36),
         (["text_processor=paper", "heatmap=[diffsegmenter,daam]", "attention_layers=grid"], 3, 2, 54, 3),  # read, no pass
+        (["text_processor=baseline", "heatmap=[diffsegmenter,elbo]", "seeds=2"], 2, 2, 4, 44),  # (2 + 20 losses) x 2
     ],
 )  # fmt: skip
 def test_passes_by_hand(given, embeddings, plain, variants, passes):
@@ -72,6 +73,13 @@ def test_as_many_passes_as_the_core_makes(segmenter):
     bound, plain = segmenter.edit(segmenter.prepare(["white star left of a red star", "star"]), settings.run.variants)
     assert bound.prompt.bind and not plain.prompt.bind
     assert (len(bound.embeddings), len(plain.embeddings)) == (cost.embeddings, cost.plain)
+
+
+def test_passes_that_compare_an_expression_with_its_rivals_are_said():
+    settings = settings_of("text_processor=baseline", "heatmap=elbo", "heatmap.elbo.loss_timesteps=[1,501]")
+    said = findings(settings)["passes"]
+    assert "up to 4 an expression (2 embeddings x timesteps 1 x draws 1 x seeds 1, and loss_timesteps 2" in said
+    assert "4 where there is nothing to bind" in said
 
 
 def test_no_rate_is_made_up():

@@ -21,7 +21,14 @@ from attrbind_exp.heatmaps.ovam import Ovam
 from attrbind_exp.types import LayerChoice, UserError
 from tests import oracle
 from tests.conftest import DIFFSEGMENTER, completed_maps, embeddings_of, make_segmenter, picture
-from tests.oracle import reference_daam, reference_diffseg, reference_heat_map, reference_iseg, reference_ovam
+from tests.oracle import (
+    keep_all_attention,
+    reference_daam,
+    reference_diffseg,
+    reference_heat_map,
+    reference_iseg,
+    reference_ovam,
+)
 from tests.test_command import composed
 from tests.test_core import random_sd15
 
@@ -220,6 +227,37 @@ def test_weak_links_are_cut_by_hand():
     torch.testing.assert_close(found[1], torch.tensor([kept, whole]).double() / (kept + whole))
     nothing = cut_weak_links(torch.tensor([[0.0, 0.0], [0.5, 1.0]]), 0.1)
     assert nothing[0].tolist() == [0, 0] and nothing.isfinite().all()
+
+
+def test_a_target_that_no_cell_attends_to_has_a_flat_map_that_is_counted(exact_model, monkeypatch):
+    """Its attention is nowhere above zero, so it has no sum to be divided by; the row beside it is as ever."""
+    segmenter = make_segmenter(exact_model, weights=None, methods={"iseg": ISeg()})
+    variants = [BASELINE, READ]  # the first text is read once, the other twice: what lacks a text is no flat map
+    plain = completed_maps(segmenter, ["the star", TEXT], variants, batch_size=4)
+    assert segmenter.flat_note() is None
+    observe, lost = exact_model.observe, []
+
+    def deaf(*given, **more):
+        seen = observe(*given, **more)
+        for pooled in seen.cross.values():
+            pooled[0] = 0
+        lost.append(seen)
+        return seen
+
+    monkeypatch.setattr(exact_model, "observe", deaf)
+    found = completed_maps(segmenter, ["the star", TEXT], variants, batch_size=4)
+    assert lost and not found[0].any() and torch.equal(found[1], plain[1]) and plain[1].any()
+    assert not segmenter.heat_map(found[0][0], SIZE, BASELINE).values.any()
+    assert segmenter.flat.tolist() == [1, 1] and "1 at 1/2 of the latents' resolution" in segmenter.flat_note()
+
+    def unattended(*given, **more):
+        return {name: m * (".attn2." not in name) for name, m in keep_all_attention(*given, **more).items()}
+
+    monkeypatch.setattr("tests.oracle.keep_all_attention", unattended)
+    (prompt,), (embedding,) = embeddings_of(segmenter, ["the star"], BASELINE)
+    noisy = exact_model.add_noise(encode_images(exact_model, [picture(64, 64)]), ["0"], 100, 0, 0)
+    given = (exact_model.unet, noisy, 100, embedding.keys, embedding.keys, list(prompt.read), SIZE)
+    assert not reference_iseg(*given).any()
 
 
 def test_anchors_lie_evenly_in_the_middle():

@@ -40,7 +40,8 @@ def pair_up(image: object, text: object) -> tuple[list[object], list[tuple[int, 
     wanted: a list or tuple was given.
 
     One picture goes with every expression, one expression with every picture, and lists of the same length go pair by
-    pair. Raises UserError for lists of different lengths, and for an expression that is none.
+    pair, where a picture that stands twice is one. Raises UserError for lists of different lengths, and for an
+    expression that is none.
     """
     images = list(image) if isinstance(image, list | tuple) else None
     texts = [_expression(t) for t in text] if isinstance(text, list | tuple) else None
@@ -55,7 +56,20 @@ def pair_up(image: object, text: object) -> tuple[list[object], list[tuple[int, 
             f"pictures: {len(images)}, expressions: {len(texts)}; give as many of one as of the other, or one picture "
             "for all expressions, or one expression for all pictures"
         )
-    return images, list(enumerate(texts)), True
+    distinct: list[object] = []
+    pairs = []
+    for picture, expression in zip(images, texts, strict=True):
+        number = next((n for n, other in enumerate(distinct) if _is_same(other, picture)), len(distinct))
+        distinct += [picture] if number == len(distinct) else []
+        pairs.append((number, expression))
+    return distinct, pairs, True
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Whether a picture was given twice: the same object, or the same path."""
+    if isinstance(one, str | os.PathLike) and isinstance(other, str | os.PathLike):
+        return Path(one) == Path(other)
+    return one is other
 
 
 def _expression(text: object) -> str:

@@ -145,10 +145,15 @@ class LoadedSegmenter:
         has as many rows as the model allows, or fewer."""
         latents = encode_images(self.core.backbone, [image for image, _ in read])
         _check_finite(latents, read, range(len(read)))
-        rows = [(o, item.prompt, e) for o, item in zip(owners, edited, strict=True) for e in item.embeddings]
-        mine, prompts, embeddings = zip(*rows, strict=True)
-        ids = [NOISE] * len(read)
-        made = self.core.complete_in_parts(latents, ids, prompts, embeddings, mine, self.model.batch_size)
+        prompts, ids, size = [item.prompt for item in edited], [NOISE] * len(read), self.model.batch_size
+        relative = self.core.compare_texts(latents, ids, prompts, owners, self.core.settings.seed, size)
+        rows = [
+            (owner, item.prompt, embedding, {} if blind else found)
+            for owner, item, found in zip(owners, edited, relative, strict=True)
+            for embedding, blind in zip(item.embeddings, item.blind, strict=True)
+        ]
+        mine, texts, embeddings, weights = zip(*rows, strict=True)
+        made = self.core.complete_in_parts(latents, ids, texts, embeddings, mine, size, weights)
         _check_finite(made, read, mine)
         waiting = iter(made)
         return [[next(waiting) for _ in item.embeddings] for item in edited]

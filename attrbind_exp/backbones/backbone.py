@@ -75,8 +75,8 @@ class Request:
     states are kept as they come in (from these the map of any other text can be read); `outputs`: attention layers
     whose result is kept; `noise`: the predicted noise, for which the pass goes to its end.
 
-    What else a method may need of a model (further timesteps or texts) are passes of their own; a caller that needs
-    gradients makes the pass outside of torch.no_grad.
+    What else a method may need of a model are passes of their own: further timesteps or texts, or how well a text
+    explains its picture (MeasuresLoss). A caller that needs gradients makes the pass outside of torch.no_grad.
     """
 
     cross: tuple[Layer, ...] = ()
@@ -126,7 +126,8 @@ class Observation:
     `cross`: probabilities pooled over text positions, (B, (1 + R) K, heads, n) of each layer, heads = 1 where they were
     meaned: the K of the keys, then those of each further text, zeros in rows that have fewer than R;
     `self_attention`: one entry a layer and, where images share what no text has touched, an image; `inputs`, `outputs`:
-    (B, n, channels) of each layer; `noise`: (B, c, h, w).
+    (B, n, channels) of each layer; `noise`: (B, c, h, w). `relative_loss`: (B,) of a method that asks for losses, how
+    much worse than its best rival each row's text explains the picture, from 0 to 1 (see heatmaps.losses).
     """
 
     cross: dict[Layer, Tensor] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Observation:
     inputs: dict[Layer, Tensor] = field(default_factory=dict)
     outputs: dict[Layer, Tensor] = field(default_factory=dict)
     noise: Tensor | None = None
+    relative_loss: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,18 @@ class Backbone(Protocol):
         `reads[i]` (R_i, L, D): texts whose attention is read on row i besides that of its keys, with the same pooling;
         none of them changes the pass. It is given only where there are any.
         """
+        ...
+
+
+class MeasuresLoss(Backbone, Protocol):
+    """A Backbone that can also say how well a text explains a picture. Only heat-map methods with `loss_timesteps` need
+    that."""
+
+    def denoising_loss(
+        self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int, embedding: Embedding
+    ) -> Tensor:
+        """Mean squared error (B,), float32 at least, between the noise that `add_noise` draws for each row of `latents`
+        (B, c, h, w) and what ONE conditional pass under an embedding of (B, ...) tensors takes for it."""
         ...
 
 

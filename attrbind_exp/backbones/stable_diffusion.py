@@ -25,7 +25,7 @@ from attrbind_exp.backbones.capture import find_layers, record
 from attrbind_exp.backbones.loading import load_pipeline
 from attrbind_exp.backbones.lora import fuse_loras
 from attrbind_exp.backbones.reading import DIFFSEGMENTER, Reading, read_reading
-from attrbind_exp.backbones.tensors import to_device
+from attrbind_exp.backbones.tensors import at_least_float32, to_device
 from attrbind_exp.backbones.text_encoder import TEXT_BATCH, encode_texts
 from attrbind_exp.backbones.weights import find_model
 from attrbind_exp.backbones.window import ClipWindow
@@ -138,9 +138,25 @@ class StableDiffusion:
     def add_noise(self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
         """Latents (P, c, h, w) at `timestep`. The noise depends on (seed, image id, timestep, draw) and nothing else,
         so that every method sees the same one whatever the batch, the order or the machine."""
-        noise = torch.stack([draw_noise(tuple(latents.shape[1:]), seed, i, timestep, draw) for i in image_ids])
-        t = torch.full((len(latents),), timestep, device=latents.device)
-        return self.scheduler.add_noise(latents, to_device(noise, latents.device).to(latents.dtype), t)
+        return self._add(latents, _noise_like(latents, image_ids, timestep, draw, seed), timestep)
+
+    @torch.no_grad()
+    def denoising_loss(
+        self, latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int, embedding: Embedding
+    ) -> Tensor:
+        """Mean squared error (B,) between the noise of `add_noise` and the predicted one, as MeasuresLoss says. What a
+        model predicts instead of noise is turned into it."""
+        drawn = _noise_like(latents, image_ids, timestep, draw, seed)
+        noisy = self._add(latents, drawn, timestep)
+        predicted = at_least_float32(self.denoise(noisy, timestep, embedding))
+        share = float(self.scheduler.alphas_cumprod[timestep])  # of the picture's variance in the noisy latents
+        if self.scheduler.config.prediction_type == "v_prediction":
+            predicted = share**0.5 * predicted + (1 - share) ** 0.5 * noisy
+        return (predicted - drawn).square().flatten(1).mean(1)
+
+    def _add(self, latents: Tensor, noise: Tensor, timestep: int) -> Tensor:
+        """Latents (P, c, h, w) with their noise at `timestep`."""
+        return self.scheduler.add_noise(latents, noise, torch.full((len(latents),), timestep, device=latents.device))
 
     def observe(
         self,
@@ -171,6 +187,12 @@ class StableDiffusion:
 def weights_digest(module: torch.nn.Module) -> str:
     """A digest over all weights of a module: a fine-tune under the same name is another one."""
     return digest(*(part for name, values in module.state_dict().items() for part in (name, values)))
+
+
+def _noise_like(latents: Tensor, image_ids: Sequence[str], timestep: int, draw: int, seed: int) -> Tensor:
+    """The noise (P, c, h, w) of latents, each row's as its image id keys it."""
+    noise = torch.stack([draw_noise(tuple(latents.shape[1:]), seed, i, timestep, draw) for i in image_ids])
+    return to_device(noise, latents.device).to(latents.dtype)
 
 
 def draw_noise(shape: tuple[int, ...], seed: int, image_id: str, timestep: int, draw: int) -> Tensor:

@@ -123,7 +123,7 @@ def run(
                 task, summary = read_task(settings.run, dataset, folder), before
             if segmenter is not None:
                 with timed("drawing"):
-                    draw(task, summary, settings.run, segment_with(segmenter, captioner), store)
+                    draw(task, summary, settings.run, segment_with(segmenter, captioner, dataset), store)
             if tracker is not None:
                 told, _ = tell(partial(track, task, summary, settings.run, folder, tracker))
         finally:
@@ -193,11 +193,15 @@ def read_task(settings: RunSettings, dataset: Dataset, folder: Path) -> "Task":
     return task
 
 
-def segment_with(segmenter: "Segmenter", captioner: "Captioner | None") -> "Segment":
-    """How pictures are segmented again by a model, to be drawn."""
+def segment_with(segmenter: "Segmenter", captioner: "Captioner | None", dataset: Dataset) -> "Segment":
+    """How pictures are segmented again by a model, to be drawn: with all of their expressions where a heat-map method
+    compares these."""
     from attrbind_exp.evaluation.batching import segment_images
 
-    return lambda images, settings: segment_images(images, segmenter, settings, captioner)
+    whole = by_image(dataset) if segmenter.compare_texts.timesteps else {}
+    return lambda images, settings: segment_images(
+        {image: whole.get(image, samples) for image, samples in images.items()}, segmenter, settings, captioner
+    )
 
 
 def draw(task: "Task", summary: Summary, settings: RunSettings, segment: "Segment", store: RunStore) -> None:

@@ -88,10 +88,15 @@ def see(compared: Compared, image: Image.Image, texts: Sequence[str]) -> list[Se
     if nameless := next((p for p in prompts if not p.q or "no_target" in p.fallbacks), None):
         raise UserError(f"{nameless.parse.text!r} names nothing; say what to look for, such as: the white dog")
     edited = segmenter.edit(prompts, compared.variants)
-    rows = [(item.prompt, embedding) for item in edited for embedding in item.embeddings]
-    latents = encode_images(segmenter.backbone, [image])
-    mine, embeddings = zip(*rows, strict=True)
-    completed = segmenter.complete_in_parts(latents, [NOISE], mine, embeddings, [0] * len(rows), compared.batch_size)
+    latents, size = encode_images(segmenter.backbone, [image]), compared.batch_size
+    relative = segmenter.compare_texts(latents, [NOISE], prompts, [0] * len(prompts), segmenter.settings.seed, size)
+    rows = [
+        (item.prompt, embedding, {} if blind else found)
+        for item, found in zip(edited, relative, strict=True)
+        for embedding, blind in zip(item.embeddings, item.blind, strict=True)
+    ]
+    mine, embeddings, weights = zip(*rows, strict=True)
+    completed = segmenter.complete_in_parts(latents, [NOISE], mine, embeddings, [0] * len(rows), size, weights)
     if any(overflowed(latents)) or any(overflowed(completed)):
         raise UserError("half precision overflows on this picture; start the page with model.dtype=bf16 or fp32")
     split = completed.split([len(item.embeddings) for item in edited])

@@ -18,12 +18,14 @@ Encode = Callable[[Sequence[Text]], list[EncodedText]]
 class EditedPrompt:
     """A prompt under every variant: `embeddings` holds each distinct one once, `index[variant]` says which of them it
     is. Those that only differ in what is read share a pass (`Embedding.shares_pass`). `keys`, one of each embedding:
-    prompts whose embeddings have the same key have the same embedding."""
+    prompts whose embeddings have the same key have the same embedding. `blind`, one of each embedding: whether what a
+    pass is conditioned on there holds nothing of the prompt."""
 
     prompt: Prompt
     embeddings: Sequence[Embedding]
     index: Sequence[int]
     keys: Sequence[Hashable]
+    blind: Sequence[bool]
 
     def embedding(self, variant: int) -> Embedding:
         """The embedding under the variant of this number."""
@@ -60,15 +62,19 @@ def edit_prompts(prompts: Sequence[Prompt], variants: Sequence[Variant], encode:
                     conditions[on] = condition(acting, prompt, encoded)
                 made[key] = replace(conditions[on], read=read_text(chain, prompt, encoded))
         index = [distinct.index(chain) for chain in row]
-        edited.append(EditedPrompt(prompt, [made[key] for key in keys], index, keys))
+        blind = [ends_blind(acting_on_pass(chain)) for chain in distinct]
+        edited.append(EditedPrompt(prompt, [made[key] for key in keys], index, keys, blind))
     return edited
 
 
 def embedding_key(prompt: Prompt, chain: Sequence[Edit]) -> Hashable:
     """What an embedding depends on, of one model: the last edit alone where that one is blind to all else."""
-    if chain and chain[-1].blind and chain[-1].where == "both":
-        return chain[-1]
-    return prompt, tuple(chain)
+    return chain[-1] if ends_blind(chain) else (prompt, tuple(chain))
+
+
+def ends_blind(chain: Sequence[Edit]) -> bool:
+    """Whether the last edit leaves nothing of the prompt."""
+    return bool(chain) and chain[-1].blind and chain[-1].where == "both"
 
 
 def changing(prompt: Prompt, edits: Sequence[Edit]) -> tuple[Edit, ...]:

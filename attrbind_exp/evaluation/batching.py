@@ -16,6 +16,7 @@ from attrbind_exp.evaluation.loading import (
     start_loading,
 )
 from attrbind_exp.evaluation.passes import Batcher, LoadedExpression, LoadedImage, PassRow
+from attrbind_exp.evaluation.weighing import Weights, weigh
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.language.caption import Captioner
 from attrbind_exp.tasks.settings import RunSettings
@@ -76,23 +77,29 @@ def edit_loaded(
     size = max(1, EDITED // len(settings.variants))
     image = ""
     known: dict[Hashable, PassRow] = {}
+    weights = deque(weigh(loaded, segmenter, settings))
     for part in (loaded[i : i + size] for i in range(0, len(loaded), size)):
         edited = deque(segmenter.edit([item.prompt for item in part], settings.variants))
         for item in part:
             if item.sample.image_id != image:
                 image, known = item.sample.image_id, {}
-            yield find_rows(item, edited.popleft(), known)  # not kept here, so that a row alone holds its embeddings
+            # Not kept here, so that a row alone holds its embeddings.
+            yield find_rows(item, edited.popleft(), known, weights.popleft())
 
 
-def find_rows(item: LoadedSample, edited: EditedPrompt, known: dict[Hashable, PassRow]) -> LoadedExpression:
-    """A sample with the rows that it needs, among them those that are `known` of its image; that grows."""
+def find_rows(
+    item: LoadedSample, edited: EditedPrompt, known: dict[Hashable, PassRow], weights: Weights
+) -> LoadedExpression:
+    """A sample with the rows that it needs, among them those that are `known` of its image; that grows. `weights` are
+    its text's, so a row that is blind to the text has none."""
     rows: list[PassRow] = []
     new: list[PassRow] = []
     places: dict[int, tuple[int, int]] = {}
     for group in share_passes(edited.embeddings):
         key = (tuple(edited.keys[n] for n in group), item.prompt.read)
         if key not in known:
-            known[key] = PassRow(item, [edited.embeddings[n] for n in group])
+            own = {} if edited.blind[group[0]] else weights
+            known[key] = PassRow(item, [edited.embeddings[n] for n in group], own)
             new.append(known[key])
         places |= {n: (len(rows), place) for place, n in enumerate(group)}
         rows.append(known[key])

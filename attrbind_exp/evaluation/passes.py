@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Embedding
 from attrbind_exp.evaluation.loading import LoadedSample
+from attrbind_exp.evaluation.weighing import Weights
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.memory import in_parts
 from attrbind_exp.tasks.settings import RunSettings
@@ -17,11 +18,13 @@ from attrbind_exp.types import Failure
 @dataclass
 class PassRow:
     """One picture under an embedding, or under several that share a pass, of which the prompt's positions are read: a
-    row of a pass. `maps`: the completed maps (R, C, h, w) of its R embeddings by noise seed, once they are made; the
-    embeddings, which are larger, are let go then."""
+    row of a pass. `weights`: the relative losses of its text by noise seed (see weighing). `maps`: the completed maps
+    (R, C, h, w) of its R embeddings by noise seed, once they are made; the embeddings, which are larger, are let go
+    then."""
 
     loaded: LoadedSample
     embeddings: Sequence[Embedding]
+    weights: Weights = field(default_factory=dict)
     maps: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -85,7 +88,8 @@ class Batcher:
         counted, maps = self.segmenter.flat, {}
         try:
             for seed in self.seeds:
-                maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images)
+                relative = [row.weights.get(seed, {}) for row in part for _ in row.embeddings]
+                maps[seed] = self.segmenter.complete(latents, ids, prompts, embeddings, seed, size, images, relative)
         except RuntimeError:  # memory, perhaps: then every seed's pass is made again, and counted then
             self.segmenter.flat = counted
             raise

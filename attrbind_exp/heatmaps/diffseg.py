@@ -50,9 +50,10 @@ class DiffSeg(HeatMapMethod):
             raise UserError(f"tau={self.tau!r} of a heatmap; give a number above 0")
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
-        """One column a resolution, with the choice's weights, else by the cells of a side."""
+        """One column a resolution, with the choice's weights, else this method's, else by the cells of a side."""
         columns = find_columns(choice, layers)
-        return weigh_columns(columns, choice.weights or {column.ratio: 1 / column.ratio for column in columns})
+        by_side = {column.ratio: 1 / column.ratio for column in columns}
+        return weigh_columns(columns, choice.weights or self.weights or by_side)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, queries and keys of all self-attention."""

@@ -1,16 +1,15 @@
 """DiffSegmenter's reading: cross-attention by resolution, completed by self-attention. The paper's baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from attrbind_exp.backbones.backbone import Layer, Observation, Request
-from attrbind_exp.backbones.reading import Reading
 from attrbind_exp.heatmaps import score_map
-from attrbind_exp.heatmaps.layers import Column, find_columns, weigh_columns
+from attrbind_exp.heatmaps.layers import Column
 from attrbind_exp.heatmaps.method import HeatMapMethod, column_means, cross_layers, finest_self_attention
-from attrbind_exp.types import LayerChoice, UserError
+from attrbind_exp.types import UserError
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,12 @@ class DiffSegmenter(HeatMapMethod):
     alone.
     """
 
-    weights: Mapping[int, float] | None = None
     power: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if type(self.power) is not int or self.power < 0:
             raise UserError(f"power={self.power!r} of a heatmap; give a whole number, 0 or more")
-
-    def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
-        """One column a resolution, with the choice's weights, else this method's, else the model's own."""
-        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights or reading.weights)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, queries and keys of the finest self-attention."""

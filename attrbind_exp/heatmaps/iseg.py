@@ -29,14 +29,14 @@ class ISeg(HeatMapMethod):
     heat map's min-max takes it back. Departures: all layers of a resolution are read, and all heads of the finest
     self-attention (the script has eight layers of cross-attention, heads 1 and 2 of one of self-attention); c is not
     averaged over clusters of cells that attend to the text alike, as the script does first; a cell whose links are all
-    cut gets the map's mean, where the script divides by zero. The script's larger embedding of the target (times 1.6)
-    is an edit of the text, and none is made here.
+    cut gets the map's mean, and a target that no cell attends to a map of zeros, where the script divides by zero. The
+    script's larger embedding of the target (times 1.6) is an edit of the text, and none is made here.
 
     Memory: T needs N x N numbers, 67 MB at 64 x 64 cells in float32, and at the peak twice that (measured), for one row
     of a pass after the other.
     """
 
-    weights: Mapping[int, float] = field(default_factory=lambda: {8: 0.0, 4: 0.7, 2: 0.3, 1: 0.0})
+    weights: Mapping[int, float] | None = field(default_factory=lambda: {8: 0.0, 4: 0.7, 2: 0.3, 1: 0.0})
     ent: float = 0.1
     rounds: int = 10
 
@@ -49,7 +49,7 @@ class ISeg(HeatMapMethod):
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
         """One column a resolution, with the choice's weights, else this method's."""
-        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights)
+        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights or reading.weights)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers, queries and keys of the finest self-attention."""
@@ -68,7 +68,7 @@ class ISeg(HeatMapMethod):
             maps = torch.stack([seen.cross[layer].mean(2) for layer in own]).mean(0)  # (B, K, n)
             sums = maps.sum(-1, keepdim=True)
             maps = maps / sums.clamp_min(torch.finfo(maps.dtype).tiny)
-            mean = maps.sum(1) / (sums > 0).sum(1)  # rows of zeros fill up the poolings of a batch
+            mean = maps.sum(1) / (sums > 0).sum(1).clamp_min(1)  # rows of zeros fill up the poolings of a batch
             found.append(score_map.resize(mean.unflatten(-1, score_map.grid_at(column.ratio, grid)), at))
         return torch.stack(found, 1)
 

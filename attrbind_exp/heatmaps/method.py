@@ -6,7 +6,7 @@ for it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,25 +24,46 @@ class HeatMapMethod(ABC):
     """One way of reading attention. Subclass it as a frozen dataclass; `raw_maps` is all that must be written.
 
     `timesteps`: the timesteps at which it reads, each a pass; None = those of the run. Methods of one run share the
-    passes of a timestep. `sigmoid`: its heat maps are sharpened in the end, see score_map.sharpen.
+    passes of a timestep. `weights`: of the resolutions, by how many times coarser than the latents; None = as the
+    method has it. `sigmoid`: its heat maps are sharpened in the end, see score_map.sharpen.
     """
 
     timesteps: tuple[int, ...] | None = None
+    weights: Mapping[int, float] | None = None
     sigmoid: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.sigmoid, bool):
             raise UserError(f"sigmoid={self.sigmoid!r} of a heatmap; choose from true, false")
         if self.timesteps is not None:
-            object.__setattr__(self, "timesteps", tuple(self.timesteps))  # a list from YAML
+            given = (
+                self.timesteps if isinstance(self.timesteps, list | tuple) else (self.timesteps,)
+            )  # a list from YAML
+            if not given or not all(type(t) is int for t in given):
+                raise UserError(
+                    f"timesteps={self.timesteps!r} of a heatmap; give a whole number, or several as [50,100]"
+                )
+            object.__setattr__(self, "timesteps", tuple(given))
+        if self.weights is not None and not is_by_ratio(self.weights):
+            raise UserError(
+                f"weights={self.weights!r} of a heatmap; give a weight for each ratio, such as "
+                "{8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}"
+            )
+
+    @property
+    def loss_timesteps(self) -> tuple[int, ...] | None:
+        """The timesteps at which this method asks how well each text of a picture explains it; None = it does not ask.
+        Each is a pass more a text, whose answer comes in `Observation.relative_loss`. A field of this name does as
+        well."""
+        return None
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
         """The columns that a choice of layers sums, with their weights: by default one a ratio of cross-attention, with
-        the choice's weights, else those of the model's own reading.
+        the choice's weights, else this method's, else those of the model's own reading.
 
         Raises UserError for a choice that makes no map.
         """
-        return weigh_columns(find_columns(choice, layers), choice.weights or reading.weights)
+        return weigh_columns(find_columns(choice, layers), choice.weights or self.weights or reading.weights)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """What a pass must leave behind for these columns: by default the cross-attention of their layers."""
@@ -69,6 +90,13 @@ class HeatMapMethod(ABC):
         Where several texts are read on one pass, the columns of each follow one another: treat every map by itself.
         """
         return maps
+
+
+def is_by_ratio(weights: object) -> bool:
+    """Whether these are numbers by ratio."""
+    return isinstance(weights, Mapping) and all(
+        type(ratio) is int and type(weight) in (int, float) for ratio, weight in weights.items()
+    )
 
 
 def pool_pieces(read: Sequence[int], length: int) -> Tensor:

@@ -26,11 +26,13 @@ class Ovam(HeatMapMethod):
     """
 
     def columns(self, choice: LayerChoice, layers: Sequence[Layer], reading: Reading) -> dict[Column, float]:
-        """One column a resolution; its weight is its share of the layers, or the choice's."""
-        if choice.ratios is None and choice.blocks is None:
+        """One column a resolution; its weight is its share of the layers, or the choice's. Weights of its own take in
+        all layers of the resolutions that they name."""
+        weights = choice.weights or self.weights
+        if choice.ratios is None and choice.blocks is None and self.weights is None:
             choice = LayerChoice(None, ("down", "up"), choice.weights)
         columns = find_columns(choice, layers)
-        return weigh_columns(columns, choice.weights) if choice.weights else share_of_layers(columns, layers)
+        return weigh_columns(columns, weights) if weights else share_of_layers(columns, layers)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
         """Cross-attention of the columns' layers. Heads apart, since layers may differ in how many they have."""

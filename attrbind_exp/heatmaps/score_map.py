@@ -43,10 +43,12 @@ def mean_map(layers: Sequence[Tensor], own: tuple[int, int], grid: tuple[int, in
 
 
 def is_flat(maps: Tensor, precision: torch.dtype) -> Tensor:
-    """Which of the maps (.., h, w) made in `precision` rise by less than ten units of its rounding, (..) bool: min-max
-    would stretch an error to a tenth of the scale or more. A constant map is none of them, it becomes zeros."""
+    """Which of the maps (.., h, w) made in `precision` are zero, so that nothing attends to what is read, or rise by
+    less than ten units of its rounding, (..) bool: min-max would stretch an error to a tenth of the scale or more.
+    Another constant map is none of them, it becomes zeros."""
     low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
-    return (high > low) & (high - low < 10 * torch.finfo(precision).eps * high.abs())
+    zero = (high == 0) & (low == 0)
+    return zero | (high > low) & (high - low < 10 * torch.finfo(precision).eps * high.abs())
 
 
 def complete(columns: Tensor, full: Sequence[SelfAttention]) -> Tensor:

@@ -21,6 +21,7 @@ from attrbind_exp.edits import Variant
 from attrbind_exp.edits.chain import EditedPrompt, edit_prompts
 from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.heatmaps.losses import LossMeter, Relative
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.heatmaps.sharing import share_rows
@@ -36,9 +37,9 @@ class Segmenter:
     """A backbone and the ways of reading it, ready to segment.
 
     `text`: how expressions are read; `maps`: which passes and layers; `methods`: heat-map methods by name,
-    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass; `flat`
-    counts each column's maps that were flat (see `flat_note`). Raises UserError when settings name a timestep, ratio or
-    block that the model does not have.
+    DiffSegmenter alone by default; `cache`: where parses are kept. `plan` knows what is made of every pass;
+    `compare_texts` measures what methods with loss_timesteps need; `flat` counts each column's maps that were flat (see
+    `flat_note`). Raises UserError when settings name a timestep, ratio or block that the model does not have.
     """
 
     def __init__(
@@ -62,6 +63,9 @@ class Segmenter:
                 raise UserError(f"model.timesteps={list(steps)}; give one or more between 0 and {last}")
         if maps.draws < 1:
             raise UserError(f"model.draws={maps.draws}; give 1 or more")
+        asked = {name: method.loss_timesteps for name, method in self.methods.items()}
+        losses = {name: found for name, found in asked.items() if found is not None}
+        self.compare_texts = LossMeter(backbone, losses, maps.draws)
 
     def __call__(
         self,
@@ -72,7 +76,8 @@ class Segmenter:
     ) -> list[HeatMap]:
         """Heat maps of expressions[i] on images[i] (RGB), one a pair, each at its image's own size.
 
-        `image_ids` key the noise; by default an image's number in the list does. Raises SampleError "vae_overflow" or
+        `image_ids` key the noise; by default an image's number in the list does. Expressions of one image, the same
+        object or id, are each other's rivals for a method that compares texts. Raises SampleError "vae_overflow" or
         "not_finite" where half precision was too little for a picture.
         """
         ids = list(image_ids) if image_ids else [str(i) for i in range(len(images))]
@@ -81,7 +86,11 @@ class Segmenter:
         if any(bad := overflowed(latents)):
             raise SampleError("vae_overflow", f"image '{ids[bad.index(True)]}': {VAE_OVERFLOW}")
         prompts, embeddings = [e.prompt for e in edited], [e.embedding(0) for e in edited]
-        completed = self.complete_in_parts(latents, ids, prompts, embeddings)
+        pictures = ids if image_ids else [str(id(image)) for image in images]
+        owners = [pictures.index(picture) for picture in pictures]
+        relative = self.compare_texts(latents, ids, prompts, owners, self.settings.seed, 1)
+        weights = [{} if e.blind[e.index[0]] else found for e, found in zip(edited, relative, strict=True)]
+        completed = self.complete_in_parts(latents, ids, prompts, embeddings, relative=weights)
         if any(bad := overflowed(completed)):
             message = f"image '{ids[bad.index(True)]}': its map is not finite; try model.dtype=bf16 or fp32"
             raise SampleError("not_finite", message)
@@ -111,6 +120,7 @@ class Segmenter:
         seed: int | None = None,
         batch_size: int = 1,
         images: Sequence[int] | None = None,
+        relative: Sequence[Relative] | None = None,
     ) -> Tensor:
         """Completed maps (M, C, h, w), one for each of `plan.columns`, of M prompts under their embeddings on P latents
         (P, c, h, w). They are what heat maps are made of, before weights and image sizes come in.
@@ -118,7 +128,7 @@ class Segmenter:
         One pass a timestep and noise draw, with a row for each embedding; those of one prompt and picture that only
         differ in what is read share theirs. `images[i]`: which of the latents the i-th prompt belongs to, None = the
         i-th; `seed` of the noise, None = the settings' own; `batch_size`: the pass has as many rows at least (see
-        pad_rows).
+        pad_rows); `relative[i]`: what `compare_texts` says of the i-th prompt, None = no text has a rival.
         """
         device = self.backbone.device
         images = range(len(prompts)) if images is None else images
@@ -136,6 +146,7 @@ class Segmenter:
         read = to_device(torch.tensor(distinct).T, device)
         flat = torch.zeros_like(self.flat)
         seed = self.settings.seed if seed is None else seed
+        losses = self.compare_texts.of_rows([{} if relative is None else relative[i] for i in shared.firsts], rows)
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
             names = [name for name, steps in self.timesteps.items() if timestep in steps]
@@ -146,7 +157,10 @@ class Segmenter:
                 noisy = self.backbone.add_noise(latents, image_ids, timestep, draw, seed)[owner]
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
-                    texts = [_of_method(seen, *asked[name], t * pools.shape[1]) for t in range(shared.texts)]
+                    texts = [
+                        _of_method(seen, *asked[name], t * pools.shape[1], losses.get(name))
+                        for t in range(shared.texts)
+                    ]
                     made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), read, flat)
                     total[name] = total[name] + made if name in total else made
         self.flat = self.flat + flat  # not before the pass is whole: where memory runs out it is made again
@@ -162,6 +176,7 @@ class Segmenter:
         embeddings: Sequence[Embedding],
         images: Sequence[int] | None = None,
         batch_size: int | None = None,
+        relative: Sequence[Relative] | None = None,
     ) -> Tensor:
         """The same as `complete`, in passes of at most `batch_size` embeddings, None = all in one. Where memory runs
         out, that is halved, for later calls too, and the pass made again."""
@@ -171,7 +186,8 @@ class Segmenter:
             needed = list(dict.fromkeys(images[i] for i in part))
             mine, theirs = [prompts[i] for i in part], [embeddings[i] for i in part]
             places = [needed.index(images[i]) for i in part]
-            return list(self.complete(latents[needed], [image_ids[n] for n in needed], mine, theirs, images=places))
+            ids, own = [image_ids[n] for n in needed], None if relative is None else [relative[i] for i in part]
+            return list(self.complete(latents[needed], ids, mine, theirs, images=places, relative=own))
 
         asked = min(size for size in (len(prompts), batch_size, self.most) if size is not None)
         found, size = in_parts(make, range(len(prompts)), asked, "the number of embeddings of a pass")
@@ -213,13 +229,14 @@ class Segmenter:
         return made.unflatten(1, raw.shape[1:3])
 
     def flat_note(self) -> str | None:
-        """What to know of maps that were flat but for rounding; None where there were none. Waits for the device."""
+        """What to know of maps that were flat; None where there were none. Waits for the device."""
         counts = zip(self.plan.columns, self.flat.tolist(), strict=True)
         found = ", ".join(f"{n} at 1/{column.ratio} of the latents' resolution" for (_, column), n in counts if n)
         if not found:
             return None
         return (
-            f"maps flat but for rounding, which min-max stretches to noise: {found}; leave them out (attention_layers)"
+            "maps zero, since nothing attends to the target, or flat but for rounding, which min-max stretches to "
+            f"noise: {found}; leave them out (attention_layers)"
         )
 
     def start_heat_maps(
@@ -251,9 +268,9 @@ def _pad(embedding: Embedding, rows: int) -> Embedding:
     return Embedding(pad_rows(embedding.keys, rows), values, pooled)
 
 
-def _of_method(seen: Observation, asked: Request, part: slice, start: int) -> Observation:
+def _of_method(seen: Observation, asked: Request, part: slice, start: int, loss: Tensor | None) -> Observation:
     """What a pass has left behind of all that one method asked for, with its poolings alone, of the text whose poolings
-    begin at `start`."""
+    begin at `start`; `loss`: the relative losses of its rows, where it asks for them."""
     cross = {layer: seen.cross[layer][:, start + part.start : start + part.stop] for layer in asked.cross}
     if not asked.by_head:
         cross = {layer: pooled.mean(2, True) for layer, pooled in cross.items()}
@@ -263,4 +280,5 @@ def _of_method(seen: Observation, asked: Request, part: slice, start: int) -> Ob
         {layer: seen.inputs[layer] for layer in asked.inputs},
         {layer: seen.outputs[layer] for layer in asked.outputs},
         seen.noise if asked.noise else None,
+        loss,
     )

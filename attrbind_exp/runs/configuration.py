@@ -77,7 +77,14 @@ def counted(configuration: Configuration) -> dict[str, object]:
     kept = {k: v for k, v in configuration.items() if k not in CHANGE_NO_FIGURE}
     if isinstance(model := kept.get("model"), Mapping):
         kept["model"] = {k: v for k, v in model.items() if k not in MODEL_CHANGES_NO_FIGURE}
+    if isinstance(heatmap := kept.get("heatmap"), Mapping):
+        kept["heatmap"] = {name: _without_open_keys(method) for name, method in heatmap.items()}
     return kept
+
+
+def _without_open_keys(method: object) -> object:
+    """A heat-map method without the keys that are null, which leave it as it is where they are not there at all."""
+    return {k: v for k, v in method.items() if v is not None} if isinstance(method, Mapping) else method
 
 
 def flatten(tree: Configuration, prefix: str = "") -> dict[str, object]:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 POLL = 1.0  # seconds
 OWN = "local"
-PACKAGES = {"ray": "hydra-ray-launcher ray", "slurm": "hydra-submitit-launcher submitit"}  # by our extra
+LOCAL = ", or choose launcher=local"
+PACKAGES = {
+    "ray": "hydra-ray-launcher ray",
+    "slurm": "hydra-submitit-launcher submitit",
+    "tune": "optuna",
+}  # by our extra
 Overrides = Sequence[Sequence[str]]  # of every run
 
 
@@ -71,7 +76,7 @@ class RayLauncher(RemoteLauncher):
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Start all runs and wait; Ctrl-C ends them all."""
-        implementation = load("_ray", "ray", self.config)
+        implementation = load("_ray", "ray", asked(self.config), LOCAL)
         implementation.check_gpus(self)
         configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
         with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
@@ -88,7 +93,7 @@ class SlurmLauncher(RemoteLauncher):
 
     def launch(self, job_overrides: Overrides, initial_job_idx: int) -> Sequence[JobReturn]:
         """Submit all runs as one job array and wait; Ctrl-C cancels them."""
-        implementation = load("_slurm", "slurm", self.config)
+        implementation = load("_slurm", "slurm", asked(self.config), LOCAL)
         submit = implementation.executor(self)
         configs = compose(self.hydra_context, self.config, job_overrides, initial_job_idx)
         with open_board(self.config, configs, job_overrides, initial_job_idx) as board:
@@ -96,17 +101,22 @@ class SlurmLauncher(RemoteLauncher):
         return done_only(returns)
 
 
-def load(module: str, extra: str, config: DictConfig) -> ModuleType:
-    """The file beside this one that needs packages of an extra. Raises UserError where they are not installed."""
+def asked(config: DictConfig) -> str:
+    """The launcher as it was typed."""
+    return f"launcher={config.hydra.runtime.choices['hydra/launcher']}"
+
+
+def load(module: str, extra: str, wanted: str, instead: str = "") -> ModuleType:
+    """The file beside this one that needs packages of an extra, for what is `wanted`. Raises UserError where they are
+    not installed, with what will do `instead`."""
     from attrbind_exp.types import UserError
 
     try:
         return importlib.import_module(f"hydra_plugins.attrbind_exp_launchers.{module}")
     except ModuleNotFoundError as error:
-        name = config.hydra.runtime.choices["hydra/launcher"]
         raise UserError(
-            f"launcher={name} needs packages that are not installed (no module '{error.name}'); get them by "
-            f"'pip install {PACKAGES[extra]}', the extra [{extra}], or choose launcher=local"
+            f"{wanted} needs packages that are not installed (no module '{error.name}'); get them by "
+            f"'pip install {PACKAGES[extra]}', the extra [{extra}]{instead}"
         ) from error
 
 

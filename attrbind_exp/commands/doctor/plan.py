@@ -1,6 +1,6 @@
 """How much a run will be: passes, hours, bytes. docs/cluster.md explains these formulas.
 
-passes = expressions x distinct embeddings x timesteps x noise draws x noise seeds
+passes = expressions x (distinct embeddings x timesteps + loss_timesteps) x noise draws x noise seeds
 hours  = passes / passes a second / GPUs / 3600
 """
 
@@ -41,7 +41,8 @@ class Counted:
 class Cost:
     """What one expression takes. `embeddings`: how many that passes are conditioned on differ where there is something
     to bind, `plain` where there is not; each is read at `steps` timesteps, under `draws` noise draws and `seeds` noise
-    seeds. `texts`: how many differ that are read on these passes, the embeddings among them."""
+    seeds. `texts`: how many differ that are read on these passes, the embeddings among them. `losses`: the timesteps at
+    which a heat-map method compares it with its rivals, each a pass."""
 
     embeddings: int
     plain: int
@@ -50,10 +51,15 @@ class Cost:
     steps: int
     draws: int
     seeds: int
+    losses: int = 0
 
     def passes(self, expressions: int) -> int:
         """The most passes that so many expressions take: all have something to bind."""
-        return expressions * self.embeddings * self.steps * self.draws * self.seeds
+        return expressions * self.of_embeddings(self.embeddings)
+
+    def of_embeddings(self, count: int) -> int:
+        """The passes of an expression that has so many embeddings."""
+        return (count * self.steps + self.losses) * self.draws * self.seeds
 
     def rows(self, expressions: int) -> int:
         """Lines of expressions.jsonl."""
@@ -71,7 +77,9 @@ def plan_run(
     "measure", or None where it is not known; `folder`: the model's, None where it is not there."""
     cost, parts = cost_of(settings), parts_of(found)
     each = f"{cost.embeddings} embeddings x timesteps {cost.steps} x draws {cost.draws} x seeds {cost.seeds}"
-    plain = cost.plain * cost.steps * cost.draws * cost.seeds
+    if cost.losses:
+        each = f"{each}, and loss_timesteps {cost.losses} x draws x seeds"
+    plain = cost.of_embeddings(cost.plain)
     about = f"up to {cost.passes(1)} an expression ({each}), {plain} where there is nothing to bind"
     if not found.expressions:
         yield Finding("ok", "passes", f"{about}; how many expressions there are is unknown until the data is there")
@@ -96,8 +104,11 @@ def cost_of(settings: Settings) -> Cost:
     bound, plain = ({changing(_prompt(bind), v.edits) for v in variants} for bind in (True, False))
     methods = settings.segmenter.make_methods().values()
     steps = {step for method in methods for step in method.timesteps or maps.timesteps or ()}
+    losses = {step for method in methods for step in method.loss_timesteps or ()}
     embeddings, unbound = (len(set(map(acting_on_pass, chains))) for chains in (bound, plain))
-    return Cost(embeddings, unbound, len(bound), len(variants), len(steps), maps.draws, len(settings.run.seeds))
+    return Cost(
+        embeddings, unbound, len(bound), len(variants), len(steps), maps.draws, len(settings.run.seeds), len(losses)
+    )
 
 
 def hours(passes: int, rate: float, gpus: int) -> float:
