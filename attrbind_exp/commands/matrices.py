@@ -81,5 +81,7 @@ def expression_matrix(
     named = {(v.heatmap or alone, edits_label(v.edits)): v for v in variants}
     found = {key: Cell(heat(sample, v, 0), *cells[v.label]) for key, v in named.items()}
     readings, edits = (list(dict.fromkeys(key[part] for key in named)) for part in (0, 1))
+    if truth is None:
+        raise UserError(f"'{sample.sample_id}' has no mask any more; run the sweep again on the data that there is now")
     title = f'{sample.sample_id}: "{sample.text}"'
     return Matrix(title, files.pictures[sample.image_path], truth, readings, edits, found)

@@ -34,8 +34,8 @@ a photograph: what stands here says nothing yet of Stable Diffusion, for which t
 at 512 pixels, where no table says otherwise: iSeg and DiffSeg suffer most from that. What a reading does, and where it
 departs from its authors' code, stands in [readings](readings.md); what an edit does in [edits](edits.md)."""
 
-READINGS = """One line a reading under the plain prompt, the best first. `{way}`: from the highest floor, the mask of all
-objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare conditional
+READINGS = """One line a reading under the plain prompt, the best first. `{way}`: from the highest floor, the mask of
+all objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare conditional
 passes of the model."""
 EDITS = "One line an edit under the reading of the first row of its table, the best first. An edit costs a pass more."
 PICTURES = """# Readings and edits on twelve expressions
@@ -145,10 +145,8 @@ def _apart(compared: Compared, name: str, of: str, methods: Compared | None) -> 
 def _part(compared: Compared) -> str:
     """Which part of the images a sweep's runs took."""
     dataset = config.read_config(compared.last.folder).dataset
-    fraction, limit = dataset.get("fraction"), dataset.get("limit")
-    said = [
-        f"dataset.{key}={value:g}" for key, value in (("fraction", fraction), ("limit", limit)) if value is not None
-    ]
+    given = {key: dataset.get(key) for key in ("fraction", "limit")}
+    said = [f"dataset.{key}={value:g}" for key, value in given.items() if value is not None]
     return f"{', '.join(said) or 'all images'}; {compared.last.summary.n_scored} expressions of {compared.last.split}"
 
 
@@ -192,7 +190,7 @@ def _reading(compared: Compared, label: str) -> str:
 def _cost(page: Page, methods: Compared) -> Iterator[str]:
     """The plot of cost and mIoU, and where the cost was measured."""
     if page.costs is None:
-        yield f"No file {COSTS} beside this page says what readings cost: python benchmarks/readings.py --alone --out FILE"
+        yield f"No {COSTS} beside this page says what readings cost: `python benchmarks/readings.py --alone --out FILE`"
         return
     scores = expression_scores(methods.last)
     points = {}

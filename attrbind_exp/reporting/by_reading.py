@@ -1,4 +1,4 @@
-"""The short tables of a comparison: one line a reading under the plain prompt, one line an edit under the first reading."""
+"""The short tables of a comparison: a line a reading under the plain prompt, a line an edit under the first reading."""
 
 from collections.abc import Mapping
 from typing import Any

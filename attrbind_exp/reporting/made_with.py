@@ -11,8 +11,8 @@ Key = tuple[str, ...]  # a name, and what else must be the same for two values u
 
 def fact_line(summaries: Sequence[Summary]) -> str:
     """Of which model and data the runs of a sweep are, and how many expressions of theirs failed."""
-    failed = sum(s.n_failed for s in summaries)
-    return f"Model {summaries[0].model_name}; data {', '.join(s.dataset for s in summaries)}; {failed} failed."
+    failed, data = sum(s.n_failed for s in summaries), dict.fromkeys(s.dataset for s in summaries)
+    return f"Model {summaries[0].model_name}; data {', '.join(data)}; {failed} failed."
 
 
 def difference_line(summaries: Sequence[Summary]) -> str:

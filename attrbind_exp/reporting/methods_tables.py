@@ -1,4 +1,4 @@
-"""The tables of a sweep that compares readings and edits, none wider than six columns: all that its results.csv says."""
+"""The tables of a sweep that compares readings and edits, of six columns at most, from its results.csv."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
