@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attrbind_exp.edits.variant import BASELINE, is_floor
+from attrbind_exp.edits.variant import BASELINE, is_floor, is_refined
 from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
 from attrbind_exp.runs.configuration import config_diff, flatten
@@ -34,8 +34,8 @@ class Column:
 
 
 def is_baseline(entry: VariantFigures) -> bool:
-    """Whether a variant is the prompt without any edit."""
-    return entry.label.split(" ")[0] == BASELINE
+    """Whether a variant is the prompt without any edit, whose heat maps were not refined either."""
+    return entry.label.split(" ")[0] == BASELINE and not is_refined(entry.label)
 
 
 def is_rival(entry: VariantFigures) -> bool:
