@@ -72,4 +72,4 @@ def score(heat: np.ndarray, mask: np.ndarray) -> float:
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two masks (H, W) bool, of which one has a pixel."""
-    return np.count_nonzero(one & other) / np.count_nonzero(one | other)
+    return float(np.count_nonzero(one & other) / np.count_nonzero(one | other))
