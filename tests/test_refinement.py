@@ -17,7 +17,7 @@ from attrbind_exp.data.proposals import read_proposals
 from attrbind_exp.edits import Variant
 from attrbind_exp.edits.variant import is_floor, is_refined
 from attrbind_exp.heatmaps.guided_filter import GuidedFilter
-from attrbind_exp.heatmaps.refdiff_heat import RefDiffHeat, score
+from attrbind_exp.heatmaps.refdiff_heat import RefdiffHeat, score
 from attrbind_exp.heatmaps.refinement import min_max, refine_finite
 from attrbind_exp.reporting.html.comparison import is_baseline
 from attrbind_exp.runs.rows import read_images
@@ -82,7 +82,7 @@ def test_maps_are_stretched_and_flat_ones_are_zero():
 
 def test_a_map_that_is_not_finite_is_left_to_the_scorer():
     heat = np.full(SIZE, np.nan, np.float32)
-    assert refine_finite(RefDiffHeat("nowhere"), heat, Image.new("RGB", (6, 4)), SAMPLE) is heat
+    assert refine_finite(RefdiffHeat("nowhere"), heat, Image.new("RGB", (6, 4)), SAMPLE) is heat
 
 
 def test_a_proposal_scores_the_heat_inside_less_that_outside():
@@ -100,7 +100,7 @@ def write(folder, masks, name="i.json"):
 
 def test_the_chosen_proposal_is_the_heat_map_and_the_best_one_the_ceiling(tmp_path):
     wide = np.arange(6)[None].repeat(4, 0) < 3
-    refinement = RefDiffHeat(write(tmp_path / "p", [WHOLE, wide, LEFT, LEFT, ~WHOLE]))
+    refinement = RefdiffHeat(write(tmp_path / "p", [WHOLE, wide, LEFT, LEFT, ~WHOLE]))
     heat = np.where(LEFT, 0.75, 0.25).astype(np.float32)
     found = refinement.refine(heat, Image.new("RGB", (6, 4)), SAMPLE)
     assert found.dtype == np.float32 and (found == LEFT).all()
@@ -141,9 +141,9 @@ def test_broken_proposals_are_named(tmp_path, text, reason, said):
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
     for folder, said in ((None, "refine.proposals=None"), (str(tmp_path / "no"), "is no folder")):
         with pytest.raises(UserError, match=said):
-            RefDiffHeat(folder).check()
+            RefdiffHeat(folder).check()
     with pytest.raises(UserError, match="no file"):
-        RefDiffHeat(str(tmp_path)).check()
+        RefdiffHeat(str(tmp_path)).check()
 
 
 def test_refined_labels_stand_apart():

@@ -19,7 +19,7 @@ from attrbind_exp.types import Sample, UserError
 
 
 @dataclass(frozen=True)
-class RefDiffHeat:
+class RefdiffHeat:
     """The mask of the proposal with the highest score as a heat map of 1 and 0, the same mask at every threshold above
     0. Of equal ones the first in the file. `proposals`: their folder (data/proposals.py)."""
 
