@@ -22,7 +22,7 @@ from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.types import Sample
 
 PER_OBJECT = 2
-LARGEST_SHIFT = 0.03  # of the picture's shorter side; as far does an edge go in or out
+LARGEST_SHIFT = 0.015  # of the picture's shorter side; as far does an edge go in or out
 
 
 def propose(sample: Sample, rng: np.random.Generator) -> Iterator[np.ndarray]:

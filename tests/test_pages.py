@@ -34,6 +34,7 @@ PAGES = [
     "reading-results",
     "readings",
     "refcoco-and-coco",
+    "refinement",
     "run-folder",
     "sweeps-gpus-slurm",
     "taking-away",

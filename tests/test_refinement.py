@@ -177,7 +177,7 @@ def made(tmp_path_factory):
     """A finished run that chose among three proposals: the union of nothing right, and each object's own mask; the
     proposals of its last image are not there."""
     folder = tmp_path_factory.mktemp("refined")
-    cfg = composed("dataset.limit=6", "dataset.split=test")
+    cfg = composed("dataset.limit=16", "dataset.split=test")
     dataset = config.read_settings(cfg).load_dataset()
     images = {s.image_id: s for s in dataset.samples}
     missing = list(images)[-1]
@@ -185,7 +185,7 @@ def made(tmp_path_factory):
         masks = [decode_mask(o.segmentation, sample.size) for o in [sample, *sample.others]]
         if image_id != missing:
             write(folder / "proposals", [~masks[0], *masks], f"{image_id}.json")
-    arguments = ["text_processor=baseline", "dataset.limit=6", "dataset.split=test", "tracker=none", "keep_maps=true"]
+    arguments = ["text_processor=baseline", "dataset.limit=16", "dataset.split=test", "tracker=none", "keep_maps=true"]
     arguments += ["gallery=1", "changed=0", "save_masks=rle", "cache.folder=null", f"hydra.run.dir={folder / 'run'}"]
     code, _, err = command(*arguments, "refine=refdiff_heat", f"refine.proposals={folder / 'proposals'}", cwd=folder)
     assert code == 0, err
@@ -195,7 +195,7 @@ def made(tmp_path_factory):
 def test_a_run_counts_what_has_no_proposals_and_knows_their_ceiling(made):
     folder, without = made
     summary = read_summary(folder / "run")
-    assert summary.failures == {"proposals_missing": len(without)} and summary.n_scored == 6 - len(without)
+    assert summary.failures == {"proposals_missing": len(without)} and summary.n_scored == 16 - len(without)
     assert [f.sample_id for f in read_failures(folder / "run")] == [s.sample_id for s in without]
     (ceiling,) = [r for r in summary.references if r.name == PROPOSALS]
     assert ceiling.mIoU == 100 and ceiling.n == summary.n_scored and not ceiling.is_floor

@@ -169,4 +169,5 @@ def shown_variants(settings: RunSettings) -> list[Variant]:
     # Several ways of reading the plain prompt are compared, or there is no model that could read it.
     if any(v.system or (v.heatmap and not v.edits) for v in ours):
         return list(ours)
-    return [BASELINE, *(v for v in ours if v != BASELINE)]
+    plain = replace(BASELINE, refine=settings.variants[0].refine)  # all maps of a run are refined, or none
+    return [plain, *(v for v in ours if v != plain)]
