@@ -67,7 +67,7 @@ def load_opencv() -> ModuleType:
         cv2.ximgproc.guidedFilter  # noqa: B018  opencv-python has no extra modules
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"refine=guided_filter needs {PACKAGE}: pip install {PACKAGE} (the extra 'refine'; uninstall opencv-python "
+            f"refine=guided_filter needs {PACKAGE}: pip install {PACKAGE} (uninstall opencv-python "
             "first, where that is installed)"
         ) from error
     cv2.setNumThreads(1)  # it is called in threads
