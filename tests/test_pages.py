@@ -35,6 +35,7 @@ PAGES = [
     "reading-results",
     "readings",
     "refcoco-and-coco",
+    "refinement",
     "run-folder",
     "sweeps-gpus-slurm",
     "taking-away",

@@ -119,6 +119,8 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path, overrides: Sequenc
     with config.naming_config(source):
         settings = config.read_settings(cfg)
         dataset = settings.load_dataset()
+        if settings.run.refinement:
+            settings.run.refinement.check()
         task = choose_task(dataset, settings.run)
         methods, reading = settings.segmenter.make_methods(), config.reading_of(cfg)
         scored = config.read_settings(config.read_config(source)).run
@@ -136,7 +138,7 @@ def rescore_rows(source: Path, cfg: DictConfig, target: Path, overrides: Sequenc
         for rows in each(checked, "rescoring", "images", len(images)):
             image = rows[0].image_id
             check_unchanged(images, dataset.scenes, image, rows, source)
-            heat = KeptHeat(source, image, methods, settings.segmenter.maps, reading)
+            heat = KeptHeat(source, image, methods, settings.segmenter.maps, reading, settings.run.refinement)
             made = task.recount(rows, heat)
             if settings.run.save_masks:
                 for name, content in encode_heat(task, settings.run, made, heat).items():

@@ -100,6 +100,8 @@ def run(
     `before`: the summary of a run that was finished; its rows are read and nothing is scored. Returns the summary and
     what the tracker has to say.
     """
+    if settings.run.refinement and "pictures" in left:
+        settings.run.refinement.check()
     with timed("reading the data"):
         dataset = settings.load_dataset()
     check_not_empty(dataset)

@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp import __version__
+from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.runs.configuration import counted
 
 
@@ -15,6 +16,8 @@ def config_hash(cfg: DictConfig) -> str:
     Files that people edit by hand count by their contents."""
     plain: dict = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     contents = [hashlib.sha256(file.read_bytes()).hexdigest() for file in edited_files(cfg)]
+    if refinement := read_refinement(cfg):
+        contents += [digest] if (digest := refinement.edited()) else []
     text = json.dumps([__version__, counted(plain), contents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -13,6 +13,7 @@ from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.identity import config_hash
 from attrbind_exp.config.latents import latent_steps
+from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.config.variants import grid_of, variants
 from attrbind_exp.data.broken_text import without_broken_text
 from attrbind_exp.language.overrides import read_overrides
@@ -109,6 +110,7 @@ def with_batch_size(settings: Settings, batch_size: int) -> Settings:
 def run_settings(cfg: DictConfig) -> RunSettings:
     """What a run does with its data."""
     found, headline = variants(cfg)
+    refinement = read_refinement(cfg)
     return RunSettings(
         found,
         headline,
@@ -122,6 +124,8 @@ def run_settings(cfg: DictConfig) -> RunSettings:
         save_masks=_unless_none(cfg, "save_masks"),
         figure_width=_unless_none(cfg, "figure.width"),
         metrics={name: instantiate(metric, _convert_="all") for name, metric in cfg.metric.items()},
+        peaks=refinement is None or refinement.peaks,
+        refinement=refinement,
     )
 
 

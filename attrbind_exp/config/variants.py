@@ -9,8 +9,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.config.latents import latent_steps
+from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.edits import TextBlind, Variant
-from attrbind_exp.edits.variant import BASELINE, TEXT_BLIND, is_floor
+from attrbind_exp.edits.variant import BASELINE, TEXT_BLIND, described, is_floor
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
 
@@ -29,9 +30,11 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     methods = compared_methods(cfg)
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
     choices: list[str | None] = [*grid_of(cfg)] or [None]
+    refinement = read_refinement(cfg)
+    refine = described(refinement) if refinement else None
     head = cfg.text_processor.get("report") or methods[-1]["name"]
     found = [
-        Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers)
+        Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers, refine=refine)
         for method in methods
         for alpha, edits in by_alpha(method.get("edits") or [])
         for heatmap in heatmaps

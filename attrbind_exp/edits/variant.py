@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any
 
 from attrbind_exp.edits.averaging import Averaging
 from attrbind_exp.edits.edit import Edit
@@ -20,8 +21,9 @@ class Variant:
     `method`: the name of the edits in the configuration, by which rows are found; `edits`: applied one after the other,
     none for the baseline; `alpha`: what tells variants of one method apart; `heatmap`: the heat-map method that reads
     it, None where the run has a single one; `layers`: which of MapSettings.grid makes its map, None = the settings' own
-    choice; `latents`: the steps on noisy latents that its run takes, such as "syngen x3"; `system`: the name of another
-    system whose predictions are scored, which edits and reads nothing of ours.
+    choice; `latents`: the steps on noisy latents that its run takes, such as "syngen x3"; `refine`: what is done to its
+    heat maps before they are scored, None = nothing; `system`: the name of another system whose predictions are scored,
+    which edits and reads nothing of ours.
     """
 
     method: str
@@ -31,6 +33,7 @@ class Variant:
     layers: str | None = None
     system: str | None = None
     latents: str | None = None
+    refine: str | None = None
 
     @property
     def name(self) -> str:
@@ -52,7 +55,7 @@ class Variant:
 
     @property
     def _reading(self) -> list[str]:
-        read = {"heatmap": self.heatmap, "layers": self.layers}
+        read = {"heatmap": self.heatmap, "layers": self.layers, "refine": self.refine}
         return [f"{key}={value}" for key, value in read.items() if value]
 
 
@@ -71,14 +74,20 @@ def split_reading(label: str) -> tuple[str, str | None]:
 
 
 def is_plain(label: str) -> bool:
-    """Whether a label is that of the prompt without any edit, read on noisy latents as they are."""
+    """Whether a label is that of the prompt without any edit, read on noisy latents as they are, its heat maps not
+    refined."""
     words = label.split(" ")
-    return words[0] == BASELINE and words[1:2] != ["+"]
+    return words[0] == BASELINE and words[1:2] != ["+"] and not is_refined(label)
 
 
 def has_latent_steps(label: str) -> bool:
     """Whether a label says that noisy latents were stepped on before they were read: "baseline + syngen x3"."""
     return re.search(r" \+ \w+ x\d+( |$)", label) is not None
+
+
+def is_refined(label: str) -> bool:
+    """Whether a label is that of refined heat maps (heatmaps/refinement.py), which stand apart from plain ones."""
+    return any(word.startswith("refine=") for word in label.split(" "))
 
 
 def is_ours(name: str) -> bool:
@@ -103,11 +112,11 @@ def edits_label(edits: Sequence[Edit]) -> str:
         return BASELINE
     both = tuple(type(edit) for edit in edits) == (NounChunk, Averaging) and all(e.where == "both" for e in edits)
     if both:
-        return _described(edits[0]).replace("noun_chunk", "attribute_binding") + _values(edits[1])
-    return " + ".join(map(_described, edits))
+        return described(edits[0]).replace("noun_chunk", "attribute_binding") + _values(edits[1])
+    return " + ".join(map(described, edits))
 
 
-def _described(edit: Edit) -> str:
+def described(edit: object) -> str:
     """Such as "noun_chunk_prefixed", "uncond_average alpha=0.9", "weight weight=1.2 words=chunk"."""
     if type(edit) is NounChunk:
         return ("noun_chunk" if edit.prefix == "none" else "noun_chunk_prefixed") + _values(edit, ("prefix",))
@@ -115,7 +124,7 @@ def _described(edit: Edit) -> str:
     return kind + _values(edit)
 
 
-def _values(edit: Edit, told: Sequence[str] = ()) -> str:
+def _values(edit: Any, told: Sequence[str] = ()) -> str:
     """Such as " alpha=0.9 uncond=eos where=keys": the fields that differ from their defaults, less those `told`."""
     names = sorted((f for f in fields(edit) if f.compare), key=lambda f: f.name == "where")
     given = {f.name: getattr(edit, f.name) for f in names if f.name not in told}

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from attrbind_exp.backbones.tensors import beside, counts_there, to_host
+from attrbind_exp.evaluation.loading import LoadedSample
 from attrbind_exp.evaluation.passes import LoadedExpression, LoadedImage
+from attrbind_exp.heatmaps.refinement import RefinedMaps
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.runs.maps import KeptMaps
 from attrbind_exp.tasks.settings import RunSettings
@@ -86,7 +88,9 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
     Where maps are counted on the device nothing is queued: they are made there when they are counted, a few at a time,
     and come to the host only where one is looked at.
     """
-    there = counts_there(segmenter.backbone.device) and not (settings.save_masks or settings.metrics)
+    there = counts_there(segmenter.backbone.device) and not (
+        settings.save_masks or settings.metrics or settings.refinement
+    )
     started = []
     keep = start_keeping(image, segmenter, settings) if settings.keep_maps and image.items else None
     left = 0 if there else AHEAD
@@ -104,11 +108,24 @@ def start_heat_maps(image: LoadedImage, segmenter: Segmenter, settings: RunSetti
         left -= size * min(len(distinct), left // size)
         h, w = item.rows[0].maps[settings.seeds[0]].shape[-2:]
         started.append((item.loaded, heats, index, (h, w), make if there else None))
+
+    def refined(loaded: LoadedSample, heats: Sequence[HeatMap]) -> Sequence[HeatMap]:
+        return RefinedMaps(heats, settings.refinement, loaded.image, loaded.sample) if settings.refinement else heats
+
     place = beside(segmenter.backbone.device)
 
     def finish() -> SegmentedImage:
         items = [
-            Segmented(loaded.sample, loaded.image, loaded.truth, loaded.prompt, heats.wait(), index, grid, make)
+            Segmented(
+                loaded.sample,
+                loaded.image,
+                loaded.truth,
+                loaded.prompt,
+                refined(loaded, heats.wait()),
+                index,
+                grid,
+                make,
+            )
             for loaded, heats, index, grid, make in started
         ]
         digest = image.items[0].loaded.digest if image.items else ""

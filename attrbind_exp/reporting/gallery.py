@@ -169,5 +169,6 @@ def shown_variants(settings: RunSettings) -> list[Variant]:
     # Several ways of reading the plain prompt are compared, or there is no model that could read it.
     if any(v.system or (v.heatmap and not v.edits) for v in ours):
         return list(ours)
-    plain = replace(BASELINE, latents=ours[0].latents)  # of the same run, so read on the same latents
+    # Of the same run: read on the same latents, and refined as all of its maps are.
+    plain = replace(BASELINE, latents=ours[0].latents, refine=settings.variants[0].refine)
     return [plain, *(v for v in ours if v != plain)]

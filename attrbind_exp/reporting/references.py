@@ -9,9 +9,9 @@ from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.reporting.paper_tables import Run, leading
 from attrbind_exp.scoring.figures import Reference
 from attrbind_exp.scoring.metrics import key
-from attrbind_exp.scoring.references import CEILING, CENTRE, OBJECTS, highest, share
+from attrbind_exp.scoring.references import CEILING, CENTRE, OBJECTS, PROPOSALS, highest, share
 
-NAMES = (OBJECTS, CENTRE, CEILING)
+NAMES = (OBJECTS, CENTRE, CEILING, PROPOSALS)
 
 
 def with_references(table: pd.DataFrame, runs: Sequence[Run], selection: str | None) -> pd.DataFrame:

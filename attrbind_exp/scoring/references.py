@@ -14,7 +14,13 @@ from attrbind_exp.scoring.counting import Maps
 from attrbind_exp.scoring.figures import Reference
 
 OBJECTS, CENTRE, CEILING = "floor: all objects", "floor: centre", "ceiling of the map's grid"
-NAMES = {"objects": OBJECTS, "centre": CENTRE, "ceiling": CEILING}  # as rows call them, as tables do
+PROPOSALS = "ceiling of the proposals"  # the best of them, where a refinement chooses among them
+NAMES = {
+    "objects": OBJECTS,
+    "centre": CENTRE,
+    "ceiling": CEILING,
+    "proposals": PROPOSALS,
+}  # as rows call them, as tables do
 
 Resize = Callable[[np.ndarray, tuple[int, int]], Maps]  # a map (h, w) -> a heat map (1, H, W), as all are made
 

@@ -98,7 +98,7 @@ class ExpressionTask:
         for heats in item.parts():
             counted += measure_heat(words, heats, sample, masks, prepared, self.settings)
             if masks is not None:
-                found = measure_references(sample, masks, item.grid, heats, measured)
+                found = measure_references(sample, masks, item.grid, heats, measured, self.settings.refinement)
         variants, seeds = self.settings.variants, self.settings.seeds
         rows = [under_variant(counted[item.index[v][s]], variants[v], seeds[s]) for v, s in cells(self.settings)]
         return with_references(rows, found)

@@ -6,6 +6,7 @@ from functools import partial
 import msgspec
 import numpy as np
 
+from attrbind_exp.heatmaps.refinement import Refinement
 from attrbind_exp.runs.rows import ExpressionRow
 from attrbind_exp.scoring import references
 from attrbind_exp.scoring.counting import Maps
@@ -16,18 +17,26 @@ Measured = dict[str, References]  # by object of an image
 
 
 def measure_references(
-    sample: Sample, masks: Mapping[str, np.ndarray], grid: tuple[int, int] | None, heats: Maps, measured: Measured
+    sample: Sample,
+    masks: Mapping[str, np.ndarray],
+    grid: tuple[int, int] | None,
+    heats: Maps,
+    measured: Measured,
+    refinement: Refinement | None = None,
 ) -> References:
     """The references of a sample with `masks` (H, W) bool of its image's objects, and maps of `grid` (h, w) cells; a
     reference that is a heat map is made where `heats` (M, H, W) lie.
 
-    `measured`: what other expressions about the image's objects have found; it grows.
+    `measured`: what other expressions about the image's objects have found; it grows. `refinement`: may have references
+    of its own. Raises SampleError where those cannot be measured.
     """
     key = sample.object_id or sample.sample_id
     if key not in measured:
         others = [mask for name, mask in masks.items() if name != sample.object_id]
         known = None if sample.others is None else others
-        measured[key] = references.measure(masks[sample.object_id], known, grid, partial(as_heat_map, like=heats))
+        truth = masks[sample.object_id]
+        found = references.measure(truth, known, grid, partial(as_heat_map, like=heats))
+        measured[key] = {**found, **(refinement.references(sample, truth) if refinement else {})}
     return measured[key]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attrbind_exp.edits import Variant
+from attrbind_exp.heatmaps.refinement import Refinement
 from attrbind_exp.scoring.metric import Metric
 from attrbind_exp.types import FigureWidth, MaskFormat
 
@@ -17,7 +18,8 @@ class RunSettings:
     the most harmed expressions do; seeds: of the noise, each costs a pass; shard: (k, n) takes every n-th image from
     the k-th on; keep_maps: leave the completed maps of every expression in the run's folder; save_masks: leave its
     masks and heat maps there to be taken away; figure_width: make the figures for a paper, too, this wide; metrics: the
-    user's own, by name; peaks: whether a map's highest place says anything, which of masks it does not.
+    user's own, by name; peaks: whether a map's highest place says anything, which of masks it does not;
+    refinement: what is done to heat maps before they are scored, None = nothing.
     """
 
     variants: Sequence[Variant]
@@ -33,3 +35,4 @@ class RunSettings:
     figure_width: FigureWidth | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     peaks: bool = True
+    refinement: Refinement | None = None

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from attrbind_exp import config
 from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.commands import command_line
-from attrbind_exp.commands.doctor import checkpoint, computes, files, machine, plan, published, samples
+from attrbind_exp.commands.doctor import checkpoint, computes, files, machine, plan, published, refinement, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
 from attrbind_exp.data.refer import ImageFinder, image_folders, read_instances, read_refs
@@ -47,6 +47,7 @@ def examine(cfg: DictConfig) -> Iterator[Finding]:
     rate, gpus = plan.check_rate(cfg.rate, cfg.gpus)
     found, splits = yield from examine_data(cfg)
     yield machine.check_disk(Path("outputs"), len(found), len(config.variants(cfg)[0]), cfg.seeds)
+    yield from refinement.check_refinement(config.read_settings(cfg).run.refinement, found)
     m = cfg.model
     whole = yield from examine_model(cfg)
     yield computes.check_device(m.device, m.dtype)

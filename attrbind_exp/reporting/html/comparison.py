@@ -34,7 +34,7 @@ class Column:
 
 
 def is_baseline(entry: VariantFigures) -> bool:
-    """Whether a variant is the prompt without any edit, on latents as they are."""
+    """Whether a variant is the prompt without any edit, on latents as they are, whose heat maps were not refined."""
     return is_plain(entry.label)
 
 
