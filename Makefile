@@ -37,6 +37,8 @@ methods: setup ## readings of attention and edits of the words compared, on the 
 	$(BIN)/python -m attrbind_exp.run sweep=edits dataset=shapes $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods dataset=shapes keep_maps=true $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods_costly dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=methods_steps dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=methods_tuned
 	$(BIN)/python -m attrbind_exp.results --methods outputs docs/methods.md
 
 report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..

@@ -258,7 +258,9 @@ def test_every_sweep_composes_and_says_what_it_is(sweep):
     assert f"attrbind_exp.run sweep={sweep}" in head and "Cost:" in head and "expect" in head.lower()
     for data in ((), ("dataset=shapes", "model=bundled")):
         cfg = composed(f"sweep={sweep}", *data)
-        assert cfg.model.name == ("bundled" if data or sweep.startswith("binding") else "sd15")
+        assert cfg.model.name == (
+            "bundled" if data or sweep.startswith(("binding", "tune", "methods_tuned")) else "sd15"
+        )
         labels = {variant.label for variant in config.variants(cfg)[0]}
         assert set((cfg.report or {}).get("paper", {})) <= labels
 
@@ -272,7 +274,7 @@ def test_a_sweep_file_makes_its_table_and_figure(tmp_path):
     folder = tmp_path / "outputs" / "table2_refcoco" / "shapes_bundled"
     assert out.strip().splitlines()[-1] == str(folder.relative_to(tmp_path))
     table = pd.read_csv(folder / "results.csv")
-    names = ["baseline", "attribute_binding alpha=0.9", "text_blind", *NAMES]
+    names = ["baseline", "attribute_binding alpha=0.9", "text_blind", *NAMES[:3]]  # of proposals there are none
     assert table.variant.tolist() == names * 2 and table.n.tolist() == [6] * 12
     assert table.split.tolist() == ["val"] * 6 + ["test"] * 6
     assert table["mIoU held out"].notna().tolist() == [False] * 6 + [True] * 6

@@ -31,7 +31,8 @@ differences with 95 % intervals over images; * survives Holm's correction over a
 methods` fills this page. It is measured with **the bundled model on drawn shapes**, an instrument that has never seen
 a photograph: what stands here says nothing yet of Stable Diffusion, for which the same sweeps run with
 `dataset.root=DIR` in place of `dataset=shapes model=bundled`. Constants are their authors', made for Stable Diffusion
-at 512 pixels, where no table says otherwise: iSeg and DiffSeg suffer most from that. What a reading does, and where it
+at 512 pixels, where no table says otherwise. All readings suffer from that but DiffSegmenter, whose weights and
+timestep come with the bundled model; tuned constants have a table of their own. What a reading does, and where it
 departs from its authors' code, stands in [readings](readings.md); what an edit does in [edits](edits.md)."""
 
 READINGS = """One line a reading under the plain prompt, the best first. `{way}`: from the highest floor, the mask of
@@ -46,14 +47,17 @@ threshold, the one held out for the [tables](methods.md). **Nobody chose them:**
 the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn."""
 COSTLY = """These cost many passes an expression, so they are measured on a part of the images and compared with the
 baseline of that part alone ({part})."""
-TUNED = """Constants searched on val, never on test (`sweep=tune`), beside their authors'. Differences are to the first
-row."""
+STEPS = """One [gradient step on the noisy latents](latent-steps.md) before DiffSegmenter reads them, on a part of the
+images ({part}). A difference is to the prompt without edit under the same steps."""
+TUNED = """[Constants searched](tune.md) on val, never on test (`sweep=tune`), beside their authors'. Differences are to
+the first row."""
 
-SWEEPS = ("edits", "methods", "methods_costly", "methods_tuned")
+SWEEPS = ("edits", "methods", "methods_costly", "methods_steps", "methods_tuned")
 TITLES = {
     "edits": "edits of the text embedding",
     "methods": "ways of reading attention",
     "methods_costly": "readings that cost many passes",
+    "methods_steps": "steps on the noisy latents",
     "methods_tuned": "with constants tuned on val",
 }
 
@@ -121,7 +125,7 @@ def _sections(page: Page, sweeps: Mapping[str, Compared], of: str, drawn: bool) 
         yield f"## Edits{of}"
         yield EDITS
         yield markdown(by_reading.edits(edits.table))
-    for name in ("methods_costly", "methods_tuned"):
+    for name in ("methods_costly", "methods_steps", "methods_tuned"):
         if name in sweeps:
             yield from _apart(sweeps[name], name, of, methods)
     yield f"## Whole tables{of}"
@@ -138,7 +142,8 @@ def _apart(compared: Compared, name: str, of: str, methods: Compared | None) -> 
         yield TUNED
         yield beside(compared.table, methods.table)
         return
-    yield TUNED if name == "methods_tuned" else COSTLY.format(part=_part(compared))
+    said = {"methods_costly": COSTLY, "methods_steps": STEPS, "methods_tuned": TUNED}[name]
+    yield said.format(part=_part(compared))
     yield split_tables(compared.table[compared.table["split"] == compared.last.split])[0][1]
 
 

@@ -1,5 +1,6 @@
 """The tables of a sweep that compares readings and edits, of six columns at most, from its results.csv."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,8 @@ def _added(rows: Sequence[dict[Any, Any]]) -> list[dict[str, str]]:
 
 def beside(table: pd.DataFrame, authors: pd.DataFrame) -> str:
     """Markdown of the last split of a sweep with tuned constants; the same variants with their authors' constants, from
-    another sweep's table on the same data, stand beside them ("" where that has none)."""
+    another sweep's table on the same data, stand beside them ("" where that has none). "iseg_tuned_on_shapes" is
+    read as "iseg"."""
     known = {(row["split"], row["variant"]): row for row in marked_rows(authors)}
     split = table["split"].iloc[-1]
     rows = [row for row in marked_rows(table) if row["split"] == split]
@@ -122,7 +124,7 @@ def beside(table: pd.DataFrame, authors: pd.DataFrame) -> str:
         {
             "variant": row["variant"],
             "tuned": at_threshold(row),
-            "authors' constants": at_threshold(of) if (of := known.get((split, row["variant"]))) else "",
+            "authors' constants": at_threshold(of) if (of := known.get((split, untuned(row["variant"])))) else "",
             "oIoU": figure(row["oIoU"]),
             "difference [95 %]": difference(row),
             VOTES: votes(row),
@@ -130,3 +132,8 @@ def beside(table: pd.DataFrame, authors: pd.DataFrame) -> str:
         for row in rows
     ]
     return markdown(pd.DataFrame(shown))
+
+
+def untuned(label: str) -> str:
+    """A variant's label, its reading under the name that it has with its authors' constants."""
+    return re.sub(r"(heatmap=\w+?)_tuned_on_\w+", r"\1", label)
