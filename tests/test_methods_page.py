@@ -128,7 +128,7 @@ def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_pa
         "## Whole tables",
     )
     assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
-    assert "dataset.fraction=0.05; 4 expressions of test" in page
+    assert page.count("(dataset.fraction=0.05; 4 expressions of test)") == 3, "readings, edits, costly"
     assert all(f"images/{f.name}" in page for f in (file.parent / "images").iterdir())
 
 

@@ -35,10 +35,11 @@ at 512 pixels, where no table says otherwise. All readings suffer from that but 
 timestep come with the bundled model; tuned constants have a table of their own. What a reading does, and where it
 departs from its authors' code, stands in [readings](readings.md); what an edit does in [edits](edits.md)."""
 
-READINGS = """One line a reading under the plain prompt, the best first. `{way}`: from the highest floor, the mask of
-all objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare conditional
-passes of the model."""
-EDITS = "One line an edit under the reading of the first row of its table, the best first. An edit costs a pass more."
+READINGS = """One line a reading under the plain prompt, the best first ({part}). `{way}`: from the highest floor, the
+mask of all objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare
+conditional passes of the model."""
+EDITS = """One line an edit under the reading of the first row of its table, the best first ({part}). An edit costs a
+pass more."""
 PICTURES = """# Readings and edits on twelve expressions
 
 Each picture is one expression of the last split under every reading (rows) and edit (columns): the heat from 0 (dark)
@@ -116,14 +117,14 @@ def _sections(page: Page, sweeps: Mapping[str, Compared], of: str, drawn: bool) 
     methods, edits = sweeps.get("methods"), sweeps.get("edits") or sweeps.get("methods")
     if methods:
         yield f"## Readings{of}"
-        yield READINGS.format(way=by_reading.WAY)
+        yield READINGS.format(way=by_reading.WAY, part=_part(methods))
         yield markdown(by_reading.readings(methods.table, page.readings))
         yield from _cost(page, methods)
         if drawn:
             yield f"What they look like: [twelve expressions]({page.file.stem}-pictures.md)."
     if edits:
         yield f"## Edits{of}"
-        yield EDITS
+        yield EDITS.format(part=_part(edits))
         yield markdown(by_reading.edits(edits.table))
     for name in ("methods_costly", "methods_steps", "methods_tuned"):
         if name in sweeps:
