@@ -18,17 +18,18 @@ from benchmarks.gpu_machine import Machine
 from benchmarks.models import BUNDLED
 
 EXPRESSIONS = 12
-CLUSTERED = ("diffseg",)  # readings that decide for whole segments: one near tie moves many cells
+# Readings that decide for whole segments: one near tie moves many cells.
+CLUSTERED = ("diffseg", "diffseg_tuned_on_shapes")
 
 
 def check_options(machine: Machine) -> tuple[bool, str]:
     """Every reading under every edit gives the CPU's heat maps in fp32: within 1e-2, mIoU of each within 0.3 (readings
     that choose segments: mIoU alone)."""
-    readings = options("heatmap")
-    chosen = f"heatmap=[{','.join(readings)}]"
+    chosen = f"heatmap=[{','.join(options('heatmap'))}]"
     given = ["text_processor=edits_of_the_field", chosen, "dataset.split=val", f"dataset.limit={EXPRESSIONS}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = read_settings(compose("run", [*given, "tracker=none"]))
+    readings = list(settings.segmenter.make_methods())  # an option may bring several
     here, theirs = (segment_under(settings, device) for device in (machine.device.type, "cpu"))
     gaps, changes = defaultdict(float), defaultdict(float)
     for number, variant in enumerate(settings.run.variants):
