@@ -35,11 +35,12 @@ at 512 pixels, where no table says otherwise. All readings suffer from that but 
 timestep come with the bundled model; tuned constants have a table of their own. What a reading does, and where it
 departs from its authors' code, stands in [readings](readings.md); what an edit does in [edits](edits.md)."""
 
-READINGS = """One line a reading under the plain prompt, the best first ({part}). `{way}`: from the highest floor, the
-mask of all objects, to the ceiling of the map's grid. Passes: what the reading alone costs an expression, in bare
-conditional passes of the model."""
-EDITS = """One line an edit under the reading of the first row of its table, the best first ({part}). An edit costs a
-pass more."""
+READINGS = """One line a reading under the plain prompt, the best first
+({part}).
+`{way}`: from the highest floor, the mask of all objects, to the ceiling of the map's grid. Passes: what the reading
+alone costs an expression, in bare conditional passes of the model."""
+EDITS = """One line an edit under the reading of the first row of its table, the best first
+({part}). An edit costs a pass more."""
 PICTURES = """# Readings and edits on twelve expressions
 
 Each picture is one expression of the last split under every reading (rows) and edit (columns): the heat from 0 (dark)
