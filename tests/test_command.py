@@ -141,7 +141,7 @@ def test_senseless_values_are_refused_by_name(override):
 @pytest.mark.parametrize("group", [d.name for d in config.CONF.iterdir() if d.is_dir()])
 def test_every_option_composes(group):
     for option in config.options(group):
-        cfg = composed(f"{group}={option}")
+        cfg = composed(f"{group}={option}", *(["refine.proposals=DIR"] if option == "refdiff_heat" else []))
         config.check(cfg)
         assert config.variants(cfg)[0]
         config.map_settings(cfg), config.text_settings(cfg)

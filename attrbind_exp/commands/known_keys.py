@@ -93,7 +93,10 @@ def suggest(key: str, known: Iterable[str]) -> str:
     """The keys that were probably meant, and where to find all."""
     known = [name for name in known if not name.endswith(TARGET)]
     last = key.rpartition(".")[2]
-    near = sorted(k for k in known if k.rpartition(".")[2] == last) or difflib.get_close_matches(key, sorted(known), 1)
+    alike = sorted((k for k in known if k.rpartition(".")[2] == last), key=lambda k: k.count("."))
+    near = sorted(k for k in alike if k.count(".") == alike[0].count(".")) or difflib.get_close_matches(
+        key, sorted(known), 1
+    )
     if not near:  # the group may have been left out
         by_last = {k.rpartition(".")[2]: k for k in sorted(known, reverse=True)}
         near = [by_last[name] for name in difflib.get_close_matches(last, list(by_last), 1)]
