@@ -140,8 +140,9 @@ def test_senseless_values_are_refused_by_name(override):
 
 @pytest.mark.parametrize("group", [d.name for d in config.CONF.iterdir() if d.is_dir()])
 def test_every_option_composes(group):
+    needs = {"refdiff_heat": ["refine.proposals=/data/proposals"]}
     for option in config.options(group):
-        cfg = composed(f"{group}={option}", *(["refine.proposals=DIR"] if option == "refdiff_heat" else []))
+        cfg = composed(f"{group}={option}", *needs.get(option, []))
         config.check(cfg)
         assert config.variants(cfg)[0]
         config.map_settings(cfg), config.text_settings(cfg)
@@ -179,6 +180,8 @@ def test_config_hash_follows_what_changes_figures_only():
         (["alpha=abc"], "alpha 'abc'"), (["alpha=-1"], "alpha=-1"), (["threshold=2"], "threshold=2"), (["dataset=x"], "dataset 'x'"),
         (["alhpa=0.9"], "alhpa"), (["model.path=/nowhere"], "hf download"), (["dataset.split=tset"], "choose from test, val"),
         (["dataset=refcoco", "model=bundled"], "dataset.root"), (["model.device=tpu"], "no device 'tpu'"),
+        (["refine.radius=3"], "refine=guided_filter has it"), (["latent_steps.temperature=1"], "latent_steps=conform has it"),
+        (["heatmap.elbo.strength=2"], "heatmap=elbo has it"), (["latent_steps=conform", "latent_steps.temperature=0"], "number above 0"),
     ],
     ids=lambda a: a[0] if isinstance(a, list) else "",
 )  # fmt: skip

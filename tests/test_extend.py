@@ -17,7 +17,8 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | 
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A folder with the page's files, after all of its commands: what each printed, by the name of its output folder."""
+    """A folder with the page's files, after all of its commands: what each printed, by the name of its output folder.
+    Pictures are drawn where the tracker is told of them."""
     if not PAGE.is_file():
         pytest.skip("docs/ is not in an installed package")
     folder, printed = tmp_path_factory.mktemp("extend"), {}
@@ -29,7 +30,8 @@ def extended(tmp_path_factory):
         elif kind == "bash":
             for line in text.strip().splitlines():
                 words = [sys.executable, *shlex.split(line)[1:]]
-                done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300)
+                without = [] if "tracker=lines" in words else ["gallery=0", "changed=0"]
+                done = subprocess.run([*words, *without], cwd=folder, capture_output=True, text=True, timeout=300)
                 assert done.returncode == 0, done.stderr
                 printed[Path(words[-1].partition("=")[2]).name] = done.stdout
     return folder, printed
@@ -63,6 +65,26 @@ def test_a_reading_from_outside_stands_beside_ours(extended):
     assert list(found) == read and len(set(found.values())) == 4
     assert {row["heatmap"] for row in rows(folder, "plain")} == {"diffsegmenter", "plain"}
     assert "difference to baseline heatmap=diffsegmenter" in printed["plain"]
+
+
+def test_readings_from_outside_have_self_attention_and_losses(extended):
+    folder, _ = extended
+    found = [v["label"] for v in summary(folder, "mixed")["variants"]]
+    names = ["diffsegmenter", "mixed", "doubted"]
+    assert found == [f"{label} heatmap={name}" for label in ("baseline", "text_blind") for name in names]
+    at = {(row["sample_id"], row["heatmap"]): row["intersection"] for row in rows(folder, "mixed")}
+    samples = {sample for sample, _ in at}
+    for one, other in (names[:2], names[1:]):
+        assert any(at[sample, one] != at[sample, other] for sample in samples), (one, other)
+
+
+def test_steps_and_refinements_from_outside_stand_in_labels_and_change_figures(extended):
+    folder, _ = extended
+    plain = summary(folder, "mixed")["mIoU"]
+    for name, label in (("brighter", "baseline + brighter x1 size=1"), ("centred", "baseline refine=centred")):
+        found = summary(folder, name)
+        assert found["variants"][0]["label"] == label and found["n_failed"] == 0
+        assert found["variants"][0]["mIoU"] != plain
 
 
 def test_a_dataset_from_outside_is_scored(extended):

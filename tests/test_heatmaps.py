@@ -152,7 +152,7 @@ def test_a_method_may_read_at_timesteps_of_its_own(model):
         del model.observe
     mine = [i for i, (name, _) in enumerate(both.plan.columns) if name == "late"]
     torch.testing.assert_close(completed[:, mine], (late[0] + late[1]) / 2, rtol=1e-5, atol=1e-7)
-    with pytest.raises(UserError, match=r"model.timesteps=\[1000\]"):
+    with pytest.raises(UserError, match=r"heatmap.late.timesteps=\[1000\]"):
         make_segmenter(model, methods={"late": Late((1000,))})
 
 

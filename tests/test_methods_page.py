@@ -13,7 +13,9 @@ from attrbind_exp.commands.matrices import choose, draw_matrices, expression_mat
 from attrbind_exp.commands.methods_page import write_page
 from attrbind_exp.commands.sweep import write_results
 from attrbind_exp.edits.variant import split_reading
-from attrbind_exp.reporting import by_reading, matrix
+from attrbind_exp.paths import options
+from attrbind_exp.reporting import by_reading, cost_plot, matrix
+from attrbind_exp.reporting.cost_plot import Point
 from attrbind_exp.reporting.costs import Cost, read_costs
 from attrbind_exp.reporting.maps import heat_colours
 from attrbind_exp.reporting.matrix import Cell, Matrix
@@ -21,6 +23,7 @@ from attrbind_exp.reporting.methods_tables import beside, read_compared, split_t
 from attrbind_exp.reporting.paper_tables import Run, TableSpec, expression_scores, read_runs
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.summary import read_summary
+from attrbind_exp.scoring.figures import Estimate
 from attrbind_exp.types import UserError
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
 from tests.test_command import composed, run
@@ -76,6 +79,9 @@ def test_the_short_tables_have_a_line_a_reading_and_a_line_an_edit(outputs):
     assert found["reading"].tolist() == ["b", "a"] and len(found.columns) <= 6
     assert found["mIoU"].tolist() == ["45.0 @0.30", "25.0 @0.30"]
     assert found["passes, measured"].tolist() == ["", "1.25"] and found["passes, counted"].tolist() == ["", "1.50"]
+    counted = by_reading.readings(table, {"b": Cost(None, 21.08)})
+    assert counted["passes, measured"].tolist() == ["not measured", ""]
+    assert counted["passes, counted"].tolist() == ["21.08", ""]
     # b is 20 points above a in each of the four expressions, so its interval has no width.
     assert found["difference [95 %]"].tolist() == ["+20.0 [+20.0, +20.0] *", ""]
     edits = by_reading.edits(table)
@@ -156,6 +162,31 @@ def test_a_file_of_costs_that_is_none_says_so(tmp_path, text, said):
 def test_the_costs_in_docs_can_be_read():
     found = read_costs(config.CONF.parent / "docs" / "readings-cost.json")
     assert found is not None and found.readings["daam"].counted == 1
+    assert found.readings["elbo"] == Cost(None, 21.08) and found.readings["elbo"].known == 21.08
+    assert set(found.readings) == set(options("heatmap")) - {"tuned_on_shapes"}, "every reading has a cost"
+
+
+def test_a_cost_that_was_only_counted_is_hollow_and_says_so(tmp_path, monkeypatch):
+    """The plot of two readings, one measured: faces of their marks, and what the key says of each."""
+    kept = []
+    monkeypatch.setattr(cost_plot, "save_plot", lambda figure, axis, path, title, style: kept.append(axis) or path)
+    found = Estimate(40.0, 30.0, 50.0, 9)
+    points = {"a": Point(1.25, found), "b": Point(21.08, found, measured=False)}
+    cost_plot.cost_plot(points, "m", tmp_path / "cost.png")
+    handles, labels = kept[0].get_legend_handles_labels()
+    assert labels == [
+        "a: 40.0 [30.0, 50.0], 1.25 passes",
+        "b: 40.0 [30.0, 50.0], 21.08 passes (counted, not measured)",
+    ]
+    assert [handle[0].get_markerfacecolor() == "white" for handle in handles] == [False, True]
+
+
+def test_the_page_says_which_costs_were_counted(outputs, tmp_path):
+    text = COST.replace("}}}", '}, "b": {"measured": null, "counted": 21.08}}}')
+    (tmp_path / "readings-cost.json").write_text(text)
+    (file,) = write_page(outputs, tmp_path / "methods.md")
+    page = file.read_text()
+    assert "not measured |           21.08 |" in page and "Hollow: counted, not measured." in page
 
 
 def test_every_panel_of_a_matrix_stands_in_its_row_and_column():

@@ -41,6 +41,16 @@ def test_a_plain_sweep_is_compared_across_its_runs(tmp_path):
     assert (alpha["paper"]["points"][0], alpha["paper"]["base"]) == ({"x": 0.1, "y": 17.6}, 22.4)
 
 
+def test_runs_of_different_readings_are_told_apart_by_their_names(tmp_path):
+    """Not by all constants of either; of a reading that both have, by the constant in which they differ."""
+    for name, heatmap in (("a", {"daam": {"x": 1}}), ("b", {"elbo": {"y": 2, "weights": {8: 1}}})):
+        write_run(tmp_path / "several" / name, {BASE: [10, 20, 30, ord(name)]}, config={"heatmap": heatmap})
+        write_run(tmp_path / "one" / name, {BASE: [10, 20, 30, ord(name)]}, config={"heatmap": {"daam": {"x": name}}})
+    labels = {f: [c.label for c in collect(tmp_path / f, published()).groups[0].columns] for f in ("several", "one")}
+    assert labels["one"] == ["baseline · heatmap.daam.x=a", "baseline · heatmap.daam.x=b"]
+    assert labels["several"] == ["baseline · heatmap=daam", "baseline · heatmap=elbo"]
+
+
 def test_the_runs_of_a_sweep_are_compared_to_the_baseline_that_it_made(tmp_path):
     """The best alpha stands in the headline, with its difference to the baseline and not to the other alpha; equal maps
     are the same though the thresholds differ."""

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.free_text import FREE_TEXT
 from attrbind_exp.commands.grammar import read_values, show
-from attrbind_exp.commands.known_keys import check_keys
+from attrbind_exp.commands.known_keys import check_keys, mend_missing
 from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
 from attrbind_exp.commands.segment_arguments import WITH_VALUE
 from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
@@ -244,5 +244,5 @@ def exit_with(error: Exception) -> NoReturn:
     # Hydra wraps what a constructor raises.
     cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
     end()
-    log.error("error: " + clean(" ".join(str(cause).split()), 5000))
+    log.error("error: " + clean(mend_missing(" ".join(str(cause).split())), 5000))
     sys.exit(2)

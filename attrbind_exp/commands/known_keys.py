@@ -9,17 +9,19 @@ import pydoc
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
 from attrbind_exp.commands.own_folder import CONFIG_DIR
-from attrbind_exp.paths import CONF, options, own_folder
+from attrbind_exp.paths import CONF, option_files, options, own_folder
 from attrbind_exp.runs.configuration import LOADER
 from attrbind_exp.types import UserError
 
 TYPED = re.compile(r"([+~]*)([A-Za-z_][\w-]*(?:\.[\w-]+)*)")
 REFERENCE = re.compile(r"\$\{([\w.-]+)\}")
 PACKAGE = re.compile(r"^# *@package +(\S+)", re.MULTILINE)
+MISSING = re.compile(r"Could not override '([\w.]+)'")
 TARGET = "_target_"
 OURS = ("attrbind_exp.", "hydra_plugins.attrbind_exp_launchers.")
 LAUNCHER, LAUNCHERS = "launcher", "hydra/launcher"  # as it is typed, and Hydra's name of the group
@@ -93,15 +95,38 @@ def suggest(key: str, known: Iterable[str]) -> str:
     """The keys that were probably meant, and where to find all."""
     known = [name for name in known if not name.endswith(TARGET)]
     last = key.rpartition(".")[2]
-    alike = sorted((k for k in known if k.rpartition(".")[2] == last), key=lambda k: k.count("."))
-    near = sorted(k for k in alike if k.count(".") == alike[0].count(".")) or difflib.get_close_matches(
-        key, sorted(known), 1
-    )
+    named = sorted(k for k in known if k.rpartition(".")[2] == last)
+    least = min((k.count(".") for k in named), default=0)  # of a group itself, before its many options
+    near = [k for k in named if k.count(".") == least] or difflib.get_close_matches(key, sorted(known), 1)
     if not near:  # the group may have been left out
         by_last = {k.rpartition(".")[2]: k for k in sorted(known, reverse=True)}
         near = [by_last[name] for name in difflib.get_close_matches(last, list(by_last), 1)]
     meant = f"did you mean {' or '.join(near[:3])}? " if near else ""
     return f"{meant}'--cfg job' prints all keys; one of your own must stand in an option below {CONFIG_DIR}"
+
+
+def mend_missing(message: str) -> str:
+    """Hydra's message for a key that the chosen options do not have, in words that say which option has it; any other
+    message as it is."""
+    match = MISSING.match(message)
+    group, *rest = match[1].split(".") if match else [""]
+    having = [name for name, file in option_files(group).items() if rest and _holds(file, rest)]
+    if not having:
+        return message
+    return f"no key '{'.'.join([group, *rest])}' under the options chosen; {group}={' or '.join(sorted(having))} has it"
+
+
+def _holds(file: Path, keys: Sequence[str]) -> bool:
+    """Whether an option has a value at these keys."""
+    try:
+        node = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return False
+    for key in keys:
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
 
 
 def takes(target: str, name: str) -> bool:

@@ -174,7 +174,9 @@ def _forest(page: Page, compared: Compared, name: str) -> Path:
     rows = [row for row in marked_rows(compared.table) if row["split"] == compared.last.split]
     costs = {row["variant"]: page.readings.get(_reading(compared, row["variant"])) for row in rows}
     said = {row["variant"]: f"{_passes(costs[row['variant']])}{row['mark']}" for row in rows}
-    head = "passes, * Holm" if any(costs.values()) else "* Holm"
+    counted = any(cost and cost.measured is None for cost in costs.values())
+    passes = "passes (counted)" if counted else "passes"
+    head = f"{passes}, * Holm" if any(costs.values()) else "* Holm"
     summary = compared.last.summary
     title = TITLES[name][0].upper() + TITLES[name][1:]
     data = ", ".join(dict.fromkeys(run.summary.dataset for run in compared.runs))
@@ -183,7 +185,10 @@ def _forest(page: Page, compared: Compared, name: str) -> Path:
 
 
 def _passes(cost: Cost | None) -> str:
-    return "" if cost is None else f"{cost.measured:.2f}"
+    """Beside a row: the passes, in brackets where they were counted and not measured."""
+    if cost is None:
+        return ""
+    return f"({cost.counted:.2f})" if cost.measured is None else f"{cost.measured:.2f}"
 
 
 def _reading(compared: Compared, label: str) -> str:
@@ -204,15 +209,15 @@ def _cost(page: Page, methods: Compared) -> Iterator[str]:
         cost = page.readings.get(reading or "")
         part = scores[scores["label"] == label]
         if edit == BASELINE and cost and len(part):
-            points[reading or ""] = Point(
-                cost.measured, estimate(100 * part[f"{threshold:.2f}"], part["image_id"].to_numpy(), PERCENT)
-            )
+            found = estimate(100 * part[f"{threshold:.2f}"], part["image_id"].to_numpy(), PERCENT)
+            points[reading or ""] = Point(cost.known, found, measured=cost.measured is not None)
     if points:
         file = page.images / f"methods_cost_{methods.data}.png"
         summary = methods.last.summary
         cost_plot(points, f"data {summary.dataset}; model {summary.model_name}", file)
         yield f"![mIoU of each reading beside its cost](images/{file.name})"
-        yield f"Cost measured on {page.costs.machine}: `{page.costs.command}`."
+        hollow = "" if all(point.measured for point in points.values()) else " Hollow: counted, not measured."
+        yield f"Cost measured on {page.costs.machine}: `{page.costs.command}`.{hollow}"
 
 
 def _thresholds(compared: Compared) -> dict[str, float]:

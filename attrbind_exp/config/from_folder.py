@@ -65,18 +65,18 @@ def targets_in(plain: object) -> set[str]:
 
 @cache
 def allowed_targets(group: str, own: Path | None) -> frozenset[str]:
-    """What the options of a group name to be called, ours and those of the user's `own` folder, and all sweeps; not
-    what Hydra calls for itself, of which a run's configuration has nothing."""
+    """What the options of a group name to be called, ours and those of the user's `own` folder, and all sweeps; what
+    these hand to Hydra is none of it."""
     if not group.isidentifier():  # a group is a folder; this is none
         return frozenset()
     folders = [CONF / group, SWEEPS, *([own / group, own / "sweeps"] if own else [])]
     found: set[str] = set()
     for file in (file for folder in folders for file in sorted(folder.rglob("*.yaml"))):
         try:
-            plain = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+            node = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+            found |= targets_in({k: v for k, v in node.items() if k != "hydra"} if isinstance(node, dict) else node)
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read '{file}' ({' '.join(str(error).split())}); mend it or remove it") from error
-        found |= targets_in({k: v for k, v in plain.items() if k != "hydra"} if isinstance(plain, dict) else plain)
     return frozenset(found)
 
 

@@ -62,6 +62,9 @@ def find_columns(choice: LayerChoice, layers: Sequence[AttentionLayer]) -> list[
     return columns
 
 
+WHERE = "attention_layers.weights, else heatmap.NAME.weights, else model.weights"
+
+
 def weigh_columns(columns: Sequence[Column], weights: Mapping[int, float]) -> dict[Column, float]:
     """Columns with the weight of their ratio; zeros are among them.
 
@@ -69,10 +72,10 @@ def weigh_columns(columns: Sequence[Column], weights: Mapping[int, float]) -> di
     """
     if missing := [c.ratio for c in columns if c.ratio not in weights]:
         raise UserError(
-            f"attention_layers.weights has no weight for ratio {missing[0]}; give one for each of "
-            f"{[c.ratio for c in columns]}"
+            f"weights {dict(weights)} have none for ratio {missing[0]}; give one for each of "
+            f"{[c.ratio for c in columns]} ({WHERE})"
         )
     used = {c.ratio: weights[c.ratio] for c in columns}
     if not all(w >= 0 for w in used.values()) or not any(used.values()):
-        raise UserError(f"weights {used} of the chosen resolutions; give attention_layers.weights >= 0, one above 0")
+        raise UserError(f"weights {used} of the chosen resolutions; give numbers >= 0, one above 0 ({WHERE})")
     return {c: weights[c.ratio] for c in columns}

@@ -36,9 +36,7 @@ class HeatMapMethod(ABC):
         if not isinstance(self.sigmoid, bool):
             raise UserError(f"sigmoid={self.sigmoid!r} of a heatmap; choose from true, false")
         if self.timesteps is not None:
-            given = (
-                self.timesteps if isinstance(self.timesteps, list | tuple) else (self.timesteps,)
-            )  # a list from YAML
+            given = self.timesteps if isinstance(self.timesteps, list | tuple) else (self.timesteps,)  # from YAML
             if not given or not all(type(t) is int for t in given):
                 raise UserError(
                     f"timesteps={self.timesteps!r} of a heatmap; give a whole number, or several as [50,100]"
@@ -46,8 +44,8 @@ class HeatMapMethod(ABC):
             object.__setattr__(self, "timesteps", tuple(given))
         if self.weights is not None and not _is_by_ratio(self.weights):
             raise UserError(
-                f"weights={self.weights!r} of a heatmap; give a weight for each ratio, such as "
-                "{8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}"
+                f"weights={self.weights!r} of a heatmap; give a weight for each ratio, in quotes in a shell, such as "
+                "'{8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}'"
             )
 
     @property

@@ -63,9 +63,10 @@ class Segmenter:
         own = maps.timesteps or backbone.reading.timesteps
         self.timesteps = {name: method.timesteps or own for name, method in self.methods.items()}
         last = backbone.timesteps - 1
-        for steps in self.timesteps.values():
+        for name, steps in self.timesteps.items():
             if not all(0 <= t <= last for t in steps):
-                raise UserError(f"model.timesteps={list(steps)}; give one or more between 0 and {last}")
+                key = f"heatmap.{name}" if self.methods[name].timesteps else "model"
+                raise UserError(f"{key}.timesteps={list(steps)}; give one or more between 0 and {last}")
         if maps.draws < 1:
             raise UserError(f"model.draws={maps.draws}; give 1 or more")
         asked = {name: method.loss_timesteps for name, method in self.methods.items()}

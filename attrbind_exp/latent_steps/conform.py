@@ -3,10 +3,12 @@
 Meral et al., CONFORM (2024), equation 3.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from attrbind_exp.latent_steps.method import LatentSteps, shares, smooth
+from attrbind_exp.types import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,11 @@ class Conform(LatentSteps):
 
     kind: ClassVar[str] = "conform"
     temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.temperature) not in (int, float) or not 0 < self.temperature < math.inf:
+            raise UserError(f"latent_steps.temperature={self.temperature!r}; give a number above 0 (the paper: 0.5)")
 
     def applies(self, words: "Words") -> bool:
         """Whether there are two things, and a pair within one of them."""

@@ -12,6 +12,7 @@ from attrbind_exp.reporting.paper_tables import leading
 from attrbind_exp.reporting.references import without_floors
 from attrbind_exp.reporting.tables import figure
 
+NOT_MEASURED = "not measured"
 WAY = "% of the way"  # from the highest floor to the ceiling
 Rows = list[dict[Any, Any]]
 
@@ -65,4 +66,8 @@ def _parts(row: dict[Any, Any]) -> tuple[str, str | None]:
 
 
 def _passes(cost: Cost | None, name: str) -> str:
-    return "" if cost is None else figure(getattr(cost, name), 2)
+    """ "" where nothing is known of a reading's cost."""
+    if cost is None:
+        return ""
+    passes = getattr(cost, name)
+    return NOT_MEASURED if passes is None else figure(passes, 2)

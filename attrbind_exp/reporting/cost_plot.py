@@ -19,14 +19,17 @@ WIDE = 5  # times the cheapest; where the dearest reading costs more, the axis i
 
 @dataclass(frozen=True)
 class Point:
-    """What a reading costs, in bare conditional passes of the model, and its mIoU in percent."""
+    """What a reading costs, in bare conditional passes of the model, its mIoU in percent, and whether the cost was
+    measured or only counted from the reading's products."""
 
     cost: float
     found: Estimate
+    measured: bool = True
 
 
 def cost_plot(points: Mapping[str, Point], about: str, path: Path, style: Style = SCREEN) -> Path:
-    """A point a reading with the 95 % interval of its mIoU; the key names them, the best first. `about`: of which data
+    """A point a reading with the 95 % interval of its mIoU, hollow where the cost was only counted; the key names them,
+    the best first. `about`: of which data
     and model, and where the cost was measured."""
     ordered = sorted(points.items(), key=lambda item: -(item[1].found.mean or 0))
     with style.applied():
@@ -46,5 +49,8 @@ def _draw(axis: Axes, name: str, point: Point, colour: str, mark: str) -> None:
     mean = point.found.mean or 0.0
     low, high = (mean if end is None else end for end in (point.found.low, point.found.high))
     label = f"{name}: {mean:.1f} [{low:.1f}, {high:.1f}], {point.cost:.2f} passes"
+    if not point.measured:
+        label += " (counted, not measured)"
     bars = [[mean - low], [high - mean]]
-    axis.errorbar([point.cost], [mean], yerr=bars, color=colour, marker=mark, linestyle="none", capsize=3, label=label)
+    drawn = axis.errorbar([point.cost], [mean], yerr=bars, label=label, color=colour, fmt=mark, capsize=3)
+    drawn[0].set_markerfacecolor(colour if point.measured else "white")

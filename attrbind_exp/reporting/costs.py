@@ -12,11 +12,16 @@ MEND = "make it with python benchmarks/readings.py --alone --out FILE"
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What one reading alone costs an expression, in bare conditional passes of the model: `measured` by time, and
-    `counted` by hand from its formula."""
+    """What one reading alone costs an expression, in bare conditional passes of the model: `measured` by time, None
+    where nobody has, and `counted` by hand from its formula."""
 
-    measured: float
+    measured: float | None
     counted: float
+
+    @property
+    def known(self) -> float:
+        """The measured cost, else the counted one."""
+        return self.counted if self.measured is None else self.measured
 
 
 class Costs(msgspec.Struct, frozen=True):
@@ -37,6 +42,6 @@ def read_costs(file: Path) -> Costs | None:
     except (ValueError, RecursionError) as error:
         raise UserError(f"'{file}' does not hold the cost of readings ({error}); {MEND}") from error
     for name, cost in found.readings.items():
-        if min(cost.measured, cost.counted) <= 0:
-            raise UserError(f"'{file}' says that {name} costs {min(cost.measured, cost.counted):g} passes; {MEND}")
+        if (least := min(cost.known, cost.counted)) <= 0:
+            raise UserError(f"'{file}' says that {name} costs {least:g} passes; {MEND}")
     return found

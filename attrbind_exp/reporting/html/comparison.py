@@ -155,6 +155,20 @@ def _measured(entry: VariantFigures) -> VariantFigures:
 
 
 def _differing(of: Mapping[str, Config], name: str) -> str:
-    """What tells `name` from the others: "seed=1, limit=60"; its own name where nothing does."""
-    differing = config_diff(of)
-    return ", ".join(f"{key}={values[name]}" for key, values in differing.items()) or name
+    """What tells `name` from the others: "seed=1, heatmap=elbo"; its own name where nothing does. A reading that some
+    of them do not have is said by its name, without its constants."""
+    readings = {folder: _readings(settings) for folder, settings in of.items()}
+    shared = set.intersection(*map(set, readings.values()))
+    own = [reading for reading in readings[name] if reading not in shared]
+    said = [f"heatmap={','.join(own)}"] if own else []
+    for key, values in config_diff(of).items():
+        group, _, rest = key.partition(".")
+        if group != "heatmap" or rest.partition(".")[0] in shared:
+            said.append(f"{key}={values[name]}")
+    return ", ".join(said) or name
+
+
+def _readings(settings: Config) -> list[str]:
+    """The ways of reading attention that flat settings have, in their order."""
+    keys = (key.split(".") for key in settings)
+    return list(dict.fromkeys(parts[1] for parts in keys if parts[0] == "heatmap" and len(parts) > 1))
