@@ -105,6 +105,8 @@ def test_tuned_constants_stand_beside_the_authors(outputs):
     assert lines[0][:3] == ["variant", "tuned", "authors' constants"]
     assert lines[2][:3] == ["baseline heatmap=a", "50.0 @0.30", "25.0 @0.30"]
     assert lines[3][:3] == ["merge heatmap=a", "80.0 @0.30", "10.0 @0.30"]
+    tuned["variant"] += "_tuned_on_shapes"  # a reading that says what it was tuned on
+    assert "| merge heatmap=a_tuned_on_shapes | 80.0 @0.30 | 10.0 @0.30" in " ".join(beside(tuned, authors).split())
 
 
 def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_path, caplog):

@@ -145,7 +145,7 @@ def test_upcast_attention_is_honoured_where_probabilities_are_read(strong):
     pools = torch.eye(9)[[0, 3]][:, None]  # (B, K, L)
     place = Layer("attn2", "up", 1, True)
     notes = attention._Notes(Request(cross=(place,)), {place, Layer("another", "up", 1, True)})
-    output = attention._CrossReader(notes, place, pools, None, ())(layer, states, states)
+    output = attention._CrossReader(notes, place, pools, None, None)(layer, states, states)
     probabilities = (query.double() @ key.double().transpose(-1, -2) * layer.scale).softmax(-1)
     expected = torch.stack([probabilities[b, :, :, t].mean(0) for b, t in enumerate((0, 3))])
     found = notes.seen.cross[place][:, 0, 0]  # (B, n)
@@ -203,7 +203,7 @@ def test_an_autoencoder_that_overflows_is_named_not_averaged_in(model, monkeypat
 def test_the_python_api_raises_rather_than_returns_a_map_that_is_not_finite(model, monkeypatch):
     monkeypatch.setattr(model, "denoise", lambda *_: None)
     segmenter = make_segmenter(model)
-    monkeypatch.setattr(segmenter, "complete", lambda *_: torch.full((1, 16, 16), float("nan")))
+    monkeypatch.setattr(segmenter, "complete", lambda *_, **__: torch.full((1, 16, 16), float("nan")))
     with pytest.raises(SampleError, match="image '0': its map is not finite"):
         segmenter([picture(64, 64)], ["the star"])
 

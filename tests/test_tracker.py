@@ -124,7 +124,7 @@ def test_a_sweep_leaves_its_runs_in_one_group_and_a_report(tmp_path, refer_folde
     # The baseline of all runs is one row; the alphas of two runs are compared with it. The data are not the paper's.
     assert [r["variant"] for r in rows if r["variant"] == "baseline"] == ["baseline"]
     assert all(row["paper"] is None for row in rows)
-    assert list(by_name)[-3:] == list(NAMES) and "text_blind" in by_name
+    assert list(by_name)[-3:] == list(NAMES)[:3] and "text_blind" in by_name
     ours = {name: row for name, row in by_name.items() if name not in ("baseline", *NAMES)}
     assert len(ours) == 5 and all(
         row["low oracle"] <= row["difference oracle"] <= row["high oracle"] for row in ours.values()

@@ -42,7 +42,7 @@ class HeatMapMethod(ABC):
                     f"timesteps={self.timesteps!r} of a heatmap; give a whole number, or several as [50,100]"
                 )
             object.__setattr__(self, "timesteps", tuple(given))
-        if self.weights is not None and not is_by_ratio(self.weights):
+        if self.weights is not None and not _is_by_ratio(self.weights):
             raise UserError(
                 f"weights={self.weights!r} of a heatmap; give a weight for each ratio, in quotes in a shell, such as "
                 "'{8: 0.3, 4: 0.5, 2: 0.1, 1: 0.1}'"
@@ -90,7 +90,7 @@ class HeatMapMethod(ABC):
         return maps
 
 
-def is_by_ratio(weights: object) -> bool:
+def _is_by_ratio(weights: object) -> bool:
     """Whether these are numbers by ratio."""
     return isinstance(weights, Mapping) and all(
         type(ratio) is int and type(weight) in (int, float) for ratio, weight in weights.items()
