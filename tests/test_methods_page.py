@@ -14,13 +14,14 @@ from attrbind_exp.commands.methods_page import write_page
 from attrbind_exp.commands.sweep import write_results
 from attrbind_exp.edits.variant import split_reading
 from attrbind_exp.paths import options
-from attrbind_exp.reporting import by_reading, cost_plot, matrix
+from attrbind_exp.reporting import by_reading, cost_plot, matrix, plots
 from attrbind_exp.reporting.cost_plot import Point
 from attrbind_exp.reporting.costs import Cost, read_costs
 from attrbind_exp.reporting.maps import heat_colours
 from attrbind_exp.reporting.matrix import Cell, Matrix
 from attrbind_exp.reporting.methods_tables import beside, read_compared, split_tables
 from attrbind_exp.reporting.paper_tables import Run, TableSpec, expression_scores, read_runs
+from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.summary import read_summary
 from attrbind_exp.scoring.figures import Estimate
@@ -132,6 +133,21 @@ def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_pa
     assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
     assert page.count("(dataset.fraction=0.05; 4 expressions of test)") == 3, "readings, edits, costly"
     assert all(f"images/{f.name}" in page for f in (file.parent / "images").iterdir())
+
+
+def test_runs_with_baselines_of_their_own_are_said_to_be_compared_with_these(tmp_path, monkeypatch):
+    """As those of latent steps are, whose passes the cost of the reading does not hold either."""
+    rows = [("baseline", None), ("merge", 2.0), ("baseline + syngen x1", None), ("merge + syngen x1", 1.0)]
+    ends = {"low oracle": 0.5, "high oracle": 3.0, "p oracle": 0.01}
+    table = pd.DataFrame([{"variant": v, "split": "test", "difference oracle": d, **ends} for v, d in rows])
+    table.loc[table["difference oracle"].isna(), list(ends)] = np.nan
+    assert "the difference to the first of the same run has" in sentences(table)[0]
+    assert "against baseline" in sentences(table.iloc[:2])[0]
+    kept = []
+    monkeypatch.setattr(plots, "save_plot", lambda figure, axis, path, title, style: kept.append(axis.get_xlabel()))
+    plots.differences(table, "t", "d", "m", tmp_path / "x.png")
+    plots.differences(table.iloc[:2], "t", "d", "m", tmp_path / "x.png")
+    assert kept == ["mIoU above the first of the same run, in points", "mIoU above that of baseline, in points"]
 
 
 def test_no_sweep_and_no_table_say_what_to_run(tmp_path):

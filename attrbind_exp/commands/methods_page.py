@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrbind_exp import config
 from attrbind_exp.commands.matrices import Drawn, draw_matrices
-from attrbind_exp.edits.variant import BASELINE, split_reading
+from attrbind_exp.edits.variant import BASELINE, has_latent_steps, split_reading
 from attrbind_exp.log import log
 from attrbind_exp.reporting import by_reading, plots
 from attrbind_exp.reporting.cost_plot import Point, cost_plot
@@ -194,7 +194,10 @@ def _passes(cost: Cost | None) -> str:
 
 
 def _reading(compared: Compared, label: str) -> str:
-    """The reading of a variant; that of the run where labels name none."""
+    """The reading of a variant; that of the run where labels name none. "" under latent steps, which are passes of
+    their own."""
+    if has_latent_steps(label):
+        return ""
     named = split_reading(label)[1]
     return named or str(next(iter(config.read_config(compared.last.folder).heatmap)))
 

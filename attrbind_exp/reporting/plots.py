@@ -113,7 +113,10 @@ def differences(
             axis.plot(shown["difference"][part], rows[part], "ok", markerfacecolor=face, label=label)
         axis.set_yticks(rows, names, fontsize=6.5 if style.width else 8)
         axis.set_ylim(-1, len(names))
-        axis.set(xlabel=f"mIoU above that of {_plain(str(table['variant'].iloc[0]))}, in points")
+        # Of several runs each is compared with its own.
+        firsts = {str(name) for name in table["variant"][(table["split"] == split) & ends["difference"].isna()]}
+        first = f"that of {_plain(firsts.pop())}" if len(firsts) == 1 else "the first of the same run"
+        axis.set(xlabel=f"mIoU above {first}, in points")
         _beside(axis, rows, [beside[1].get(str(label), "") for label in shown["variant"]], beside[0])
         axis.grid(alpha=0.3)
         about = _plain(f"data {data}, of which {split} is shown; model {model}")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from attrbind_exp.edits.variant import is_floor
 from attrbind_exp.reporting.paper_tables import comparisons, leading
+from attrbind_exp.reporting.references import without_floors
 from attrbind_exp.reporting.tables import interval
 from attrbind_exp.scoring.holm import survive
 
@@ -26,7 +27,11 @@ def sentences(table: pd.DataFrame) -> list[str]:
         variants = [row for row in rows if not is_floor(str(row["variant"]))]
         compared = [row for row in variants if leading(row, "difference") is not None]
         if compared:
-            first = str(rows[0]["variant"]).partition(" · ")[0]  # of several runs each is compared with its own
+            # Of several runs each is compared with its own.
+            named = set(without_floors(part)["variant"])
+            alone = [row["variant"] for row in variants if leading(row, "difference") is None]
+            own = {str(name).partition(" · ")[0] for name in alone if name in named}
+            first = own.pop() if len(own) == 1 else "the first of the same run"
             said.append(_sentence(str(split), first, compared, n))
     return said
 
