@@ -23,6 +23,7 @@ from attrbind_exp.commands.start import loading
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Variant
 from attrbind_exp.evaluation.loop import score
+from attrbind_exp.runs.configuration import counted
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import UserError
@@ -166,6 +167,15 @@ def test_variants_and_their_headline():
     table, head = config.variants(composed("text_processor=ablation"))
     assert [v.name for v in table][:3] == ["baseline", "noun_chunk", "attribute_binding"] and head == 2
     assert config.variants(composed("alpha=diffsegmenter", "text_processor=uncond_average"))[0][0].alpha == 1.21
+
+
+def test_a_plain_runs_hash_is_that_of_configurations_without_the_newer_keys():
+    """So that a run from before the keys is found and goes on."""
+    for heatmap, newer in (("diffsegmenter", ["timesteps"]), ("daam", ["timesteps", "weights"])):
+        method = OmegaConf.to_container(composed(f"heatmap={heatmap}"), resolve=True)["heatmap"][heatmap]
+        assert all(method[key] is None for key in newer)
+        kept = counted({"heatmap": {heatmap: method}})["heatmap"][heatmap]
+        assert kept == {key: value for key, value in method.items() if key not in newer}
 
 
 def test_config_hash_follows_what_changes_figures_only():

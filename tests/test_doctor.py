@@ -361,6 +361,11 @@ def test_memory_of_a_gpu_that_is_too_small(monkeypatch):
     assert small.status == "WARN"
     assert "Tiny GPU" in computes.check_device("auto", "auto").text
     assert "cuda has 1.0 MB free" in small.text and "lower batch_size=4" in small.text
+    least = machine.check_memory(BUNDLED, "auto", "fp32", None, 1).text
+    assert "lower batch_size" not in least and least.endswith("; take model.dtype=fp16 or bf16")
+    assert machine.check_memory(BUNDLED, "auto", "fp16", None, 1).text.endswith(
+        "take a device with more memory (model.device)"
+    )
     assert "x 2 bytes" in small.text and "x 4 bytes +" not in small.text  # half precision by default
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**10, 10**10))
     assert machine.check_memory(BUNDLED, "cuda:0", "fp32", None, 4).status == "ok"

@@ -295,3 +295,9 @@ def test_the_option_of_the_field_has_them_all_under_readable_labels():
     for name in names:  # what an option compares alone is what the common one compares
         alone = config.variants(composed(f"text_processor={name}", "text_blind=false"))[0]
         assert alone[0].label == "baseline" and {v.label for v in alone} <= {v.label for v in found}, name
+
+
+@pytest.mark.parametrize("neighbours", [0, -1, 2.5])
+def test_magnet_without_neighbours_is_refused(neighbours):
+    with pytest.raises(UserError, match=rf"neighbours={neighbours} of the edit Magnet; give a whole number >= 1"):
+        Magnet(neighbours=neighbours)

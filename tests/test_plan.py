@@ -89,6 +89,12 @@ def test_no_rate_is_made_up():
     assert "no weights are here" in findings(settings, "measure")["hours"]
 
 
+def test_hours_say_that_texts_read_besides_are_left_out():
+    said = findings(settings_of("text_processor=read_only", "alpha=grid"), 100.0)["hours"]
+    assert said.endswith("; 9 texts read besides on these passes are not in it")
+    assert "besides" not in findings(settings_of("text_processor=paper"), 100.0)["hours"]
+
+
 def test_a_measured_rate_says_where():
     settings = replace(settings_of("text_processor=baseline", "cache.folder=null"), batch_size=2)
     said = findings(settings, "measure", folder=PACKAGE / "assets" / "bundled")["hours"]

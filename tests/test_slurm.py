@@ -93,6 +93,24 @@ def test_a_job_that_dies_names_its_state_its_last_line_and_its_log(tmp_path, slu
     assert log.is_file() and f"its log: {log}" in err
 
 
+def test_a_result_that_was_cut_short_is_a_failed_run(tmp_path):
+    """submitit's own job, done, with a file of its result that has no last bytes."""
+    from hydra.core.utils import JobStatus
+
+    from hydra_plugins.attrbind_exp_launchers import _slurm
+
+    job = submitit.DebugJob.__new__(submitit.DebugJob)
+    submitit.Job.__init__(job, tmp_path, "7_0")
+    whole = submitit.core.utils.cloudpickle_dump(("success", list(range(1000))), job.paths.result_pickle)
+    assert whole is None and job.paths.result_pickle.is_file()
+    job.paths.result_pickle.write_bytes(job.paths.result_pickle.read_bytes()[:-9])
+    job.results = lambda: submitit.Job.results(job)
+    job.wait = lambda: None
+    made = _slurm.return_of(job, ["seed=0"])
+    assert made.status == JobStatus.FAILED and made.overrides == ["seed=0"]
+    assert "its result cannot be read (" in made._return_value and str(job.paths.stderr) in made._return_value
+
+
 @pytest.mark.slow
 def test_a_job_out_of_time_goes_on_in_the_same_run_and_the_same_wandb_run(tmp_path, slurm, monkeypatch):
     """Two shards by two jobs, one of them told to stop half-way; half a minute."""

@@ -231,13 +231,14 @@ def test_a_trial_that_fails_is_counted_and_the_search_goes_on(tmp_path):
 
 
 def test_constants_of_a_method_that_are_null_are_as_if_they_were_not_there():
-    plain = {"heatmap": {"daam": {"_target_": "x", "sigmoid": False}}, "seed": 0}
+    daam = "attrbind_exp.heatmaps.daam.Daam"
+    plain = {"heatmap": {"daam": {"_target_": daam, "sigmoid": False}}, "seed": 0}
     with_null = {
-        "heatmap": {"daam": {"_target_": "x", "weights": None, "timesteps": None, "sigmoid": False}},
+        "heatmap": {"daam": {"_target_": daam, "weights": None, "timesteps": None, "sigmoid": False}},
         "seed": 0,
     }
     assert counted(plain) == counted(with_null) == plain
-    given = {"heatmap": {"daam": {"_target_": "x", "weights": {8: 1.0}, "sigmoid": False}}, "seed": 0}
+    given = {"heatmap": {"daam": {"_target_": daam, "weights": {8: 1.0}, "sigmoid": False}}, "seed": 0}
     assert counted(given) == given
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.phrases import attributed, rows_of, text_of
 from attrbind_exp.language.window import Text
-from attrbind_exp.types import Phrase, Prompt
+from attrbind_exp.types import Phrase, Prompt, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,10 @@ class Magnet(Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "nouns", tuple(self.nouns))  # a list from YAML
+        if type(self.neighbours) is not int or self.neighbours < 1:
+            raise UserError(
+                f"neighbours={self.neighbours!r} of the edit Magnet; give a whole number >= 1 (the paper: 5)"
+            )
 
     def texts(self, prompt: Prompt) -> Sequence[str]:
         """Every noun with its attributes; every noun and candidate alone and behind every noun's attributes."""

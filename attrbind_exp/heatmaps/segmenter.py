@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attrbind_exp.backbones.backbone import Backbone, Embedding, Observation, Request, encode_images
+from attrbind_exp.backbones.backbone import Backbone, Embedding, Observation, encode_images
 from attrbind_exp.backbones.tensors import overflowed, pad_rows, to_device, to_host
 from attrbind_exp.cache import Cache
 from attrbind_exp.edits import Variant
@@ -23,6 +23,7 @@ from attrbind_exp.heatmaps import score_map
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.losses import LossMeter, Relative
 from attrbind_exp.heatmaps.method import HeatMapMethod
+from attrbind_exp.heatmaps.passes import ask, first_alike, of_method, pad
 from attrbind_exp.heatmaps.plan import Plan
 from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
@@ -143,13 +144,13 @@ class Segmenter:
         shared = share_rows(embeddings, prompts, images)
         count = len(shared.firsts)
         rows = max(count, batch_size)
-        embedding = _pad(Embedding.stack([embeddings[i] for i in shared.firsts]), rows)
+        embedding = pad(Embedding.stack([embeddings[i] for i in shared.firsts]), rows)
         length = embedding.keys.shape[1]
         further = {"reads": shared.padded_reads(rows)} if shared.texts > 1 else {}
         owners = [images[i] for i in shared.firsts]
         owners += owners[-1:] * (rows - count)
         words = [self._steps_for(prompts[i], embeddings[i]) for i in shared.firsts] + [None] * (rows - count)
-        same_image = _first_alike(owners, words)
+        same_image = first_alike(owners, words)
         owner = to_device(torch.tensor(owners), device)
         distinct = list(dict.fromkeys(shared.places))
         read = to_device(torch.tensor(distinct).T, device)
@@ -159,7 +160,7 @@ class Segmenter:
         total: dict[str, Tensor] = {}
         for timestep in dict.fromkeys(t for steps in self.timesteps.values() for t in steps):
             names = [name for name, steps in self.timesteps.items() if timestep in steps]
-            asked, pools = self._ask(names, [prompts[i] for i in shared.firsts], length)
+            asked, pools = ask(self.methods, self.plan, names, [prompts[i] for i in shared.firsts], length)
             request = reduce(or_, (own for own, _ in asked.values()))
             pools = to_device(pad_rows(pools, rows), device)
             for draw in range(self.settings.draws):
@@ -169,8 +170,7 @@ class Segmenter:
                 seen = self.backbone.observe(noisy, timestep, embedding, request, pools, same_image, **further)
                 for name in names:
                     texts = [
-                        _of_method(seen, *asked[name], t * pools.shape[1], losses.get(name))
-                        for t in range(shared.texts)
+                        of_method(seen, *asked[name], t * pools.shape[1], losses.get(name)) for t in range(shared.texts)
                     ]
                     made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), read, flat)
                     total[name] = total[name] + made if name in total else made
@@ -213,25 +213,6 @@ class Segmenter:
             return None
         words = find_words(prompt, self.backbone.window)
         return words if self.latent_steps.applies(words) else None
-
-    def _ask(
-        self, names: Sequence[str], prompts: Sequence[Prompt], length: int
-    ) -> tuple[dict[str, tuple[Request, slice]], Tensor]:
-        """What each of several methods asks of a pass that serves all of them, and which poolings are its own; all
-        poolings (B, K, L). Methods that pool alike share theirs."""
-        asked = {}
-        pools: list[Tensor] = []
-        for name in names:
-            method = self.methods[name]
-            rows = [method.pools(prompt.read, length, prompt.content) for prompt in prompts]
-            most = max(map(len, rows))
-            own = torch.stack([torch.cat([r, r.new_zeros(most - len(r), length)]) for r in rows])
-            number = next((i for i, other in enumerate(pools) if torch.equal(own, other)), len(pools))
-            pools += [own] if number == len(pools) else []
-            start = sum(p.shape[1] for p in pools[:number])
-            request = method.request(self.plan.of_method(name), self.plan.layers)
-            asked[name] = request, slice(start, start + most)
-        return asked, torch.cat(pools, 1)
 
     def _maps(
         self, name: str, texts: Sequence[Observation], grid: tuple[int, int], read: Tensor, flat: Tensor
@@ -279,31 +260,3 @@ class Segmenter:
     def heat_map(self, completed: Tensor, size: tuple[int, int], variant: Variant = BASELINE) -> HeatMap:
         """One prompt's completed maps (C, h, w) at an image's (height, width), read as a variant says."""
         return self.start_heat_maps(completed[None], size, [(variant.heatmap, variant.layers)])()[0]
-
-
-def _first_alike(owners: Sequence[int], words: Sequence[Words | None]) -> list[int]:
-    """For every row the first with the same noisy latents: of the same image, where neither was stepped on."""
-    kept = [owner if own is None else None for owner, own in zip(owners, words, strict=True)]
-    return [row if owner is None else kept.index(owner) for row, owner in enumerate(kept)]
-
-
-def _pad(embedding: Embedding, rows: int) -> Embedding:
-    """A batch's embedding with its last row repeated until there are `rows`."""
-    values, pooled = (None if part is None else pad_rows(part, rows) for part in (embedding.values, embedding.pooled))
-    return Embedding(pad_rows(embedding.keys, rows), values, pooled)
-
-
-def _of_method(seen: Observation, asked: Request, part: slice, start: int, loss: Tensor | None) -> Observation:
-    """What a pass has left behind of all that one method asked for, with its poolings alone, of the text whose poolings
-    begin at `start`; `loss`: the relative losses of its rows, where it asks for them."""
-    cross = {layer: seen.cross[layer][:, start + part.start : start + part.stop] for layer in asked.cross}
-    if not asked.by_head:
-        cross = {layer: pooled.mean(2, True) for layer, pooled in cross.items()}
-    return Observation(
-        cross,
-        [found for found in seen.self_attention if found.layer in asked.queries_keys],
-        {layer: seen.inputs[layer] for layer in asked.inputs},
-        {layer: seen.outputs[layer] for layer in asked.outputs},
-        seen.noise if asked.noise else None,
-        loss,
-    )

@@ -12,6 +12,7 @@ NAME = "config.yaml"
 MEND = "get the folder again, or run again"
 CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "save_masks", "figure", "report")
 MODEL_CHANGES_NO_FIGURE = ("device", "batch_size")
+WEIGHTS_ARE_NEWER = tuple(f"attrbind_exp.heatmaps.{name}" for name in ("daam.Daam", "diffseg.DiffSeg", "ovam.Ovam"))
 MOST_DEEP = 50  # what a run writes has eight levels at most
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 
@@ -86,8 +87,12 @@ def counted(configuration: Configuration) -> dict[str, object]:
 
 
 def _without_open_keys(method: object) -> object:
-    """A heat-map method without the keys that are null, which leave it as it is where they are not there at all."""
-    return {k: v for k, v in method.items() if v is not None} if isinstance(method, Mapping) else method
+    """A heat-map method without those keys that are null and that older configurations do not have: `timesteps`, and
+    `weights` of methods that had none. DiffSegmenter's have always counted, null or not."""
+    if not isinstance(method, Mapping):
+        return method
+    newer = ("timesteps", "weights") if method.get("_target_") in WEIGHTS_ARE_NEWER else ("timesteps",)
+    return {k: v for k, v in method.items() if v is not None or k not in newer}
 
 
 def flatten(tree: Configuration, prefix: str = "") -> dict[str, object]:

@@ -54,10 +54,7 @@ def launch(
         while len(returns) < len(jobs):
             for number, job in enumerate(jobs):
                 if number not in returns and job.done():
-                    try:
-                        returns[number] = job.results()[0]
-                    except KILLED as error:
-                        returns[number] = failed_return(last_words(job, error), job_overrides[number])
+                    returns[number] = return_of(job, job_overrides[number])
                     record_end(board, number, returns[number])
             board.refresh()
             time.sleep(POLL)
@@ -66,6 +63,18 @@ def launch(
             if number not in returns:
                 job.cancel(check=False)
     return [returns[i] for i in range(len(jobs))]
+
+
+def return_of(job: submitit.Job[JobReturn], overrides: Sequence[str]) -> JobReturn:
+    """What a job that is done came to. One whose result cannot be read, such as a file cut short by a full disk, is a
+    failed run like one that was killed: the others' results still count."""
+    try:
+        return job.results()[0]
+    except KILLED as error:
+        return failed_return(last_words(job, error), overrides)
+    except Exception as error:  # whatever reading a broken result raises
+        said = f"its result cannot be read ({explain(error)}); its log: {job.paths.stderr}"
+        return failed_return(said, overrides)
 
 
 def submit_jobs(

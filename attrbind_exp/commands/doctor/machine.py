@@ -75,7 +75,8 @@ def check_memory(place: Path | None, device: str, dtype: str, size: tuple[int, i
     text += f", about {storage(needed)} needed (an estimate: {formula})"
     half_helps = target.type == "cuda" and width > 2
     if free is not None and free < needed:
-        mend = f"lower batch_size={batch_size}" + ", or take model.dtype=fp16 or bf16" * half_helps
+        mends = [f"lower batch_size={batch_size}"] * (batch_size > 1) + ["take model.dtype=fp16 or bf16"] * half_helps
+        mend = ", or ".join(mends or ["take a device with more memory (model.device)"])
         return Finding("WARN", "memory", f"{text}; {mend}")
     return Finding("ok", "memory", text)
 

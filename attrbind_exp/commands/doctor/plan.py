@@ -146,7 +146,11 @@ def about_hours(
         return Finding("ok", "hours", f"not measured here: give rate=PASSES_PER_SECOND of one GPU; {lacking}")
     speed = rate
     long = _of_each(parts, lambda n: hours(cost.passes(n), speed, gpus), lambda h: f"{h:,.2f} h")
-    return Finding("ok", "hours", f"at most {long}, at {rate:,.1f} passes a second ({said}) on each of {gpus}")
+    text = f"at most {long}, at {rate:,.1f} passes a second ({said}) on each of {gpus}"
+    reads = cost.texts - cost.embeddings
+    if reads:
+        text += f"; {reads} texts read besides on these passes are not in it"
+    return Finding("ok", "hours", text)
 
 
 def about_size(parts: Parts, cost: Cost, settings: Settings, folder: Path | None, pixels: float) -> Finding:
