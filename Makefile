@@ -36,9 +36,9 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 methods: setup ## readings of attention and edits of the words compared, on the bundled model: fills docs/methods.md
 	$(BIN)/python -m attrbind_exp.run sweep=edits dataset=shapes $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods dataset=shapes keep_maps=true $(SHAPES)
-	$(BIN)/python -m attrbind_exp.run sweep=methods_costly dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=methods_costly dataset=shapes keep_maps=true $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods_steps dataset=shapes $(SHAPES)
-	$(BIN)/python -m attrbind_exp.run sweep=methods_tuned
+	$(BIN)/python -m attrbind_exp.run sweep=methods_tuned keep_maps=true
 	$(BIN)/python -m attrbind_exp.results --methods outputs docs/methods.md
 
 report: setup ## open the newest report.html below outputs/, or make one first: make report DIR=outputs/table3_alpha/..

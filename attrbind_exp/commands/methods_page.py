@@ -43,10 +43,10 @@ EDITS = """One line an edit under the reading of the first row of its table, the
 ({part}). An edit costs a pass more."""
 PICTURES = """# Readings and edits on twelve expressions
 
-Each picture is one expression of the last split under every reading (rows) and edit (columns): the heat from 0 (dark)
-to 1 (bright), the outline of its mask (orange) and of the true mask (white), and below it the IoU at the variant's
-threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the order of
-the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn."""
+Each picture is one expression of the last split under every reading (rows) and edit (columns) of a sweep: the heat
+from 0 (dark) to 1 (bright), the outline of its mask (orange) and of the true mask (white), and below it the IoU at the
+variant's threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the
+order of the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn."""
 COSTLY = """These cost many passes an expression, so they are measured on a part of the images and compared with the
 baseline of that part alone ({part})."""
 STEPS = """One [gradient step on the noisy latents](latent-steps.md) before DiffSegmenter reads them, on a part of the
@@ -234,20 +234,22 @@ def _thresholds(compared: Compared) -> dict[str, float]:
 
 
 def _pictures(page: Page, sweeps: Mapping[str, Compared]) -> Iterator[str]:
-    """The pictures of the last split of the sweep `methods`; where it kept no maps, a warning says how to get them."""
-    methods = sweeps.get("methods")
-    if methods is None or methods.last.summary.scored != "expressions":
-        return
-    stem = page.images / f"methods_maps_{methods.data}"
-    try:
-        drawn = draw_matrices(methods.last, expression_scores(methods.last), _thresholds(methods), stem)
-    except UserError as error:
-        log.warning(f"WARNING: {error}")
-        return
-    summary = methods.last.summary
-    yield f"## {summary.dataset}, {summary.model_name}"
-    for number, picture in enumerate(drawn, start=1):
-        yield _picture(number, picture)
+    """The pictures of the last splits of the sweeps whose variants one run has; where one kept no maps, a warning says
+    how to get them."""
+    for name in (name for name in ("methods", "methods_costly", "methods_tuned") if name in sweeps):
+        compared = sweeps[name]
+        if compared.last.summary.scored != "expressions":
+            continue
+        stem = page.images / f"{name}_maps_{compared.data}"
+        try:
+            drawn = draw_matrices(compared.last, expression_scores(compared.last), _thresholds(compared), stem)
+        except UserError as error:
+            log.warning(f"WARNING: {error}")
+            continue
+        summary = compared.last.summary
+        yield f"## {summary.dataset}, {summary.model_name}: {TITLES[name]}"
+        for number, picture in enumerate(drawn, start=1):
+            yield _picture(number, picture)
 
 
 def _picture(number: int, drawn: Drawn) -> str:

@@ -16,6 +16,7 @@ from attrbind_exp.tasks.task import Panel
 PANEL = 96  # pixels high
 GAP = 4
 LINE = 13  # pixels high, of a line of text
+LEAST = 420  # pixels wide, so that the title has room
 LETTERS = 10
 PER_LETTER = 6.2  # pixels of width, as a mean
 COLOURS = 96  # of the file's palette: a third of the bytes, and no difference to the eye
@@ -49,6 +50,7 @@ def draw(matrix: Matrix) -> Image.Image:
     size = maps.scale(matrix.photo, PANEL).shape[1::-1]  # width, height
     left, top = corner(size)
     width, height = left + len(matrix.edits) * (size[0] + GAP), top + len(matrix.readings) * (PANEL + LINE + GAP)
+    width = max(width, LEAST)
     page = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(page)
     letters = int((width - 2 * GAP) / PER_LETTER)
@@ -62,8 +64,10 @@ def draw(matrix: Matrix) -> Image.Image:
         for number, line in enumerate(reversed(lines)):
             pen.text((middle, top - GAP - LINE * (number + 0.5)), line, "black", font(LETTERS), anchor="mm")
     for row, reading in enumerate(matrix.readings):
-        y = top + row * (PANEL + LINE + GAP)
-        pen.text((left - 2 * GAP, y + PANEL / 2), clean(reading), "black", font(LETTERS + 1), anchor="rm")
+        lines = wrap(clean(reading), int((left - 2 * GAP) / (PER_LETTER * (LETTERS + 1) / LETTERS)))
+        first = top + row * (PANEL + LINE + GAP) + PANEL / 2 - LINE * (len(lines) - 1) / 2
+        for number, line in enumerate(lines):
+            pen.text((left - 2 * GAP, first + LINE * number), line, "black", font(LETTERS + 1), anchor="rm")
         for column, edit in enumerate(matrix.edits):
             cell = matrix.cells.get((reading, edit))
             if cell is not None:
