@@ -51,6 +51,16 @@ def test_runs_of_different_readings_are_told_apart_by_their_names(tmp_path):
     assert labels["several"] == ["baseline · heatmap=daam", "baseline · heatmap=elbo"]
 
 
+def test_refined_figures_stand_apart_from_plain_ones(tmp_path):
+    """In a table, a headline and a curve of their own, though the data are the same."""
+    write_run(tmp_path / "a", {BASE: [10, 20, 30, 40]})
+    write_run(tmp_path / "b", {("baseline refine=guided_filter", None): [50, 60, 70, 80]})
+    plain, refined = make_groups(read_folder(tmp_path).finished, tmp_path)
+    assert [c.label for c in plain.columns] == ["baseline"]
+    assert [c.label for c in refined.columns] == ["baseline refine=guided_filter"]
+    assert refined.name == f"{plain.name}, refine=guided_filter"
+
+
 def test_the_runs_of_a_sweep_are_compared_to_the_baseline_that_it_made(tmp_path):
     """The best alpha stands in the headline, with its difference to the baseline and not to the other alpha; equal maps
     are the same though the thresholds differ."""
