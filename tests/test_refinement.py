@@ -11,11 +11,12 @@ from PIL import Image
 from scipy.ndimage import uniform_filter
 
 from attrbind_exp import config
+from attrbind_exp.commands.doctor.refinement import check_refinement
 from attrbind_exp.commands.rescore import change, rescore_rows
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.proposals import read_proposals
-from attrbind_exp.edits import Variant
-from attrbind_exp.edits.variant import is_floor, is_refined
+from attrbind_exp.edits import Averaging, NounChunk, TextBlind, Variant
+from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined, split_reading
 from attrbind_exp.heatmaps.guided_filter import GuidedFilter
 from attrbind_exp.heatmaps.refdiff_heat import RefdiffHeat, score
 from attrbind_exp.heatmaps.refinement import min_max, refine_finite
@@ -153,6 +154,37 @@ def test_refined_labels_stand_apart():
     assert is_floor("text_blind refine=guided_filter")
     plain, other = (variant_figures(("baseline", None), 40.0, 1, label=label) for label in ("baseline", refined.label))
     assert is_baseline(plain) and not is_baseline(other)
+
+
+LABELS = [
+    Variant("m", edits, alpha, heatmap, None, None, latents, refine)
+    for edits, alpha in (((), None), ((NounChunk(), Averaging(0.9)), 0.9), ((TextBlind(),), None))
+    for heatmap in (None, "daam")
+    for latents in (None, "syngen x3 size=10")
+    for refine in (None, "guided_filter radius=4")
+]
+
+
+@pytest.mark.parametrize("variant", LABELS, ids=lambda v: v.label)
+def test_whatever_reads_labels_reads_each_of_them_alike(variant):
+    label = variant.label
+    plain, blind = not variant.edits, isinstance((*variant.edits, None)[0], TextBlind)
+    assert is_plain(label) == (plain and not variant.latents and not variant.refine)
+    assert (is_floor(label), is_refined(label)) == (blind, variant.refine is not None)
+    assert has_latent_steps(label) == (variant.latents is not None)
+    assert split_reading(label) == (replace(variant, heatmap=None).label, variant.heatmap)
+
+
+def test_the_doctor_counts_images_without_proposals(tmp_path):
+    write(tmp_path, [LEFT], "i.json")
+    other = replace(SAMPLE, image_id="j", image_path=Path("j.jpg"))
+    (found,) = check_refinement(RefdiffHeat(str(tmp_path)), [SAMPLE, SAMPLE, other])
+    assert found.status == "MISSING" and "1 of 2 images" in found.text and "not 'j'" in found.text
+    (found,) = check_refinement(RefdiffHeat(str(tmp_path)), [SAMPLE])
+    assert found.status == "ok" and "1 of 1 images" in found.text
+    (found,) = check_refinement(RefdiffHeat(str(tmp_path / "no")), [SAMPLE])
+    assert found.status == "MISSING" and "is no folder" in found.text
+    assert not list(check_refinement(None, [SAMPLE]))
 
 
 def test_without_a_refinement_there_is_no_key_and_proposals_are_part_of_the_identity(tmp_path):

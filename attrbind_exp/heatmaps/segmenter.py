@@ -95,8 +95,8 @@ class Segmenter:
         if any(bad := overflowed(latents)):
             raise SampleError("vae_overflow", f"image '{ids[bad.index(True)]}': {VAE_OVERFLOW}")
         prompts, embeddings = [e.prompt for e in edited], [e.embedding(0) for e in edited]
-        pictures = ids if image_ids else [str(id(image)) for image in images]
-        owners = [pictures.index(picture) for picture in pictures]
+        firsts = [next(j for j, other in enumerate(images) if other is image) for image in images]
+        owners = [ids.index(image_id) for image_id in ids] if image_ids else firsts
         relative = self.compare_texts(latents, ids, prompts, owners, self.settings.seed, 1)
         weights = [{} if e.blind else found for e, found in zip(embeddings, relative, strict=True)]
         completed = self.complete_in_parts(latents, ids, prompts, embeddings, relative=weights)
