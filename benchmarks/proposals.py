@@ -65,8 +65,8 @@ class Region:
 
 
 def box_around(one: Region, other: Region) -> tuple[int, int, int, int]:
-    (top, left, bottom, right), (t, l, b, r) = one.box, other.box
-    return min(top, t), min(left, l), max(bottom, b), max(right, r)
+    (top, left, bottom, right), (y, x, down, across) = one.box, other.box
+    return min(top, y), min(left, x), max(bottom, down), max(right, across)
 
 
 def likeness(one: Region, other: Region, pixels: int) -> float:
@@ -152,7 +152,7 @@ def choose(cuts: Sequence[np.ndarray], rounds: Iterable[Sequence[Region | None]]
     """
     codes = np.ravel_multi_index([c.ravel() for c in cuts], [c.max() + 1 for c in cuts])
     _, first, atoms, sizes = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
-    kept = np.zeros((MOST, len(first)), bool)  # which atoms each one has
+    kept = np.zeros((MOST, len(first)), np.float32)  # which atoms each one has; sums of pixels are exact in float32
     areas, number = np.zeros(MOST), 0
     for labels, region in ((c, r) for found in rounds for c, r in zip(cuts, found, strict=True) if r is not None):
         if number == MOST:
@@ -160,7 +160,7 @@ def choose(cuts: Sequence[np.ndarray], rounds: Iterable[Sequence[Region | None]]
         if region.size < LEAST * labels.size or region.size == labels.size:
             continue
         has = np.isin(labels.ravel()[first], region.parts)  # (atoms,)
-        both = kept[:number] @ (has * sizes)  # pixels in this one and each one before
+        both = kept[:number] @ (has * sizes).astype(np.float32)  # pixels in this one and each one before
         if (both <= ALIKE * (areas[:number] + region.size - both)).all():
             kept[number], areas[number] = has, region.size
             number += 1
