@@ -3,8 +3,7 @@
     python benchmarks/proposals.py FOLDER dataset=shapes dataset.split=test
 
 Writes one JSON file an image, as docs/refinement.md describes them. Needs opencv-contrib-python-headless. Of a data set
-the pictures are read and no mask, no box, no expression. Every number in capitals below is of the papers or was
-set before anything was measured, none was tuned.
+the pictures are read, and no mask, no box, no expression.
 
 1. The picture is cut into regions of even colour, at each of SCALES anew: Felzenszwalb and Huttenlocher, "Efficient
    Graph-Based Image Segmentation" (IJCV 2004), OpenCV's.
@@ -39,6 +38,7 @@ from attrbind_exp.heatmaps.guided_filter import load_opencv
 from attrbind_exp.types import Sample, SampleError, UserError
 from attrbind_exp.work import Work
 
+# The first three are the papers'; the others are ours, set once.
 SCALES = (50, 100, 150, 300)  # k of the cut, and the least pixels of its regions: Selective Search's
 SIGMA = 0.8  # of the blur before the cut, in pixels: both papers'
 BINS = 25  # of hue, of saturation and of value: Selective Search's
@@ -174,39 +174,42 @@ def write_proposals(folder: Path, name: str, masks: Sequence[np.ndarray]) -> Non
 
 
 def name_images(samples: Iterable[Sample]) -> dict[str, Sample]:
-    """One sample of each image, by the name of the image's file of proposals. Raises UserError where two images would have the same."""
+    """One sample of each image, by the name of the image's file. Raises UserError where two images share one."""
     named: dict[str, Sample] = {}
     for sample in samples:
         name = file_names(sample)[0]
         if named.setdefault(name, sample).image_id != sample.image_id:
             raise UserError(
-                f"images '{named[name].image_id}' and '{sample.image_id}' would both have '{name}' as their file of "
-                "proposals; make them of one folder of pictures at a time"
+                f"images '{named[name].image_id}' and '{sample.image_id}' would both have their proposals in '{name}'; "
+                "give one of the pictures another name"
             )
     return named
 
 
 def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
     folder, overrides = Path(sys.argv[1]), sys.argv[2:]
     folder.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         dataset = config.read_settings(hydra.compose("run", overrides)).load_dataset()
     images = name_images(dataset.samples)
-    counts, failures = [], []
+    total, failures = 0, []
     with Work("proposals", len(images), "image") as work:
         for name, sample in images.items():
             try:
                 masks = propose(read_image(sample.image_path, sample.size))
-            except SampleError as error:
-                failures.append(error)
-            else:
                 write_proposals(folder, name, masks)
-                counts.append(len(masks))
-            work.advance(failed=len(failures) - work.failed)
-    for error in failures:
-        print(f"{error.reason}: {error}")
-    print(f"{sum(counts)} proposals of {len(counts)} images in {folder}; {len(failures)} images without")
+                total += len(masks)
+            except SampleError as error:
+                failures.append(f"{error.reason}: {error}")
+            work.advance()
+    print(*failures, sep="\n", end="\n" if failures else "")
+    print(f"{total} proposals of {len(images) - len(failures)} images in {folder}; {len(failures)} images failed")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
