@@ -42,7 +42,7 @@ from attrbind_exp.work import Work
 SCALES = (50, 100, 150, 300)  # k of the cut, and the least pixels of its regions: Selective Search's
 SIGMA = 0.8  # of the blur before the cut, in pixels: both papers'
 BINS = 25  # of hue, of saturation and of value: Selective Search's
-LARGEST_SIDE = 640  # a larger picture is cut at this size, COCO's, for which SCALES were made
+LARGEST_SIDE = 640  # a larger picture is cut at this size, the longer side of COCO's
 LEAST = 32**2 / (640 * 480)  # of the picture: below, COCO calls an object small
 ALIKE = 0.9  # IoU of two masks of which the second says nothing new
 MOST = 200  # proposals an image: about what Segment Anything makes
