@@ -142,3 +142,20 @@ def test_images_whose_files_would_have_one_name_are_refused():
     assert list(proposals.name_images([sample, sample])) == ["1.png.json"]
     with pytest.raises(UserError, match="would both have their proposals in"):
         proposals.name_images([sample, replace(sample, image_id="b/1.png")])
+
+
+def test_a_picture_that_is_not_there_is_counted_and_named(tmp_path, refer_folder, monkeypatch, capsys):
+    (refer_folder / "images" / "2.png").unlink()
+    typed = [
+        "dataset=refcoco",
+        f"dataset.root={tmp_path}",
+        "dataset.name=tiny",
+        "dataset.split_by=made",
+        "dataset.split=test",
+    ]
+    folder = tmp_path / "made"
+    monkeypatch.setattr(sys, "argv", ["proposals.py", str(folder), *typed, f"dataset.images={refer_folder}/images"])
+    proposals.main()
+    printed = capsys.readouterr().out
+    assert "image_missing: image" in printed and "of 1 images in" in printed and "1 images failed" in printed
+    assert [file.name for file in folder.iterdir()] == ["1.json"]
