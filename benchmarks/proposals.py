@@ -27,6 +27,7 @@ from pathlib import Path
 
 import hydra
 import numpy as np
+from hydra.errors import HydraException
 from PIL import Image
 from scipy import ndimage
 
@@ -192,7 +193,7 @@ def main() -> None:
     folder, overrides = Path(sys.argv[1]), sys.argv[2:]
     folder.mkdir(parents=True, exist_ok=True)
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
-        dataset = config.read_settings(hydra.compose("run", overrides)).load_dataset()
+        dataset = config.load_dataset(hydra.compose("run", overrides))
     images = name_images(dataset.samples)
     total, failures = 0, []
     with Work("proposals", len(images), "image") as work:
@@ -211,5 +212,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    except (UserError, HydraException) as error:
+        sys.exit(f"error: {error.__cause__ or error}")
