@@ -125,7 +125,7 @@ class Late(HeatMapMethod):
 
     def raw_maps(self, seen, columns, grid):
         means = [
-            score_map.mean_map([seen.cross[x][:, 0].mean(1) for x in cross_layers([c], list(seen.cross))],
+            score_map.mean_map([seen.cross[x][:, 0] for x in cross_layers([c], list(seen.cross))],
                                score_map.grid_at(c.ratio, grid), grid)
             for c in columns
         ]  # fmt: skip

@@ -128,10 +128,11 @@ class Observation:
     """What a pass has left behind, by the fields of its Request.
 
     `cross`: probabilities pooled over text positions, (B, (1 + R) K, heads, n) of each layer, heads = 1 where they were
-    meaned: the K of the keys, then those of each further text, zeros in rows that have fewer than R;
-    `self_attention`: one entry a layer and, where images share what no text has touched, an image; `inputs`, `outputs`:
-    (B, n, channels) of each layer; `noise`: (B, c, h, w). `relative_loss`: (B,) of a method that asks for losses, how
-    much worse than its best rival each row's text explains the picture, from 0 to 1 (see heatmaps.losses).
+    meaned, (B, K, n) where a heat-map method that reads no heads is given it: the K of the keys, then those of each
+    further text, zeros in rows that have fewer than R; `self_attention`: one entry a layer and, where images share what
+    no text has touched, an image; `inputs`, `outputs`: (B, n, channels) of each layer; `noise`: (B, c, h, w).
+    `relative_loss`: (B,) of a method that asks for losses, how much worse than its best rival each row's text explains
+    the picture, from 0 to 1 (see heatmaps.losses).
     """
 
     cross: dict[Layer, Tensor] = field(default_factory=dict)

@@ -242,7 +242,7 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 def exit_with(error: Exception) -> NoReturn:
     """End a command whose user can mend what went wrong: one line and exit code 2."""
     # Hydra wraps what a constructor raises.
-    cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+    cause = error.__cause__ if isinstance(error.__cause__, UserError) and not isinstance(error, UserError) else error
     end()
     log.error("error: " + clean(mend_missing(" ".join(str(cause).split())), 5000))
     sys.exit(2)

@@ -65,7 +65,7 @@ class ISeg(HeatMapMethod):
         found = []
         for column in columns:
             own = cross_layers([column], list(seen.cross))
-            maps = torch.stack([seen.cross[layer].mean(2) for layer in own]).mean(0)  # (B, K, n)
+            maps = torch.stack([seen.cross[layer] for layer in own]).mean(0)  # (B, K, n)
             sums = maps.sum(-1, keepdim=True)
             maps = maps / sums.clamp_min(torch.finfo(maps.dtype).tiny)
             mean = maps.sum(1) / (sums > 0).sum(1).clamp_min(1)  # rows of zeros fill up the poolings of a batch

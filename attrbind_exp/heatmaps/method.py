@@ -64,7 +64,8 @@ class HeatMapMethod(ABC):
         return weigh_columns(find_columns(choice, layers), choice.weights or self.weights or reading.weights)
 
     def request(self, columns: Sequence[Column], layers: Sequence[Layer]) -> Request:
-        """What a pass must leave behind for these columns: by default the cross-attention of their layers."""
+        """What a pass must leave behind for these columns: by default the cross-attention of their layers, heads
+        meaned. Who reads heads asks for `by_head=True`; `seen.cross` has no axis of heads otherwise."""
         return Request(cross=cross_layers(columns, layers))
 
     def pools(self, read: Sequence[int], length: int, content: Sequence[int] = ()) -> Tensor:
@@ -127,6 +128,7 @@ def column_means(seen: Observation, columns: Sequence[Column], grid: tuple[int, 
     at = score_map.grid_at(min((x.layer.ratio for x in seen.self_attention), default=1), grid)
     means = []
     for column in columns:
-        layers = [seen.cross[x][:, 0].mean(1) for x in cross_layers([column], list(seen.cross))]  # (B, n) each
+        pooled = [seen.cross[x][:, 0] for x in cross_layers([column], list(seen.cross))]
+        layers = [x.mean(1) if x.ndim == 3 else x for x in pooled]  # (B, n) each, without heads
         means.append(score_map.mean_map(layers, score_map.grid_at(column.ratio, grid), at))
     return torch.stack(means, 1)

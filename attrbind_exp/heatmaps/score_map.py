@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from attrbind_exp.backbones.backbone import SelfAttention
 from attrbind_exp.backbones.tensors import at_least_float32
+from attrbind_exp.heatmaps.shapes import HEADS, check_floats
 from attrbind_exp.language.window import as_slice
 from attrbind_exp.memory import in_parts
 
@@ -27,6 +28,7 @@ def min_max(maps: Tensor) -> Tensor:
 
 def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
     """(B, h, w) to (B, *size), bilinear or bicubic, with pixel centres aligned as cv2 and torch do by default."""
+    check_floats(maps, {"B": None, "h": None, "w": None}, HEADS, "resize ")
     if maps.shape[-2:] == size:
         return maps
     return F.interpolate(maps[:, None], size, mode=mode, align_corners=False)[:, 0]
@@ -40,6 +42,8 @@ def grid_at(ratio: int, latent: tuple[int, int]) -> tuple[int, int]:
 def mean_map(layers: Sequence[Tensor], own: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """Protocol 3.4 for one resolution, before its min-max: mean over layers (B, n) of `own` (h_r, w_r) cells, resized
     to `grid`. (B, h, w)."""
+    for layer in layers:
+        check_floats(layer, {"B": None, "n": own[0] * own[1]}, HEADS, "mean_map ")
     mean = torch.stack([at_least_float32(m) for m in layers]).mean(0).unflatten(-1, own)  # (B, h_r, w_r)
     return resize(mean, grid)
 

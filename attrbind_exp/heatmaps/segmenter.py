@@ -25,6 +25,7 @@ from attrbind_exp.heatmaps.losses import LossMeter, Relative
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.passes import ask, first_alike, of_method, pad
 from attrbind_exp.heatmaps.plan import Plan
+from attrbind_exp.heatmaps.shapes import check_floats, naming
 from attrbind_exp.heatmaps.sharing import share_rows
 from attrbind_exp.language.prompts import place_prompts
 from attrbind_exp.latent_steps.method import LatentSteps
@@ -34,6 +35,7 @@ from attrbind_exp.memory import in_parts
 from attrbind_exp.types import HeatMap, MapSettings, Prompt, SampleError, TextSettings, UserError
 
 BASELINE = Variant("baseline")
+MAPS = "one for each of its columns, as torch.stack(maps, 1) makes of maps (B, h, w)"
 VAE_OVERFLOW = "the autoencoder overflows in half precision on this picture; try model.dtype=bf16 or fp32"
 
 
@@ -172,7 +174,7 @@ class Segmenter:
                     texts = [
                         of_method(seen, *asked[name], t * pools.shape[1], losses.get(name)) for t in range(shared.texts)
                     ]
-                    made = self._maps(name, texts, (latents.shape[-2], latents.shape[-1]), read, flat)
+                    made = self._maps(name, texts, rows, (latents.shape[-2], latents.shape[-1]), read, flat)
                     total[name] = total[name] + made if name in total else made
         self.flat = self.flat + flat  # not before the pass is whole: where memory runs out it is made again
         means = [total[name] / (len(self.timesteps[name]) * self.settings.draws) for name in self.methods]
@@ -215,15 +217,20 @@ class Segmenter:
         return words if self.latent_steps.applies(words) else None
 
     def _maps(
-        self, name: str, texts: Sequence[Observation], grid: tuple[int, int], read: Tensor, flat: Tensor
+        self, name: str, texts: Sequence[Observation], rows: int, grid: tuple[int, int], read: Tensor, flat: Tensor
     ) -> Tensor:
-        """One method's completed maps (B, T, C, h, w) of what a pass left behind of each of T texts, all completed
-        together. `read` (2, D): row and text of each map that somebody reads; those that are flat count in `flat`."""
+        """One method's completed maps (B, T, C, h, w) of what a pass of B `rows` left behind of each of T texts, all
+        completed together. `read` (2, D): row and text of each map that somebody reads; those that are flat count in
+        `flat`."""
         method, columns = self.methods[name], self.plan.of_method(name)
-        raw = torch.stack([method.raw_maps(seen, columns, grid) for seen in texts], 1)
+        axes = {"B": rows, "C": len(columns), "h": None, "w": None}
+        with naming(method, "raw_maps"):
+            raw = torch.stack([check_floats(method.raw_maps(seen, columns, grid), axes, MAPS) for seen in texts], 1)
         first = self.plan.columns.index((name, columns[0]))
         flat[first : first + len(columns)] += score_map.is_flat(raw, self.backbone.dtype)[read[0], read[1]].sum(0)
-        made = method.complete(raw.flatten(1, 2), texts[0])
+        axes["C"] = len(columns) * len(texts)
+        with naming(method, "complete"):
+            made = check_floats(method.complete(raw.flatten(1, 2), texts[0]), axes, "one for each that it was given")
         if made.shape[-2:] != grid:
             made = score_map.resize(made.flatten(0, 1), grid).unflatten(0, made.shape[:2])
         return made.unflatten(1, raw.shape[1:3])
