@@ -16,6 +16,7 @@ from attrbind_exp.backbones.weights_digest import weights_digest
 from attrbind_exp.commands.parts import check_goes_on, merged_parts, tracked_parts
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.evaluation import provenance as here
+from attrbind_exp.evaluation.source import source_digest
 from attrbind_exp.reporting.made_with import difference_line, made_with
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.configuration import differing
@@ -349,5 +350,5 @@ def test_a_summary_of_an_earlier_version_is_read(tmp_path):
 def test_the_source_of_one_own_folder_is_not_that_of_the_next(tmp_path):
     """Asked in one process, as a program does that starts several runs."""
     (tmp_path / "edit.py").write_text("x = 1\n")
-    without, own = here.source_digest(None), here.source_digest(tmp_path)
-    assert len({without, own}) == 2 and here.source_digest(None) == without
+    without, own = source_digest(None), source_digest(tmp_path)
+    assert len({without, own}) == 2 and source_digest(None) == without

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from math import isfinite
 from numbers import Real
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from attrbind_exp.config.by_name import field_edits
 from attrbind_exp.edits import Averaging, Edit, NounChunk
@@ -11,8 +11,10 @@ from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.runs.shown import did_you_mean
 from attrbind_exp.types import UserError
 
+T = TypeVar("T")
 EditChoice: TypeAlias = str | Edit | Sequence[str | Edit]
 
+OWN = ", or give an object of a class of your own (docs/extend.md)"
 NCR, NCR_PREFIXED, UEA = "ncr", "ncr_prefixed", "uea"
 # What a word stands for: other words. The names that tables give to edits do as well as the paper's short ones.
 WORDS = {
@@ -36,12 +38,14 @@ def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
         return (choice,)
     if isinstance(choice, list | tuple):
         return tuple(edit for part in choice for edit in read_edits(part, alpha))
+    check_made("edit", choice)
     if not isinstance(choice, str):
         raise UserError(f"edit={choice!r}; give words such as 'ncr+uea', Edit objects, or a list of both")
     ours: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
     chains = field_edits() | {word: tuple(ours[name] for name in names) for word, names in WORDS.items()}
     words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
-    return tuple(edit for word in words for edit in chains[known("edit", word, list(dict.fromkeys([*WORDS, *chains])))])
+    choices = list(dict.fromkeys([*WORDS, *chains]))
+    return tuple(edit for word in words for edit in chains[known("edit", word, choices, OWN)])
 
 
 def check_alpha(alpha: float) -> float:
@@ -50,6 +54,13 @@ def check_alpha(alpha: float) -> float:
     if not real or not isfinite(alpha) or alpha < 0:
         raise UserError(f"alpha={alpha!r}; give a finite number >= 0 (the paper's is 0.9)")
     return float(alpha)
+
+
+def check_made(kind: str, choice: T) -> T:
+    """The choice as it is. Raises UserError for a class where an object of it is wanted."""
+    if isinstance(choice, type):
+        raise UserError(f"{kind}={choice.__name__} is a class; give an object of it, {kind}={choice.__name__}()")
+    return choice
 
 
 def known(kind: str, word: str, choices: Collection[str], also: str = "") -> str:

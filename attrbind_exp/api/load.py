@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from attrbind_exp.api.choices import EditChoice, check_alpha, known, read_edits
+from attrbind_exp.api.choices import OWN, EditChoice, check_alpha, check_made, known, read_edits
 from attrbind_exp.api.segmenter import LoadedSegmenter
 from attrbind_exp.commands.build import build_segmenter
 from attrbind_exp.config.by_name import settings_by_name
@@ -56,7 +56,10 @@ def load_segmenter(
     """
     read_edits(edit, check_alpha(alpha))
     name, path = _find_model(model)
-    reading = "diffsegmenter" if isinstance(heatmap, HeatMapMethod) else known("heatmap", heatmap, options("heatmap"))
+    if isinstance(heatmap, HeatMapMethod):
+        reading = "diffsegmenter"
+    else:
+        reading = known("heatmap", check_made("heatmap", heatmap), options("heatmap"), OWN)
     if isinstance(layers, str):
         known("layers", layers, [option for option in options("attention_layers") if option != "grid"])
     precision = PRECISIONS.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype

@@ -10,17 +10,19 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from attrbind_exp.commands.causes import told
 from attrbind_exp.commands.disk import disk_errors
 from attrbind_exp.commands.free_text import FREE_TEXT
 from attrbind_exp.commands.grammar import read_values, show
 from attrbind_exp.commands.known_keys import check_keys, mend_missing
-from attrbind_exp.commands.own_folder import CONFIG_DIR, take_config_dir, use_config_dir
+from attrbind_exp.commands.own_folder import CONFIG_DIR, own_option, take_config_dir, use_config_dir
 from attrbind_exp.commands.segment_arguments import WITH_VALUE
 from attrbind_exp.commands.unused_folders import remove_if_unused, remove_unused
 from attrbind_exp.commands.verbosity import take_verbosity, use_verbosity
@@ -126,11 +128,19 @@ def _rewrite_group(key: str, known: Sequence[str], values: Sequence[object]) -> 
             raise UserError(f"{key}={shown} mixes numbers and names; sweep over one kind at a time")
         return f"{key}.value={shown}"
     for part in parts:
-        if part not in known:
+        if show(part) not in known:
             also = "a number or one of " if key in NUMBER_GROUPS else ""
             meant = did_you_mean(show(part), known)
-            raise UserError(f"unknown {key} '{show(part)}'; {meant}choose {also}{', '.join(known)}")
-    return f"{key}={shown}"
+            own = own_option(key, show(part))
+            raise UserError(f"unknown {key} '{show(part)}'; {meant}choose {also}{', '.join(known)}{own}")
+    return f"{key}={','.join(_name(value) for value in values)}"
+
+
+def _name(value: object) -> str:
+    """An option's name, or a list of them: in quotes where Hydra would read a number, true or null."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_name, value))}]"
+    return value if isinstance(value, str) else f"'{show(value)}'"
 
 
 def _check_option(key: str, value: str) -> None:
@@ -179,7 +189,7 @@ def _is_number(value: object) -> bool:
     return True
 
 
-MENDABLE = (UserError, HydraException, OmegaConfBaseException)
+MENDABLE = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 
 
 def run_main(
@@ -229,6 +239,8 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
         except MENDABLE as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
+                if isinstance(error, InstantiationException):  # of which the launcher would show the last line
+                    raise UserError(told(error)) from error
                 raise
             exit_with(error)
         except Exception:
@@ -241,8 +253,6 @@ def task(function: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
 
 def exit_with(error: Exception) -> NoReturn:
     """End a command whose user can mend what went wrong: one line and exit code 2."""
-    # Hydra wraps what a constructor raises.
-    cause = error.__cause__ if isinstance(error.__cause__, UserError) and not isinstance(error, UserError) else error
     end()
-    log.error("error: " + clean(mend_missing(" ".join(str(cause).split())), 5000))
+    log.error("error: " + clean(mend_missing(" ".join(told(error).split())), 5000))
     sys.exit(2)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from attrbind_exp.paths import OWN_FOLDER
+from attrbind_exp.paths import OWN_FOLDER, own_folder
 from attrbind_exp.types import UserError
 
 CONFIG_DIR = "--config-dir"
@@ -33,6 +33,12 @@ def take_config_dir(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     if waiting or folder == "":
         raise UserError(f"{CONFIG_DIR} names no folder; give {CONFIG_DIR}=DIR with your own options and Python files")
     return (None if folder is None else Path(folder)), rest
+
+
+def own_option(group: str, name: str) -> str:
+    """What an error says of an option that is not there: where one of the user's own would lie."""
+    own, file = own_folder(), f"{group}/{name}.yaml"
+    return f"; your own would be '{own / file}'" if own else f"; one of your own needs {CONFIG_DIR}=DIR with DIR/{file}"
 
 
 def add_config_dir(parser: argparse.ArgumentParser) -> None:

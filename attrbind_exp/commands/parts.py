@@ -13,11 +13,13 @@ from attrbind_exp.backbones.weights_digest import loras_digest, weights_digest
 from attrbind_exp.config import Settings
 from attrbind_exp.data.dataset import Dataset, by_image
 from attrbind_exp.data.digests import digest_dataset
+from attrbind_exp.evaluation.source import source_digest
 from attrbind_exp.evaluation.unchanged import check_unchanged
 from attrbind_exp.log import log
+from attrbind_exp.paths import own_folder
 from attrbind_exp.runs.provenance import ROWS, Identity, Part, check_same, differences, read_parts, summed
 from attrbind_exp.runs.rows import read_images
-from attrbind_exp.runs.shown import clean
+from attrbind_exp.runs.shown import clean, shell_word
 from attrbind_exp.runs.store import RunStore
 from attrbind_exp.runs.summary import Summary
 from attrbind_exp.types import UserError
@@ -68,10 +70,18 @@ def check_goes_on(before: Part, now: Part, dataset: Dataset, folder: Path) -> No
 
 
 def check_finished(summary: Summary, settings: Settings, folder: Path) -> None:
-    """Raise UserError where a finished run was made by other weights than those that lie at model.path now."""
+    """Raise UserError where a finished run was made by other weights than those that lie at model.path now. Warn where
+    it was made by another source: a class that was edited since, the user's or ours, does nothing for it."""
     if summary.identity is not None:
         now = with_model(summary.identity, settings)
         check_same(summary.identity, now, f"the run in '{folder}' was finished with another model")
+    then, source = summary.provenance[-1].source if summary.provenance else None, source_digest(own_folder())
+    if then not in (None, source):
+        log.warning(
+            f"WARNING: nothing is scored anew: this run was finished before with another source {then} / {source} "
+            "(before / now), and its figures are those of then; give another hydra.run.dir (hydra.sweep.dir), or "
+            f"remove {clean(shell_word(str(folder)), 5000)}, to score with the source as it is now"
+        )
 
 
 def merged_parts(shards: Mapping[str, Path], key: str) -> list[Part]:

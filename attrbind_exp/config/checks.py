@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from attrbind_exp.config.options import check_options
 from attrbind_exp.config.variants import is_real, variants
 from attrbind_exp.types import CHOICES, UserError
 
@@ -39,11 +40,15 @@ def check_choices(cfg: DictConfig) -> None:
         raise UserError(f"figure={cfg.figure}; give its width: figure.width=single or figure.width=double")
     template = OmegaConf.select(cfg, "text_processor.template")
     if not isinstance(template, str):
-        raise UserError(f"text_processor.template={template}; give the words before an expression, or '' for none")
+        raise UserError(
+            f"text_processor.template={template}; give the words before an expression, or '' for none; an "
+            "option of your own begins with defaults: [_common, _self_], which has this and other keys"
+        )
 
 
 def check(cfg: DictConfig) -> None:
     """Raise UserError for the first value that makes no sense."""
+    check_options(cfg)
     check_choices(cfg)
     check_numbers(cfg)
     size = cfg.model.size

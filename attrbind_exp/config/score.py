@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from attrbind_exp.config.checks import check_choices, check_numbers
 from attrbind_exp.config.identity import config_hash
+from attrbind_exp.config.options import check_options
 from attrbind_exp.config.settings import load_dataset, text_settings
 from attrbind_exp.data.dataset import Dataset
 from attrbind_exp.edits.variant import is_ours
@@ -46,6 +47,7 @@ def score_settings(cfg: DictConfig) -> ScoreSettings:
     """The ScoreSettings of a composed configuration. Raises UserError for the first value that makes no sense."""
     if OmegaConf.is_missing(cfg, "predictions") or not str(cfg.predictions).strip():
         raise UserError("no predictions given; use predictions=FILE.json, FILE.npz or FOLDER, and name=NAME")
+    check_options(cfg)
     check_choices(cfg)
     check_numbers(cfg)
     path = Path(str(cfg.predictions)).expanduser()

@@ -64,6 +64,12 @@ def compared_methods(cfg: DictConfig) -> list[MethodNode]:
             raise UserError(
                 f"text_processor.methods holds {method}; give each a name and a list of edits, nothing else"
             )
+        chain = method.get("edits") or []
+        if not isinstance(chain, list) or not all(isinstance(edit, dict) and "_target_" in edit for edit in chain):
+            raise UserError(
+                f"the edits of '{method['name']}' in text_processor.methods are {chain}; give a list of them, such as "
+                "[{_target_: FILE.CLASS}]"
+            )
     edits = [method.get("edits") or [] for method in methods]
     several = any(isinstance(edit.get("alpha"), list) and len(edit["alpha"]) > 1 for chain in edits for edit in chain)
     return methods if not several or [] in edits else [{"name": BASELINE, "edits": []}, *methods]

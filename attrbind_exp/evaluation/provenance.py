@@ -1,6 +1,5 @@
 """What this very process scores with: finding it out. Each answer may be unknown (None), none fails or takes long."""
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -12,14 +11,12 @@ from pathlib import Path
 
 import torch
 
-from attrbind_exp.data.digests import digest_file
 from attrbind_exp.devices import DTYPES
+from attrbind_exp.evaluation.source import source_digest
 from attrbind_exp.language import SPACY_MODELS
 from attrbind_exp.paths import PACKAGE, own_folder
 from attrbind_exp.runs.provenance import Identity, Part, Provenance
 
-ROOMS = ("data", "scoring", "language", "backbones", "edits", "heatmaps", "tasks", "evaluation")  # can change a figure
-FILES = ("types.py", "devices.py", "memory.py")  # can, too
 GIT_SECONDS = 1.0  # that git may take; 5 ms are usual, and a file server may be slow
 DRIVER = Path("/sys/module/nvidia/version")
 
@@ -81,24 +78,6 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
     lines = answer.stdout.decode("utf-8", "replace").splitlines() if answer.returncode == 0 else []
     commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ") and "(" not in line), None)
     return (None, None) if commit is None else (commit, any(not line.startswith("#") for line in lines))
-
-
-@lru_cache(maxsize=1)
-def source_digest(own: Path | None) -> str:
-    """Twelve hex digits over the source of the rooms that can change a figure, and over Python files in the user's
-    `own` folder. A comment counts, too: so this is told, and refuses nothing."""
-    files = [file for room in ROOMS for file in sorted((PACKAGE / room).rglob("*.py"))]
-    files += [PACKAGE / name for name in FILES]
-    total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(PACKAGE).as_posix()} {digest_file(file)}\n".encode())
-    for file in _own_files(own):
-        total.update(f"{file.name} {digest_file(file)}\n".encode())
-    return total.hexdigest()[:12]
-
-
-def _own_files(own: Path | None) -> Sequence[Path]:
-    return [] if own is None else [f for depth in ("*.py", "*/*.py") for f in sorted(own.glob(depth)) if f.is_file()]
 
 
 def installed(package: str) -> str | None:

@@ -29,7 +29,7 @@ def clean(text: str, limit: int = 300) -> str:
 
 def did_you_mean(word: str, choices: Collection[str], cutoff: float = 0.6) -> str:
     """What an error says behind a word that is no choice: "did you mean NEAREST? ", or "" where none is near."""
-    near = difflib.get_close_matches(word, list(choices), 1, cutoff)
+    near = difflib.get_close_matches(word, [choice for choice in choices if choice != word], 1, cutoff)
     return f"did you mean {near[0]}? " if near else ""
 
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from attrbind_exp import config
 from attrbind_exp.backbones.weights_digest import read_loras
 from attrbind_exp.commands import command_line
+from attrbind_exp.commands.causes import told
 from attrbind_exp.commands.doctor import checkpoint, computes, files, machine, plan, published, refinement, samples
 from attrbind_exp.commands.doctor.finding import Finding
 from attrbind_exp.data.coco import coco_places
@@ -88,8 +89,7 @@ def examine_data(cfg: DictConfig) -> Generator[Finding, None, Found]:
             yield from samples.check_masks(found, cfg.sample, cfg.seed)
         return found, splits
     except (UserError, HydraException) as error:
-        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
-        yield Finding("MISSING", "reading", str(cause))
+        yield Finding("MISSING", "reading", told(error))
         return [], {}
 
 
