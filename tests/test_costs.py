@@ -16,9 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from pycocotools import mask as coco_mask
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from attrbind_exp.backbones.stable_diffusion import StableDiffusion
-from attrbind_exp.config import PACKAGE
+from attrbind_exp.config import CONF, PACKAGE
 from attrbind_exp.data.dataset import by_image
 from attrbind_exp.data.refer import load_refer
 from attrbind_exp.edits import Averaging, NounChunk, TextBlind, Variant
@@ -33,6 +34,7 @@ from attrbind_exp.heatmaps.iseg import ISeg
 from attrbind_exp.heatmaps.ovam import Ovam
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.latent_steps.attend_and_excite import AttendAndExcite
+from attrbind_exp.reporting.costs import read_costs
 from attrbind_exp.tasks.choose import choose_task
 from attrbind_exp.tasks.settings import RunSettings
 from attrbind_exp.types import MapSettings
@@ -201,3 +203,29 @@ def test_a_reading_makes_what_is_counted(sd15, counter, tmp_path, name, pictures
         counted = count_image(task, settings, dataset, images, image)
         assert not counted.failures and len(counted.rows) == 3 * len(reading.variants)
     assert Counts(**{"passes": 0, **counter}) == (reading.makes or reading.counted)(expressions, pictures)
+
+
+def test_the_counted_column_is_made_of_multiply_adds():
+    """Of SD 1.5 at 512 pixels, over those of a bare pass as torch counts them: docs/readings-cost.json to a hundredth. Four
+    maps go through S, one a resolution."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+        unet(torch.empty(1, 4, 64, 64), torch.empty(1), torch.empty(1, 77, 768))
+    bare = flops.get_total_flops() / 2  # of multiply-adds each is two operations
+    cells, heads, columns, anchors = 64 * 64, 8, 4, 16 * 16
+    scores = {1: FINEST * heads * cells**2 * 40}  # queries by keys, of all layers of a resolution
+    scores |= {2: 5 * heads * (cells // 4) ** 2 * 80, 4: 5 * heads * (cells // 16) ** 2 * 160}
+    scores[8] = heads * (cells // 64) ** 2 * 160
+    product = scores[1] + FINEST * heads * cells**2 * columns
+    merged = 3 * anchors * cells**2 + 2 * 3 * anchors**2 * cells  # distances are two products, means one
+    work = {
+        "cross_only": 0,
+        "diffsegmenter": product,
+        "self_attention_power": 2 * product,
+        "iseg": scores[1] + 10 * columns * cells**2,
+        "diffseg": sum(scores.values()) + merged,
+        "elbo": 20 * bare + product,
+    }
+    found = {name: round(1 + more / bare, 2) for name, more in work.items()}
+    costs = read_costs(CONF.parent / "docs" / "readings-cost.json").readings
+    assert found == pytest.approx({name: costs[name].counted for name in work}, abs=0.011)
