@@ -16,6 +16,7 @@ PATHS = (
     "captioner.path",
     "captioner.file",
     "captioner.cache",
+    "refine.proposals",
     "cache.folder",
     "text_processor.overrides",
     "hydra.run.dir",

@@ -42,9 +42,14 @@ def digest_folder(folder: Path) -> str:
 def find_file(folder: Path, sample: Sample) -> Path | None:
     """The file of an image's proposals: its id, its picture's name, or that without the ending, and ".json"; the first
     that is there."""
-    names = (sample.image_id, sample.image_path.name, sample.image_path.stem)
-    files = (folder / f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"})
+    names = _names(sample)
+    files = (folder / f"{name}.json" for name in names if not set(name) & {"/", "\\", "\0"})
     return next((file for file in files if file.is_file()), None)
+
+
+def _names(sample: Sample) -> list[str]:
+    """What an image is called; nothing for a picture that lies in memory alone."""
+    return [name for name in (sample.image_id, sample.image_path.name, sample.image_path.stem) if name]
 
 
 def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
@@ -54,6 +59,8 @@ def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
     Raises SampleError: "proposals_missing" (no file), "proposals_none" (no mask in it), "proposals_malformed".
     """
     file = find_file(folder, sample)
+    if not _names(sample):
+        raise SampleError("proposals_missing", f"a picture without a name has no proposals in '{folder}'; give its path")
     if file is None:
         raise SampleError(
             "proposals_missing",
