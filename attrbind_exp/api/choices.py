@@ -64,9 +64,10 @@ def read_latent_steps(choice: str | LatentSteps) -> LatentSteps | None:
 def read_refine(choice: str | Refinement) -> Refinement | None:
     """The refinement that a choice names: an option of conf/refine, or a Refinement. None for "none". Raises UserError
     for an unknown word, and where something is missing that the refinement needs."""
-    given = isinstance(choice, Refinement) and not isinstance(choice, type)
-    also = ", or give a Refinement"
-    found: Refinement | None = choice if given else make_option(REFINE, known(REFINE, choice, options(REFINE), also))
+    if isinstance(choice, Refinement) and not isinstance(choice, type):
+        found: Refinement | None = choice
+    else:
+        found = make_option(REFINE, known(REFINE, str(choice), options(REFINE), ", or give a Refinement"))
     if found is not None:
         found.check()
     return found

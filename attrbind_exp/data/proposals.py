@@ -60,7 +60,8 @@ def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
     """
     file = find_file(folder, sample)
     if not _names(sample):
-        raise SampleError("proposals_missing", f"a picture without a name has no proposals in '{folder}'; give its path")
+        message = f"a picture without a file name has no proposals in '{folder}'; give its path"
+        raise SampleError("proposals_missing", message)
     if file is None:
         raise SampleError(
             "proposals_missing",
