@@ -16,7 +16,6 @@ PATHS = (
     "captioner.path",
     "captioner.file",
     "captioner.cache",
-    "refine.proposals",
     "cache.folder",
     "text_processor.overrides",
     "hydra.run.dir",

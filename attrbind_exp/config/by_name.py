@@ -39,7 +39,8 @@ def settings_by_name(
 def make_option(group: str, name: str, **given: object) -> Any:
     """What an option of a group names, made of its values and of those that are `given` in their place; None for an
     option that names nothing ("none"). Raises UserError for a value that cannot be, and for one that is missing."""
-    values: Any = OmegaConf.to_container(OmegaConf.load(option_files(group)[name]), resolve=True)
+    placed = OmegaConf.create({group: OmegaConf.load(option_files(group)[name])})  # where its references begin
+    values: Any = OmegaConf.to_container(placed[group], resolve=True)
     if not values:
         return None
     kind = get_class(values.pop("_target_"))
