@@ -39,17 +39,17 @@ def digest_folder(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
+def file_names(sample: Sample) -> list[str]:
+    """How an image's file of proposals may be called: its id, its picture's name, or that without the ending, and
+    ".json". An id that would be a path names no file."""
+    names = (sample.image_id, sample.image_path.name, sample.image_path.stem)
+    return [f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"}]
+
+
 def find_file(folder: Path, sample: Sample) -> Path | None:
-    """The file of an image's proposals: its id, its picture's name, or that without the ending, and ".json"; the first
-    that is there."""
-    names = _names(sample)
-    files = (folder / f"{name}.json" for name in names if not set(name) & {"/", "\\", "\0"})
+    """The file of an image's proposals: the first of its names that is there."""
+    files = (folder / name for name in file_names(sample))
     return next((file for file in files if file.is_file()), None)
-
-
-def _names(sample: Sample) -> list[str]:
-    """What an image is called; nothing for a picture that lies in memory alone."""
-    return [name for name in (sample.image_id, sample.image_path.name, sample.image_path.stem) if name]
 
 
 def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
@@ -59,7 +59,7 @@ def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
     Raises SampleError: "proposals_missing" (no file), "proposals_none" (no mask in it), "proposals_malformed".
     """
     file = find_file(folder, sample)
-    if not _names(sample):
+    if not file_names(sample):  # it lies in memory alone
         message = f"a picture without a file name has no proposals in '{folder}'; give its path"
         raise SampleError("proposals_missing", message)
     if file is None:
