@@ -39,11 +39,16 @@ def digest_folder(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def find_file(folder: Path, sample: Sample) -> Path | None:
-    """The file of an image's proposals: its id, its picture's name, or that without the ending, and ".json"; the first
-    that is there."""
+def file_names(sample: Sample) -> list[str]:
+    """How an image's file of proposals may be called: its id, its picture's name, or that without the ending, and
+    ".json". An id that would be a path names no file."""
     names = (sample.image_id, sample.image_path.name, sample.image_path.stem)
-    files = (folder / f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"})
+    return [f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"}]
+
+
+def find_file(folder: Path, sample: Sample) -> Path | None:
+    """The file of an image's proposals: the first of its names that is there."""
+    files = (folder / name for name in file_names(sample))
     return next((file for file in files if file.is_file()), None)
 
 
@@ -54,6 +59,9 @@ def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
     Raises SampleError: "proposals_missing" (no file), "proposals_none" (no mask in it), "proposals_malformed".
     """
     file = find_file(folder, sample)
+    if not file_names(sample):  # it lies in memory alone
+        message = f"a picture without a file name has no proposals in '{folder}'; give its path"
+        raise SampleError("proposals_missing", message)
     if file is None:
         raise SampleError(
             "proposals_missing",
