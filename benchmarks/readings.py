@@ -51,9 +51,9 @@ METHODS: dict[str, HeatMapMethod] = {
     "diffseg": DiffSeg(),
 }
 
-# What a reading costs by its products on SD 1.5 at 512 pixels, in bare conditional passes P of one text. S c, the product of all
-# five finest layers, is 0.08 P; S entry by entry with what is made of it is 1 P. elbo makes 20 passes of each text before its own,
-# and is not measured here.
+# Multiply-adds of a reading on SD 1.5 at 512 pixels, over those of P, a bare conditional pass of one text. S c, the product of all
+# five finest layers with four maps, is 0.08 P; their S entry by entry is 0.07 P, and of all layers, with distances between its
+# rows, 0.11 P. elbo makes 20 passes of each text before its own, and is not measured here. tests/test_costs.py counts all that.
 PRODUCT = 0.08
 COUNTED = {
     "diffsegmenter": 1 + PRODUCT,
@@ -63,8 +63,8 @@ COUNTED = {
     "daam": 1.0,
     "daam_normalized": 1.0,
     "ovam": 1.0,
-    "iseg": 2.0,
-    "diffseg": 2.0,
+    "iseg": 1.07,
+    "diffseg": 1.11,
     "elbo": 20 + 1 + PRODUCT,
 }
 

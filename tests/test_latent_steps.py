@@ -65,9 +65,10 @@ def oracle_syngen(maps, words):
     return total
 
 
-def oracle_share(maps, words, position):
-    """One token's share of the text, cell by cell, under a 3 x 3 kernel with mirrored edges."""
-    exponents = {p: torch.exp(100 * maps[p]) for p in words.content}
+def oracle_share(maps, position):
+    """One token's share of all but the window's first and last position, cell by cell, under a 3 x 3 kernel with
+    mirrored edges."""
+    exponents = {p: torch.exp(100 * maps[p]) for p in range(1, len(maps) - 1)}
     share = exponents[position] / sum(exponents.values())
     kernel = torch.tensor([[math.exp(-(x * x) - y * y) for x in (-1, 0, 1)] for y in (-1, 0, 1)], dtype=maps.dtype)
     padded = F.pad(share[None, None], (1, 1, 1, 1), mode="reflect")
@@ -76,12 +77,12 @@ def oracle_share(maps, words, position):
 
 def oracle_excite(maps, words):
     nouns = [p for thing in words.things for p in thing.noun]
-    return max(1 - oracle_share(maps, words, p).max().item() for p in nouns)
+    return max(1 - oracle_share(maps, p).max().item() for p in nouns)
 
 
 def oracle_conform(maps, words, temperature=0.5):
     tokens = [(n, p) for n, thing in enumerate(words.things) for p in [*thing.noun, *sum(thing.attributes, ())]]
-    found = {p: oracle_share(maps, words, p).flatten() for _, p in tokens}
+    found = {p: oracle_share(maps, p).flatten() for _, p in tokens}
 
     def alike(a, b):
         return math.exp(F.cosine_similarity(found[a], found[b], 0).item() / temperature)
@@ -104,6 +105,33 @@ MANY_TOKENS = Words((Thing((4, 5), ((2,), (3,))), Thing((7,)), Thing((9,), ((8,)
 def test_a_loss_is_the_papers(method, words):
     maps = torch.rand(77, 5, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64) / 20
     assert method.loss(maps, words).item() == pytest.approx(ORACLES[method.kind](maps, words), rel=1e-9)
+
+
+# The loss and its gradient's length, found by running the authors' own functions on `waves`: compute_loss.py and
+# _attribution_loss of RoyiRa/Linguistic-Binding-in-Diffusion-Models at 50b8eab, _compute_max_attention_per_index and
+# _compute_loss of yuval-alaluf/Attend-and-Excite at 163efdf, _compute_contrastive_loss of gemlab-vt/CONFORM at 4ad0e37
+# with pytorch-metric-learning 2.9.0; all as their scripts have it for Stable Diffusion 1.x, without a timestep before.
+# Those that smooth do so with float32 weights.
+AUTHORS = {
+    "syngen": [(-0.67445837, 159.572954), (2.47824258, 463.243742)],
+    "attend_and_excite": [(0.72344021, 10.9504628), (0.24239322, 1.24671993)],
+    "conform": [(1.02043605, 2.32264601), (1.47698540, 0.58826535)],
+}
+
+
+def waves():
+    """Cross-attention (77, 16, 16) that sums to 1 in each cell, drawn by no generator of numbers."""
+    p, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (77, 16, 16)), indexing="ij")
+    return (2 * (1.3 * p + 0.7 * y).sin() + 2 * (0.9 * p**2 + 0.4 * x).cos() - 0.02 * p).softmax(0)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.kind)
+def test_a_loss_and_its_gradient_are_what_the_authors_code_gives(method):
+    for words, (loss, length) in zip((WORDS, MANY_TOKENS), AUTHORS[method.kind], strict=True):
+        maps = waves().requires_grad_()
+        found = method.loss(maps, words)
+        (gradient,) = torch.autograd.grad(found, maps)
+        assert (found.item(), gradient.norm().item()) == pytest.approx((loss, length), rel=1e-6)
 
 
 def test_a_loss_by_hand():

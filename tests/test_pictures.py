@@ -157,6 +157,7 @@ def test_outlines_survive_the_page():
 
 def test_captions_part_behind_words():
     assert figures.wrap("attribute_binding_prefixed alpha=0.9", 20) == ["attribute_binding_", "prefixed alpha=0.9"]
+    assert figures.wrap("noun_chunk refine=guided_filter", 24) == ["noun_chunk", "refine=guided_filter"]
     assert figures.wrap("noun_chunk", 20) == ["noun_chunk"] and figures.wrap("", 20) == [""]
 
 

@@ -1,13 +1,17 @@
-"""Words that people type for edits, and what is said of a word that nobody knows."""
+"""Words that people type for edits, latent steps and refinements, and what is said of a word that nobody knows."""
 
+import re
 from collections.abc import Collection, Sequence
 from math import isfinite
 from numbers import Real
 from typing import TypeAlias, TypeVar
 
-from attrbind_exp.config.by_name import field_edits
+from attrbind_exp.config.by_name import field_edits, make_option
 from attrbind_exp.edits import Averaging, Edit, NounChunk
 from attrbind_exp.edits.variant import BASELINE
+from attrbind_exp.heatmaps.refinement import Refinement
+from attrbind_exp.latent_steps.method import LatentSteps
+from attrbind_exp.paths import options
 from attrbind_exp.runs.shown import did_you_mean
 from attrbind_exp.types import UserError
 
@@ -15,6 +19,7 @@ T = TypeVar("T")
 EditChoice: TypeAlias = str | Edit | Sequence[str | Edit]
 
 OWN = ", or give an object of a class of your own (docs/extend.md)"
+STEPS, REFINE = "latent_steps", "refine"
 NCR, NCR_PREFIXED, UEA = "ncr", "ncr_prefixed", "uea"
 # What a word stands for: other words. The names that tables give to edits do as well as the paper's short ones.
 WORDS = {
@@ -46,6 +51,31 @@ def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
     words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
     choices = list(dict.fromkeys([*WORDS, *chains]))
     return tuple(edit for word in words for edit in chains[known("edit", word, choices, OWN)])
+
+
+def read_latent_steps(choice: str | LatentSteps) -> LatentSteps | None:
+    """The steps that a choice names: an option of conf/latent_steps, behind it their number as tables have it ("syngen
+    x3"), or a LatentSteps. None for "none". Raises UserError for an unknown word."""
+    if isinstance(choice, LatentSteps):
+        return choice
+    counted = re.fullmatch(r"(\w+) x(\d+)", str(check_made(STEPS, choice)))
+    word, given = (counted[1], {"steps": int(counted[2])}) if counted else (choice, {})
+    also = "; three steps are 'syngen x3', or give a LatentSteps"
+    found: LatentSteps | None = make_option(STEPS, known(STEPS, word, options(STEPS), also), **given)
+    return found
+
+
+def read_refine(choice: str | Refinement) -> Refinement | None:
+    """The refinement that a choice names: an option of conf/refine, or a Refinement. None for "none". Raises UserError
+    for an unknown word, and where something is missing that the refinement needs."""
+    check_made(REFINE, choice)
+    if isinstance(choice, Refinement):
+        found: Refinement | None = choice
+    else:
+        found = make_option(REFINE, known(REFINE, str(choice), options(REFINE), ", or give a Refinement"))
+    if found is not None:
+        found.check()
+    return found
 
 
 def check_alpha(alpha: float) -> float:

@@ -6,11 +6,22 @@ from pathlib import Path
 
 import torch
 
-from attrbind_exp.api.choices import OWN, EditChoice, check_alpha, check_made, known, read_edits
+from attrbind_exp.api.choices import (
+    OWN,
+    EditChoice,
+    check_alpha,
+    check_made,
+    known,
+    read_edits,
+    read_latent_steps,
+    read_refine,
+)
 from attrbind_exp.api.segmenter import LoadedSegmenter
 from attrbind_exp.commands.build import build_segmenter
 from attrbind_exp.config.by_name import settings_by_name
 from attrbind_exp.heatmaps.method import HeatMapMethod
+from attrbind_exp.heatmaps.refinement import Refinement
+from attrbind_exp.latent_steps.method import LatentSteps
 from attrbind_exp.paths import options
 from attrbind_exp.types import LayerChoice
 
@@ -24,6 +35,8 @@ def load_segmenter(
     alpha: float = 0.9,
     heatmap: str | HeatMapMethod = "diffsegmenter",
     layers: str | LayerChoice = "all",
+    latent_steps: str | LatentSteps = "none",
+    refine: str | Refinement = "none",
     seed: int = 0,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
@@ -49,8 +62,15 @@ def load_segmenter(
 
     `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "daam", "ovam", "iseg", ..:
     docs/readings.md) or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers
-    ("all", "half", "up", ..) or a LayerChoice. `seed`: of the noise, the same for every picture. `device`: "auto" is
-    CUDA where there is one. `dtype`: "fp32", "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
+    ("all", "half", "up", ..) or a LayerChoice.
+
+    `latent_steps`: gradient steps on the noisy latents before they are read, an option of conf/latent_steps ("none",
+    "syngen", ..: docs/latent-steps.md), "syngen x3" for three of them, or a LatentSteps such as Syngen(3, size=1.0).
+    `refine`: what is done to heat maps, an option of conf/refine ("none", "guided_filter": docs/refinement.md) or a
+    Refinement such as GuidedFilter(radius=4). RefdiffHeat("FOLDER") finds proposals by the name of a picture's file.
+
+    `seed`: of the noise, the same for every picture. `device`: "auto" is CUDA where there is one. `dtype`: "fp32",
+    "fp16", "bf16", or torch's; "auto" is fp16 on CUDA, fp32 on a CPU.
 
     Raises UserError for a value that is none of these, with the choices.
     """
@@ -66,7 +86,8 @@ def load_segmenter(
     settings = settings_by_name(name, path, reading, layers, seed, str(device), precision)
     if isinstance(heatmap, HeatMapMethod):
         settings = replace(settings, make_methods=lambda: {type(heatmap).__name__: heatmap})
-    return LoadedSegmenter(build_segmenter(settings), settings.model, edit, alpha)
+    settings, refinement = replace(settings, latent_steps=read_latent_steps(latent_steps)), read_refine(refine)
+    return LoadedSegmenter(build_segmenter(settings), settings.model, edit, alpha, refinement)
 
 
 def _find_model(model: str | os.PathLike[str]) -> tuple[str, str | None]:

@@ -14,10 +14,11 @@ from attrbind_exp.api.result import Comparison, Result
 from attrbind_exp.backbones.backbone import encode_images
 from attrbind_exp.backbones.tensors import overflowed
 from attrbind_exp.config.settings import ModelSettings, model_warning
-from attrbind_exp.config.variants import check_different
+from attrbind_exp.config.variants import check_different, step_and_refine
 from attrbind_exp.edits import Edit, Variant
 from attrbind_exp.edits.chain import EditedPrompt
 from attrbind_exp.edits.variant import edits_label
+from attrbind_exp.heatmaps.refinement import Refinement, refine_picture
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.types import Prompt, UserError
 
@@ -30,11 +31,18 @@ class LoadedSegmenter:
     """What `load_segmenter` returns: call it with pictures and expressions.
 
     `core`: the segmenter that makes the heat maps; `model`: where the model lies and what it is called; `edit` and
-    `alpha`: taken where a call names none.
+    `alpha`: taken where a call names none; `refinement`: of the heat maps, None = they stay as they were read.
     """
 
-    def __init__(self, core: Segmenter, model: ModelSettings, edit: EditChoice, alpha: float):
-        self.core, self.model, self.edit, self.alpha = core, model, edit, alpha
+    def __init__(
+        self,
+        core: Segmenter,
+        model: ModelSettings,
+        edit: EditChoice,
+        alpha: float,
+        refinement: Refinement | None = None,
+    ):
+        self.core, self.model, self.edit, self.alpha, self.refinement = core, model, edit, alpha, refinement
         self._warned = False
 
     @overload
@@ -119,6 +127,7 @@ class LoadedSegmenter:
         read = [read_input(picture) for picture in pictures]
         self._warn([name for _, name in read])
         owners = [owner for owner, _ in pairs]
+        variants = step_and_refine(variants, self.core.latent_steps, self.refinement)
         edited = self.core.edit(self._prompts([text for _, text in pairs]), variants)
         completed = self._complete(read, owners, edited)
         gated = all(edit.gated for variant in variants for edit in variant.edits)
@@ -164,6 +173,8 @@ class LoadedSegmenter:
         """One result; its `about` says where edits cannot act, since all are `gated`, and which rules were fallen back
         on."""
         heat = self.core.heat_map(completed, (image.height, image.width))
+        if self.refinement is not None:
+            heat = refine_picture(self.refinement, heat, image, name, prompt.parse.text)
         about = [Path(name).name or "picture", f"model {self.model.name}"]
         about += ["edits change nothing here"] if gated and not prompt.bind else []
         about += [f"fallback: {', '.join(prompt.fallbacks)}"] if prompt.fallbacks else []

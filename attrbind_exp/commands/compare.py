@@ -9,7 +9,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line, segment_arguments
 from attrbind_exp.commands.segment import ONE_MASK
+from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.config.variants import is_real
+from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.runs.store import picture_folder
 from attrbind_exp.types import UserError
@@ -31,11 +33,13 @@ def main(cfg: DictConfig) -> None:
     if not is_real(cfg.alpha.value) or cfg.alpha.value < 0:
         raise UserError(f"alpha={cfg.alpha.value}; compare takes one number from 0 on, such as alpha=0.9")
     config.check(cfg)
-    settings = config.segmenter_settings(cfg)
+    settings, refinement = config.segmenter_settings(cfg), read_refinement(cfg)
+    if refinement:
+        refinement.check()
     from attrbind_exp import LoadedSegmenter
     from attrbind_exp.commands.build import build_segmenter
 
-    segmenter = LoadedSegmenter(build_segmenter(settings), settings.model, "baseline", cfg.alpha.value)
+    segmenter = LoadedSegmenter(build_segmenter(settings), settings.model, "baseline", cfg.alpha.value, refinement)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it is told below
         found = segmenter.compare(str(cfg.image), str(cfg.expression), [str(edit) for edit in cfg.edits])
@@ -44,7 +48,8 @@ def main(cfg: DictConfig) -> None:
     print(f"expression  {clean(found.expression)}")
     width = max(len(result.edit) for result in found.values())
     for result in found.values():
-        acts = "" if result.prompt.bind or result.edit == "baseline" else "; changes nothing: no modifier is bound"
+        edited = result.edit.split(" ")[0] != BASELINE
+        acts = "; changes nothing: no modifier is bound" if edited and not result.prompt.bind else ""
         share = 100 * result.mask(cfg.threshold.value).mean()
         read = f"target {clean(result.target)}; noun chunk {clean(result.chunk)}"
         print(f"{result.edit:<{width}}  {read}; {share:.1f} % of the image{acts}")

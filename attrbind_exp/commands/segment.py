@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from attrbind_exp import config
 from attrbind_exp.commands import command_line, segment_arguments
 from attrbind_exp.commands.segment_files import ENDINGS, wanted_files, write_files
+from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.runs.shown import clean
 from attrbind_exp.types import SampleError, UserError
 
@@ -32,10 +33,13 @@ def main(cfg: DictConfig) -> None:
     if files and HydraConfig.get().mode == RunMode.MULTIRUN:
         raise UserError(f"several runs cannot write one {next(iter(files))}; leave it out, or -m")
     settings, (variants, headline) = config.segmenter_settings(cfg), config.variants(cfg)
+    if refinement := read_refinement(cfg):
+        refinement.check()
     from attrbind_exp.backbones.backbone import encode_images
     from attrbind_exp.backbones.tensors import overflowed
     from attrbind_exp.commands.build import build_segmenter
     from attrbind_exp.data.images import read_image
+    from attrbind_exp.heatmaps.refinement import refine_picture
     from attrbind_exp.reporting import figures, maps
     from attrbind_exp.runs.store import picture_folder
     from attrbind_exp.tasks.task import Panel
@@ -57,6 +61,8 @@ def main(cfg: DictConfig) -> None:
         raise UserError(f"image={cfg.image}: half precision overflows on this picture; use model.dtype=bf16 or fp32")
     size = (image.height, image.width)
     heats = [segmenter.heat_map(maps, size, v) for maps, v in zip(completed, variants, strict=True)]
+    if refinement:
+        heats = [refine_picture(refinement, heat, image, str(cfg.image), expression) for heat in heats]
 
     folder = picture_folder(HydraConfig.get().runtime.output_dir)
     mask = heats[headline].mask(threshold)

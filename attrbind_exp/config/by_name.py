@@ -1,18 +1,20 @@
-"""What a few names stand for, as Python gives them: the settings of a segmenter, and other people's edits."""
+"""What a few names stand for, as Python gives them: the settings of a segmenter, options of a group, and other people's
+edits."""
 
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.settings import SegmenterSettings, segmenter_settings
 from attrbind_exp.edits import Edit
-from attrbind_exp.paths import CONF
-from attrbind_exp.types import LayerChoice
+from attrbind_exp.paths import CONF, option_files
+from attrbind_exp.types import LayerChoice, UserError
 
 
 def settings_by_name(
@@ -32,6 +34,21 @@ def settings_by_name(
     check(cfg)
     settings = segmenter_settings(cfg)
     return settings if isinstance(layers, str) else replace(settings, maps=replace(settings.maps, layers=layers))
+
+
+def make_option(group: str, name: str, **given: object) -> Any:
+    """What an option of a group names, made of its values and of those that are `given` in their place; None for an
+    option that names nothing ("none"). Raises UserError for a value that cannot be, and for one that is missing."""
+    placed = OmegaConf.create({group: OmegaConf.load(option_files(group)[name])})  # where its references begin
+    values: Any = OmegaConf.to_container(placed[group], resolve=True)
+    if not values:
+        return None
+    kind = get_class(values.pop("_target_"))
+    try:
+        return kind(**values | given)
+    except UserError as error:
+        mend = f"in Python give {kind.__name__}(..), from {kind.__module__} import {kind.__name__}"
+        raise UserError(f"{error}; {mend}") from error
 
 
 @cache

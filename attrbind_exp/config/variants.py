@@ -12,6 +12,8 @@ from attrbind_exp.config.latents import latent_steps
 from attrbind_exp.config.refinement import read_refinement
 from attrbind_exp.edits import TextBlind, Variant
 from attrbind_exp.edits.variant import BASELINE, TEXT_BLIND, described, is_floor
+from attrbind_exp.heatmaps.refinement import Refinement
+from attrbind_exp.latent_steps.method import LatentSteps
 from attrbind_exp.paths import options
 from attrbind_exp.types import UserError
 
@@ -30,19 +32,16 @@ def variants(cfg: DictConfig) -> tuple[list[Variant], int]:
     methods = compared_methods(cfg)
     heatmaps = list(cfg.heatmap) if len(cfg.heatmap) > 1 else [None]
     choices: list[str | None] = [*grid_of(cfg)] or [None]
-    refinement = read_refinement(cfg)
-    refine = described(refinement) if refinement else None
     head = cfg.text_processor.get("report") or methods[-1]["name"]
     found = [
-        Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers, refine=refine)
+        Variant(method["name"], tuple(instantiate(edits, _convert_="all")), alpha, heatmap, layers)
         for method in methods
         for alpha, edits in by_alpha(method.get("edits") or [])
         for heatmap in heatmaps
         for layers in choices
     ]
     found += text_blind(cfg, found)
-    if steps := latent_steps(cfg):
-        found = [v if is_floor(v.label) else replace(v, latents=steps.label) for v in found]
+    found = step_and_refine(found, latent_steps(cfg), read_refinement(cfg))
     check_different(found)
     first = (found[0].heatmap, found[0].layers)
     candidates = [i for i, v in enumerate(found) if v.method == head and (v.heatmap, v.layers) == first]
@@ -86,6 +85,16 @@ def text_blind(cfg: DictConfig, found: Sequence[Variant]) -> list[Variant]:
     wanted = cfg.get("text_blind", False) and not any(is_floor(v.label) for v in found)
     plain = [v for v in found if not v.edits] if wanted else []
     return [replace(v, method=TEXT_BLIND, edits=(TextBlind(),)) for v in plain]
+
+
+def step_and_refine(
+    found: Sequence[Variant], steps: LatentSteps | None, refinement: Refinement | None
+) -> list[Variant]:
+    """The variants as those of a run that takes these steps on its latents and refines its heat maps. The text-blind
+    floor takes no steps."""
+    latents = steps.label if steps else None
+    refine = described(refinement) if refinement else None
+    return [replace(v, latents=None if is_floor(v.label) else latents, refine=refine) for v in found]
 
 
 def check_different(variants: Sequence[Variant]) -> None:

@@ -163,7 +163,7 @@ def head(about: About) -> str:
     """Title, which model this is and what it cannot know, and what the page takes."""
     return (
         "<h1>What does a diffusion model see in your words?</h1>"
-        "<p>Heat shows where the model sees what the expression names, after one noising step and one pass.</p>"
+        "<p>Heat shows where the model sees what the expression names, after one noising step.</p>"
         f'<p class="model-note"><b>Model: {html.escape(about.name)}.</b> {html.escape(about.limits)}</p>'
         f'<p class="limits">Pictures up to {MEGABYTES} MB and {MOST_PIXELS // 1_000_000} million pixels, expressions '
         f"up to {MOST_CHARACTERS} characters. One visitor is answered at a time; up to {WAITING} wait.</p>"

@@ -10,6 +10,7 @@ from PIL import Image
 from attrbind_exp.demo import compute
 from attrbind_exp.demo.compute import LEVELS, Compared, Seen
 from attrbind_exp.edits import Averaging, NounChunk, Variant
+from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.reporting import maps
 from attrbind_exp.runs.shown import clean
 
@@ -92,13 +93,14 @@ def notes(seen: Seen) -> list[str]:
 
 
 def in_words(variant: Variant) -> str:
-    """A variant's edits as the page calls them: "baseline", "NCR", "NCR with prompt + UEA"."""
+    """A variant's edits and latent steps as the page calls them: "baseline", "NCR with prompt + UEA + syngen x3"."""
     kinds = {NounChunk: "NCR", Averaging: "UEA"}
+    steps = [variant.latents] if variant.latents else []
     if any(type(edit) not in kinds for edit in variant.edits):
-        return variant.method
+        return " + ".join([variant.method, *steps])
     kept = [isinstance(edit, NounChunk) and edit.prefix == "template" for edit in variant.edits]
     words = [kinds[type(e)] + " with prompt" * k for e, k in zip(variant.edits, kept, strict=True)]
-    return " + ".join(words) or "baseline"
+    return " + ".join([*(words or [BASELINE]), *steps])
 
 
 def _picture(image: Image.Image, size: tuple[int, int]) -> str:

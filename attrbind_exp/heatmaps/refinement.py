@@ -7,14 +7,16 @@ apart: every label of a refined run says so (`edits.variant.is_refined`).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol, overload
+from pathlib import Path
+from typing import ClassVar, Protocol, overload, runtime_checkable
 
 import numpy as np
 from PIL import Image
 
-from attrbind_exp.types import HeatMap, Sample
+from attrbind_exp.types import HeatMap, Sample, SampleError, UserError
 
 
+@runtime_checkable
 class Refinement(Protocol):
     """A way of refining heat maps; a frozen dataclass, whose name and fields make the label.
 
@@ -43,6 +45,17 @@ class Refinement(Protocol):
 def refine_finite(refinement: Refinement, heat: np.ndarray, image: Image.Image, sample: Sample) -> np.ndarray:
     """The refined heat map (H, W). One that is not finite stays as it is, for the scorer to name it."""
     return refinement.refine(heat, image, sample) if np.isfinite(heat).all() else heat
+
+
+def refine_picture(refinement: Refinement, heat: HeatMap, image: Image.Image, path: str, expression: str) -> HeatMap:
+    """The refined heat map of an expression on a picture that belongs to no dataset. Files that are kept by image are
+    found by the picture's file name, `path` ("" = it has none). Raises UserError where that fails."""
+    file = Path(path)
+    sample = Sample(expression, file.name, file, expression, None, None, (image.height, image.width))
+    try:
+        return HeatMap(refine_finite(refinement, heat.values, image, sample))
+    except SampleError as error:
+        raise UserError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttendAndExcite(LatentSteps):
-    """The largest over nouns of 1 - max A', with A' the noun's smoothed share of the text's attention (`shares`). Each
-    token of a noun is one by itself."""
+    """The largest over nouns of 1 - max A', with A' the noun's smoothed share of the window's attention (`shares`).
+    Each token of a noun is one by itself."""
 
     kind: ClassVar[str] = "attend_and_excite"
 
@@ -26,5 +26,5 @@ class AttendAndExcite(LatentSteps):
         return bool(words.things)
 
     def loss(self, maps: "Tensor", words: "Words") -> "Tensor":
-        nouns = [words.place(p) for thing in words.things for p in thing.noun]
-        return (1 - smooth(shares(maps, words)[nouns]).flatten(1).amax(1)).max()
+        nouns = [p for thing in words.things for p in thing.noun]
+        return (1 - smooth(shares(maps, nouns)).flatten(1).amax(1)).max()

@@ -39,8 +39,8 @@ class Conform(LatentSteps):
         return len(sizes) > 1 and max(sizes) > 1
 
     def loss(self, maps: "Tensor", words: "Words") -> "Tensor":
-        tokens = [(number, words.place(p)) for number, thing in enumerate(words.things) for p in thing.positions]
-        found = smooth(shares(maps, words)[[place for _, place in tokens]]).flatten(1)
+        tokens = [(number, p) for number, thing in enumerate(words.things) for p in thing.positions]
+        found = smooth(shares(maps, [p for _, p in tokens])).flatten(1)
         found = found / found.norm(dim=1, keepdim=True)
         similar = found @ found.T / self.temperature  # (M, M)
         terms = []

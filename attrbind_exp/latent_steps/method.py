@@ -80,7 +80,7 @@ def _taken(maps: "Tensor", axis: int, order: Sequence[int]) -> "Tensor":
     return maps[..., order, :] if axis == -2 else maps[..., order]
 
 
-def shares(maps: "Tensor", words: "Words") -> "Tensor":
-    """Each cell's attention among the tokens of the text, (T, h, w): softmax of 100 A over them. The start token, the
-    end token and padding are left out."""
-    return (100 * maps[list(words.content)]).softmax(0)
+def shares(maps: "Tensor", positions: Sequence[int]) -> "Tensor":
+    """The attention that some positions get in each cell, (len(positions), h, w): softmax of 100 A over the whole
+    window but its first and last position, so that end token and padding have their shares."""
+    return (100 * maps[1:-1]).softmax(0)[[p - 1 for p in positions]]

@@ -135,9 +135,11 @@ def _tile(picture: np.ndarray, caption: Sequence[str], height: int) -> Image.Ima
 
 
 def wrap(text: str, letters: int) -> list[str]:
-    """A text in lines of at most so many letters; names of methods are parted behind an underscore."""
+    """A text in lines of at most so many letters; where a name of a method is longer, names are parted behind an
+    underscore."""
     wrapper = textwrap.TextWrapper(letters, break_on_hyphens=False)
-    wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_))")
+    if any(len(word) > letters for word in text.split()):
+        wrapper.wordsep_simple_re = re.compile(r"(\s+|(?<=_))")
     return wrapper.wrap(text) or [""]
 
 
