@@ -109,7 +109,7 @@ def test_settings_are_those_of_the_command_segment(monkeypatch):
         assert made.cache_folder is None
     own = LayerChoice(ratios=(1,))
     made = load_segmenter(heatmap=Daam(sigmoid=True), layers=own, dtype=torch.float16).core
-    assert made.make_methods() == {"Daam": Daam(sigmoid=True)}
+    assert made.make_methods() == {"daam sigmoid=True": Daam(sigmoid=True)}
     assert made.maps.layers is own and made.model.dtype == "fp16"
 
 

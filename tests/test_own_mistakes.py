@@ -10,6 +10,7 @@ from attrbind_exp.commands.own_folder import use_config_dir
 from attrbind_exp.edits import Edit
 from attrbind_exp.evaluation.source import source_digest
 from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
+from attrbind_exp.paths import PACKAGE
 from attrbind_exp.types import UserError
 from tests.test_command import command
 
@@ -142,7 +143,7 @@ def test_python_names_objects_of_ones_own():
         def apply(self, E, encoded, prompt):
             return E
 
-    own = r", or give an object of a class of your own \(docs/extend.md\)"
+    own = r", or one of your own: an object of its class in Python, .*--config-dir"
     for given, said in (
         ({"heatmap": "max_heads"}, rf"unknown heatmap 'max_heads'; .*{own}"),
         (
@@ -172,3 +173,43 @@ def test_a_finished_run_says_at_its_top_that_the_source_is_another_one(own):
     )
     assert "give another hydra.run.dir" in first and str(own / "out") in first
     assert (own / "out" / "summary.json").read_bytes() == before
+
+
+EDIT = """\
+from dataclasses import dataclass
+
+from attrbind_exp.edits import Edit
+
+
+@dataclass(frozen=True)
+class Halved(Edit):
+    def apply(self, E, encoded, prompt):
+        edited = E.clone()
+        edited[list(prompt.q)] *= 0.5
+        return edited
+"""
+
+
+def test_compare_knows_edits_of_ones_own(own):
+    """--config-dir was taken, and no word of it known."""
+    write(own, "halved_edit.py", EDIT)
+    methods = "[{name: baseline}, {name: Half-Noun, edits: [{_target_: halved_edit.Halved}]}]"
+    write(own, "text_processor/halved.yaml", f"defaults: [_common, _self_]\nmethods: {methods}\n")
+    picture = str(PACKAGE / "assets" / "shapes" / "images" / "test_0016.jpg")
+    given = (picture, "the blue circle", f"--config-dir={own}", f"hydra.run.dir={own / 'out'}")
+    code, out, err = command(*given, "baseline", "half-noun+ncr", module="compare")
+    assert code == 0 and "halved + noun_chunk  target circle" in out, err
+    code, _, err = command(*given, "half_nun", module="compare")
+    assert code == 2 and "unknown edit 'half_nun'; did you mean half_noun?" in err
+
+
+def test_results_name_a_reading_that_is_not_the_usual_one():
+    picture = str(PACKAGE / "assets" / "shapes" / "images" / "test_0016.jpg")
+    said = {"diffsegmenter": "", "daam": " heatmap=daam", DiffSegmenter(power=2): " heatmap=diff_segmenter power=2"}
+    for reading, behind in said.items():
+        segmenter = load_segmenter(heatmap=reading)
+        result = segmenter(picture, "the blue circle", edit="baseline")
+        assert result.edit == f"baseline{behind}" and f", baseline{behind}, " in repr(result)
+        assert list(result.panels(0.5)) == [f"baseline{behind}", "mask"]
+        found = segmenter.compare(picture, "the blue circle", ["baseline", "ncr"])
+        assert [*found] == ["baseline", "ncr"] and found["ncr"].edit == f"noun_chunk{behind}"

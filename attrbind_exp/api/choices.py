@@ -6,7 +6,7 @@ from math import isfinite
 from numbers import Real
 from typing import TypeAlias, TypeVar
 
-from attrbind_exp.config.by_name import field_edits, make_option
+from attrbind_exp.config.by_name import field_edits, make_option, own_edits
 from attrbind_exp.edits import Averaging, Edit, NounChunk
 from attrbind_exp.edits.variant import BASELINE
 from attrbind_exp.heatmaps.refinement import Refinement
@@ -18,7 +18,7 @@ from attrbind_exp.types import UserError
 T = TypeVar("T")
 EditChoice: TypeAlias = str | Edit | Sequence[str | Edit]
 
-OWN = ", or give an object of a class of your own (docs/extend.md)"
+OWN = ", or one of your own: an object of its class in Python, else an option below --config-dir (docs/extend.md)"
 STEPS, REFINE = "latent_steps", "refine"
 NCR, NCR_PREFIXED, UEA = "ncr", "ncr_prefixed", "uea"
 # What a word stands for: other words. The names that tables give to edits do as well as the paper's short ones.
@@ -37,8 +37,8 @@ WORDS = {
 
 def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
     """The edits that a choice names, in order: words joined by "+", Edit objects, or a list of both. A word is one of
-    WORDS or a name of text_processor=edits_of_the_field ("tome"). UEA mixes at `alpha`. Raises UserError for an unknown
-    word."""
+    WORDS, a name of text_processor=edits_of_the_field ("tome"), or of a method in the user's own folder (--config-dir).
+    UEA mixes at `alpha`. Raises UserError for an unknown word."""
     if isinstance(choice, Edit):
         return (choice,)
     if isinstance(choice, list | tuple):
@@ -48,7 +48,9 @@ def read_edits(choice: EditChoice, alpha: float) -> tuple[Edit, ...]:
         raise UserError(f"edit={choice!r}; give words such as 'ncr+uea', Edit objects, or a list of both")
     ours: dict[str, Edit] = {NCR: NounChunk(), NCR_PREFIXED: NounChunk("template"), UEA: Averaging(alpha)}
     chains = field_edits() | {word: tuple(ours[name] for name in names) for word, names in WORDS.items()}
-    words = [word.strip().lower().replace("-", "_") for word in choice.split("+")]
+    words = [_spelled(word) for word in choice.split("+")]
+    if not chains.keys() >= set(words):  # perhaps a word of the user's own, whose files are not read before
+        chains = {_spelled(name): edits for name, edits in own_edits(alpha).items()} | chains
     choices = list(dict.fromkeys([*WORDS, *chains]))
     return tuple(edit for word in words for edit in chains[known("edit", word, choices, OWN)])
 
@@ -84,6 +86,10 @@ def check_alpha(alpha: float) -> float:
     if not real or not isfinite(alpha) or alpha < 0:
         raise UserError(f"alpha={alpha!r}; give a finite number >= 0 (the paper's is 0.9)")
     return float(alpha)
+
+
+def _spelled(word: str) -> str:
+    return word.strip().lower().replace("-", "_")
 
 
 def check_made(kind: str, choice: T) -> T:

@@ -19,6 +19,7 @@ from attrbind_exp.api.choices import (
 from attrbind_exp.api.segmenter import LoadedSegmenter
 from attrbind_exp.commands.build import build_segmenter
 from attrbind_exp.config.by_name import settings_by_name
+from attrbind_exp.edits.variant import described
 from attrbind_exp.heatmaps.method import HeatMapMethod
 from attrbind_exp.heatmaps.refinement import Refinement
 from attrbind_exp.latent_steps.method import LatentSteps
@@ -61,8 +62,8 @@ def load_segmenter(
     the text, 1 changes nothing.
 
     `heatmap`: how attention is read, an option of conf/heatmap ("diffsegmenter", "daam", "ovam", "iseg", ..:
-    docs/readings.md) or a HeatMapMethod. `layers`: which cross-attention is read, an option of conf/attention_layers
-    ("all", "half", "up", ..) or a LayerChoice.
+    docs/readings.md) or a HeatMapMethod such as Daam(), which may be of a class of your own. `layers`: which
+    cross-attention is read, an option of conf/attention_layers ("all", "half", "up", ..) or a LayerChoice.
 
     `latent_steps`: gradient steps on the noisy latents before they are read, an option of conf/latent_steps ("none",
     "syngen", ..: docs/latent-steps.md), "syngen x3" for three of them, or a LatentSteps such as Syngen(3, size=1.0).
@@ -85,7 +86,7 @@ def load_segmenter(
     precision = PRECISIONS.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype
     settings = settings_by_name(name, path, reading, layers, seed, str(device), precision)
     if isinstance(heatmap, HeatMapMethod):
-        settings = replace(settings, make_methods=lambda: {type(heatmap).__name__: heatmap})
+        settings = replace(settings, make_methods=lambda: {described(heatmap): heatmap})
     settings, refinement = replace(settings, latent_steps=read_latent_steps(latent_steps)), read_refine(refine)
     return LoadedSegmenter(build_segmenter(settings), settings.model, edit, alpha, refinement)
 

@@ -20,10 +20,10 @@ class Result(Drawing):
         result.mask(0.5)          # (H, W) bool
         result.show()             # photo, heat map, mask; result.save("out.png") writes the same
 
-    `image`: the picture, RGB and upright; `edit`: the label of the edits, of latent steps and of a refinement, as
-    tables have it ("baseline + syngen x3 refine=guided_filter"); `prompt`: what the model read, the positions of its
-    words, and whether there is anything to bind (`prompt.text`, `.q`, `.pos`, `.bind`, `.fallbacks`); `about`: picture
-    and model in a line.
+    `image`: the picture, RGB and upright; `edit`: the label of the edits, of latent steps, of a reading and a
+    refinement, as tables have it ("baseline + syngen x3 refine=guided_filter"); `prompt`: what the model read, the
+    positions of its words, and whether there is anything to bind (`prompt.text`, `.q`, `.pos`, `.bind`, `.fallbacks`);
+    `about`: picture and model in a line.
     """
 
     image: Image.Image

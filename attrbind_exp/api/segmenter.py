@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, overload
 
@@ -24,6 +25,7 @@ from attrbind_exp.types import Prompt, UserError
 
 Texts: TypeAlias = list[str] | tuple[str, ...]
 
+USUAL = "diffsegmenter"  # the reading that labels do not name
 NOISE = "0"  # keys it: every picture gets the same, whatever comes with it, and the same as in the command segment
 
 
@@ -128,6 +130,8 @@ class LoadedSegmenter:
         self._warn([name for _, name in read])
         owners = [owner for owner, _ in pairs]
         variants = step_and_refine(variants, self.core.latent_steps, self.refinement)
+        if (reading := next(iter(self.core.methods))) != USUAL:  # else two readings' pictures look alike
+            variants = [replace(variant, heatmap=reading) for variant in variants]
         edited = self.core.edit(self._prompts([text for _, text in pairs]), variants)
         completed = self._complete(read, owners, edited)
         gated = all(edit.gated for variant in variants for edit in variant.edits)

@@ -1,6 +1,7 @@
 """What a few names stand for, as Python gives them: the settings of a segmenter, options of a group, and other people's
 edits."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,10 @@ from omegaconf import OmegaConf
 from attrbind_exp.config.checks import check
 from attrbind_exp.config.settings import SegmenterSettings, segmenter_settings
 from attrbind_exp.edits import Edit
-from attrbind_exp.paths import CONF, option_files
+from attrbind_exp.paths import CONF, option_files, own_folder
 from attrbind_exp.types import LayerChoice, UserError
+
+COMMON = CONF / "text_processor" / "_common.yaml"
 
 
 def settings_by_name(
@@ -54,8 +57,20 @@ def make_option(group: str, name: str, **given: object) -> Any:
 @cache
 def field_edits() -> dict[str, tuple[Edit, ...]]:
     """The edits of other people by the names that text_processor=edits_of_the_field gives them, with its constants."""
-    folder = CONF / "text_processor"
-    parts = [OmegaConf.load(folder / f"{name}.yaml") for name in ("_common", "_field", "edits_of_the_field")]
-    cfg = OmegaConf.create({"text_processor": OmegaConf.merge(*parts), "alpha": {"value": 1.0}})
-    methods = {method.name: instantiate(method.edits, _convert_="all") for method in cfg.text_processor.methods}
-    return {name: tuple(edits) for name, edits in methods.items()}
+    ours = CONF / "text_processor"
+    return _edits([ours / f"{name}.yaml" for name in ("_common", "_field", "edits_of_the_field")], alpha=1.0)
+
+
+def own_edits(alpha: float) -> dict[str, tuple[Edit, ...]]:
+    """The edits of a user's own options of text_processor (--config-dir) by the names of their methods."""
+    folder = own_folder()
+    files = sorted((folder / "text_processor").glob("*.yaml")) if folder else []
+    return {name: found for file in files for name, found in _edits([COMMON, file], alpha).items()}
+
+
+def _edits(files: Sequence[Path], alpha: float) -> dict[str, tuple[Edit, ...]]:
+    """The edits of each method of some files of text_processor, one laid over the other."""
+    parts = OmegaConf.merge(*map(OmegaConf.load, files))
+    cfg = OmegaConf.create({"text_processor": parts, "alpha": {"value": alpha}})
+    methods = cfg.text_processor.get("methods") or []
+    return {method.name: tuple(instantiate(method.get("edits") or [], _convert_="all")) for method in methods}
