@@ -1,6 +1,7 @@
 """docs/extend.md: its files are written as they stand there, its commands are run, and do what the page says."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -34,6 +35,11 @@ def extended(tmp_path_factory):
                 done = subprocess.run([*words, *without], cwd=folder, capture_output=True, text=True, timeout=300)
                 assert done.returncode == 0, done.stderr
                 printed[Path(words[-1].partition("=")[2]).name] = done.stdout
+        elif kind == "python":
+            with_mine = {**os.environ, "PYTHONPATH": str(folder / "mine")}
+            words = [sys.executable, "-c", text]
+            done = subprocess.run(words, cwd=folder, env=with_mine, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
     return folder, printed
 
 
@@ -60,11 +66,16 @@ def test_an_edit_from_outside_stands_in_the_table_and_changes_only_what_is_bound
 
 def test_a_reading_from_outside_stands_beside_ours(extended):
     folder, printed = extended
-    found = {v["label"]: v["mIoU"] for v in summary(folder, "plain")["variants"]}
-    read = [f"{label} heatmap={name}" for label in ("baseline", "text_blind") for name in ("diffsegmenter", "plain")]
+    found = {v["label"]: v["mIoU"] for v in summary(folder, "max_heads")["variants"]}
+    read = [
+        f"{label} heatmap={name}" for label in ("baseline", "text_blind") for name in ("diffsegmenter", "max_heads")
+    ]
     assert list(found) == read and len(set(found.values())) == 4
-    assert {row["heatmap"] for row in rows(folder, "plain")} == {"diffsegmenter", "plain"}
-    assert "difference to baseline heatmap=diffsegmenter" in printed["plain"]
+    assert {row["heatmap"] for row in rows(folder, "max_heads")} == {"diffsegmenter", "max_heads"}
+    assert "difference to baseline heatmap=diffsegmenter" in printed["max_heads"]
+    several = {v["label"]: v["mIoU"] for v in summary(folder, "uniform")["variants"]}
+    assert several["baseline"] != found["baseline heatmap=max_heads"]  # four resolutions, where the model reads one
+    assert (folder / "max_heads.png").is_file()
 
 
 def test_readings_from_outside_have_self_attention_and_losses(extended):

@@ -213,3 +213,12 @@ def test_results_name_a_reading_that_is_not_the_usual_one():
         assert list(result.panels(0.5)) == [f"baseline{behind}", "mask"]
         found = segmenter.compare(picture, "the blue circle", ["baseline", "ncr"])
         assert [*found] == ["baseline", "ncr"] and found["ncr"].edit == f"noun_chunk{behind}"
+
+
+def test_a_reading_may_lie_in_a_package_of_ones_own(own, tmp_path, monkeypatch):
+    """docs/extend.md: code on PYTHONPATH, the option below --config-dir."""
+    write(tmp_path, "elsewhere/sharp_package/readings.py", READING.format(name="Sharper"))
+    write(own, "heatmap/sharper.yaml", "sharper:\n  _target_: sharp_package.readings.Sharper\n")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    code, out, err = command(f"--config-dir={own}", *SMALL, "heatmap=sharper", f"hydra.run.dir={own / 'out'}")
+    assert code == 0 and "baseline" in out, err
