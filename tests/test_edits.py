@@ -231,3 +231,28 @@ def test_the_same_edits_have_the_same_label_whatever_option_makes_them():
     floor.text_processor.methods[1] = {"name": "text_blind", "edits": [{"_target_": "attrbind_exp.edits.NounChunk"}]}
     with pytest.raises(UserError, match="two different methods are called 'text_blind'"):
         config.variants(floor)  # rows of the floor would be taken for those of the method
+
+
+@dataclass(frozen=True)
+class Wrong(Edit):
+    """An edit as people get it wrong."""
+
+    how: str = ""
+
+    def apply(self, E, encoded, prompt):
+        if self.how == "in place":
+            E[list(prompt.q)] *= 0.5
+        return {"in place": E, "none": None, "rows": E[list(prompt.q)], "as it is": E}[self.how]
+
+
+@pytest.mark.parametrize("where", ["both", "keys", "values", "read"])
+def test_what_an_edit_of_ones_own_gives_is_looked_at(segmenter, where):
+    """One that wrote into E changed the baseline with it, and nobody was told."""
+    for how, said in (
+        ("in place", "Wrong.apply changed E itself, .*; change E.clone()"),
+        ("none", r"Wrong.apply gave a NoneType, not an embedding \(L, D\) = \(24, "),
+        ("rows", r"Wrong.apply gave shape \(1, .*\), not an embedding"),
+    ):
+        with pytest.raises(UserError, match=said):
+            edited(segmenter, "the white star", Wrong(how=how, where=where))
+    edited(segmenter, "the white star", Wrong(how="as it is", where=where))

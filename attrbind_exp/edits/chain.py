@@ -9,7 +9,7 @@ from attrbind_exp.backbones.backbone import Embedding, EncodedText
 from attrbind_exp.edits.edit import Edit
 from attrbind_exp.edits.variant import Variant
 from attrbind_exp.language.window import Text
-from attrbind_exp.types import Prompt
+from attrbind_exp.types import Prompt, UserError
 
 Encode = Callable[[Sequence[Text]], list[EncodedText]]
 
@@ -97,7 +97,7 @@ def read_text(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
     read = encoded[prompt.text].states
     for edit in chain:
         if edit.where != "values":
-            read = edit.apply(read, encoded, prompt)
+            read = _apply(edit, read, encoded, prompt)
     return read
 
 
@@ -114,8 +114,26 @@ def condition(chain: Sequence[Edit], prompt: Prompt, encoded: Mapping[Text, Enco
         if edit.where != "both" and values is None:
             values = keys
         if values is not None and edit.where in ("both", "values"):
-            values = edit.apply(values, encoded, prompt)
+            values = _apply(edit, values, encoded, prompt)
         if edit.where in ("both", "keys"):
-            keys = edit.apply(keys, encoded, prompt)
+            keys = _apply(edit, keys, encoded, prompt)
             blind = edit.blind
     return Embedding(keys, values, pooled, blind=blind)
+
+
+def _apply(edit: Edit, E: Tensor, encoded: Mapping[Text, EncodedText], prompt: Prompt) -> Tensor:
+    """The edited embedding (L, D). Raises UserError where it is none, or where E itself was changed: other variants,
+    and prompts in other passes, are conditioned on E."""
+    before, name = _writes(E), type(edit).__name__
+    edited = edit.apply(E, encoded, prompt)
+    if _writes(E) != before:
+        raise UserError(f"{name}.apply changed E itself, which other edits are given, too; change E.clone()")
+    if not isinstance(edited, Tensor) or edited.shape != E.shape:
+        kind = f"shape {tuple(edited.shape)}" if isinstance(edited, Tensor) else f"a {type(edited).__name__}"
+        raise UserError(f"{name}.apply gave {kind}, not an embedding (L, D) = {tuple(E.shape)}, as it was given")
+    return edited
+
+
+def _writes(E: Tensor) -> int:
+    """How often E was written to, as torch counts; it does not count for tensors of torch.inference_mode."""
+    return 0 if E.is_inference() else E._version
