@@ -115,8 +115,8 @@ def _cells(
 
 
 def row_name(variant: Variant, alone: str) -> str:
-    """How a variant's maps were made, whatever was edited: "daam", "diffsegmenter + syngen x1", "diffsegmenter
-    refine=guided_filter". `alone`: the reading of a run that has one, which labels do not name."""
-    stepped = f" + {variant.latents}" if variant.latents else ""
-    refined = f" refine={variant.refine}" if variant.refine else ""
-    return f"{variant.heatmap or alone}{stepped}{refined}"
+    """How a variant's maps were made, whatever was edited: "daam"; of two lines where latents were stepped on, "+
+    syngen x1", or maps refined, "refine=guided_filter". `alone`: the reading of a run that has one, which labels do not
+    name."""
+    made = [f"+ {variant.latents}" if variant.latents else "", f"refine={variant.refine}" if variant.refine else ""]
+    return "\n".join([variant.heatmap or alone, *filter(None, made)])
