@@ -40,14 +40,13 @@ def draw_matrices(runs: Sequence[Run], thresholds: Mapping[str, float], stem: Pa
     """A picture STEM_NN.png of each chosen expression of runs on the same data, whose variants are the rows and columns
     of one matrix; the first run measured the baseline. `thresholds`: of each variant by label. Raises UserError where a
     run kept no maps."""
-    kept = [_read(run, thresholds) for run in runs]
+    kept = [read_kept(run, thresholds) for run in runs]
     ious = {label: iou for run in kept for label, iou in run.ious.items()}
-    shared = set.intersection(*(set(iou.index) for iou in ious.values()))  # not everything can be refined
     baseline = ious[kept[0].variants[0].label]
     dataset = kept[0].settings.load_dataset()
     samples = {s.sample_id: s for found in by_image(dataset).values() for s in found}
     drawn = []
-    chosen = choose(baseline[baseline.index.isin(shared)])
+    chosen = choose(baseline[baseline.index.isin(scored_by_all(kept))])
     for number, sample_id in enumerate(each(chosen, "drawing", "pictures"), start=1):
         file, sample = stem.with_name(f"{stem.name}_{number:02d}.png"), samples[sample_id]
         cells = {label: (thresholds[label], float(of[sample_id])) for label, of in ious.items()}
@@ -67,7 +66,7 @@ class Kept:
     ious: Mapping[str, pd.Series]
 
 
-def _read(run: Run, thresholds: Mapping[str, float]) -> Kept:
+def read_kept(run: Run, thresholds: Mapping[str, float]) -> Kept:
     """Of a run what a matrix needs. Raises UserError where it kept no maps."""
     if not (run.folder / "maps").is_dir():
         raise UserError(
@@ -78,6 +77,11 @@ def _read(run: Run, thresholds: Mapping[str, float]) -> Kept:
     ious = {str(label): _at(part, thresholds[str(label)]) for label, part in scores if label in thresholds}
     variants = [v for v in settings.run.variants if v.label in ious and not is_floor(v.label)]
     return Kept(run.folder, settings, variants, ious)
+
+
+def scored_by_all(runs: Sequence[Kept]) -> set[str]:
+    """The sample ids that every variant of every run has an IoU of: not everything can be refined."""
+    return set.intersection(*(set(map(str, iou.index)) for run in runs for iou in run.ious.values()))
 
 
 def _at(scores: pd.DataFrame, threshold: float) -> pd.Series:

@@ -19,7 +19,7 @@ LINE = 13  # pixels high, of a line of text
 LEAST = 420  # pixels wide, so that the title has room
 LETTERS = 10
 PER_LETTER = 6.2  # pixels of width, as a mean
-COLOURS = 96  # of the file's palette: a third of the bytes, and no difference to the eye
+COLOURS = 256  # of the file's palette: a quarter of the bytes
 
 
 @dataclass(frozen=True)
@@ -97,5 +97,6 @@ def _paste(page: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], cel
 
 def write(matrix: Matrix, path: Path) -> Path:
     """The picture as a PNG of few colours; equal matrices make equal bytes."""
-    few = draw(matrix).quantize(COLOURS, dither=Image.Dither.NONE)
+    # Other ways of choosing a palette give large areas many colours, and small shapes of a picture another colour.
+    few = draw(matrix).quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     return write_whole(path, lambda to: few.save(to, "PNG", optimize=True))
