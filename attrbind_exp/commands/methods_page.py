@@ -59,7 +59,8 @@ the first row."""
 REFINED = """A [refinement](refinement.md) changes heat maps after they are read and before they are scored, by what
 attention does not know: the picture's edges, or another model's masks. So these figures stand apart, a table for each
 refinement, and are no figures of a reading ({part}).
-A difference is to the prompt without edit, refined alike."""
+A difference is to the prompt without edit, refined alike. The ceiling of the map's grid is that of maps which know no
+edges; refined ones may lie above it."""
 ADDED = """What refining adds: each variant beside the same one of the same sweep as it was read, both at held-out
 thresholds of their own."""
 MASKS = """`refdiff_heat` chooses among masks that were there before; the ceiling of the proposals is the best choice.
