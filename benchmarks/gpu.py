@@ -1,4 +1,4 @@
-"""First look at a GPU: fourteen checks of what can differ from a CPU, each by itself.
+"""First look at a GPU: fifteen checks of what can differ from a CPU, each by itself.
 
     python benchmarks/gpu.py --config-dir DIR --out FOLDER                  # DIR: SD 1.5's configs and tokenizer
     python benchmarks/gpu.py --config-dir DIR --out FOLDER --device cpu     # a dry run; CUDA-only checks are skipped

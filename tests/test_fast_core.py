@@ -1,6 +1,7 @@
 """Every short cut of the core against the plain way: sums, batches, memory that runs out, kept maps, rescoring."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from attrbind_exp.edits import Averaging, NounChunk, Variant
 from attrbind_exp.evaluation import batch_size
 from attrbind_exp.evaluation.batching import segment_images
 from attrbind_exp.heatmaps.layers import Column
+from attrbind_exp.heatmaps.score_map import attend
 from attrbind_exp.runs.maps import KeptMaps, maps_file, read_maps, write_maps
 from attrbind_exp.scoring import metrics
 from attrbind_exp.tasks.settings import RunSettings
@@ -131,6 +133,28 @@ def test_a_truncated_pass_reads_what_a_whole_one_does(model):
         assert part.cross
         for layer, found in part.cross.items():
             torch.testing.assert_close(found, whole.cross[layer])
+
+
+def test_a_pass_keeps_the_sums_of_large_self_attention_and_completes_by_them(model):
+    noisy = torch.randn(2, 4, 32, 32)
+    embedding = Embedding(torch.stack([x.states for x in model.encode_text(["red star", "heart"])]))
+    pools = torch.ones(2, 1, embedding.keys.shape[1]) / 24
+    layers = [x for x in model.layers if x.cross or x.ratio <= 2]
+    with torch.no_grad():
+        seen = model.observe(noisy, 100, embedding, everything(layers), pools)
+    for one in seen.self_attention:
+        if one.layer.ratio > 1:
+            assert one.log_sums is None, "few cells: the fused kernel is as fast"
+            continue
+        scores = one.query @ one.key.transpose(-1, -2) * one.scale
+        torch.testing.assert_close(one.log_sums, scores.logsumexp(-1))
+        c = torch.rand(2, 3, 1024)
+        torch.testing.assert_close(attend(one, c), attend(replace(one, log_sums=None), c), rtol=1e-5, atol=1e-6)
+    full = [one for one in seen.self_attention if one.layer.ratio == 1]
+    assert full
+    with torch.enable_grad():  # plain attention, which gradients go through
+        seen = model.observe(noisy, 100, embedding, everything(layers), pools)
+    assert all(one.log_sums is None for one in seen.self_attention)
 
 
 def test_rows_of_one_image_share_what_the_text_has_not_touched(segmenter):

@@ -136,6 +136,25 @@ def test_completion_equals_the_matrix_in_the_open(count, shared):
     torch.testing.assert_close(score_map.complete(c, layers), expected)
 
 
+@pytest.mark.parametrize("count", [1, 11])  # fewer and more than go through together
+@pytest.mark.parametrize("shared", [False, True])
+def test_completion_by_kept_sums_equals_the_matrix_in_the_open(count, shared):
+    torch.manual_seed(0)
+    cells = score_map.QUERIES + 64  # the last queries are fewer
+    query, key = 4 * torch.randn(2, 3, cells, 8), torch.randn(2, 3, cells, 8)
+    if shared:
+        query, key = query[:1], key[:1]
+    scores = query.double() @ key.double().transpose(-1, -2) * 8**-0.5
+    layer = SelfAttention("a", query, key, 8**-0.5, [0, 1], scores.logsumexp(-1).float())
+    c = torch.rand(2, count, 16, cells // 16)
+    expected = scores.softmax(-1).mean(1)[:, None] @ c.double().flatten(2)[..., None]
+    found = score_map.complete(c, [layer])
+    torch.testing.assert_close(found.double().flatten(2), expected[..., 0], rtol=1e-5, atol=1e-6)
+    if count > 1 and not shared:  # no column depends on another, to the last bit
+        every = c.flatten(2)
+        assert torch.equal(score_map.attend(layer, every[:, 3:5]), score_map.attend(layer, every)[:, 3:5])
+
+
 def test_map_of_one_resolution_by_hand():
     fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
     found = score_map.min_max(score_map.mean_map([fine, fine * 3], (2, 2), (2, 2)))

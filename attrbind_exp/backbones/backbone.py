@@ -112,13 +112,15 @@ class Request:
 @dataclass(frozen=True)
 class SelfAttention:
     """Queries and keys of a self-attention layer, (b, heads, N, d) each, and the `scale` of their product. They belong
-    to the `rows` of the batch one by one; b = 1 serves all of them."""
+    to the `rows` of the batch one by one; b = 1 serves all of them. `log_sums` (b, heads, N), where the pass kept them:
+    the logarithm of what each query's softmax divides by."""
 
     layer: Layer
     query: Tensor
     key: Tensor
     scale: float
     rows: Sequence[int]
+    log_sums: Tensor | None = None
 
 
 @dataclass

@@ -21,6 +21,7 @@ from attrbind_exp.backbones.backbone import Layer, Observation, Request, SelfAtt
 from attrbind_exp.backbones.tensors import at_least_float32, pad_rows, to_device
 
 MULTIPLE = 8  # fused kernels take values whose width is a multiple of this
+MANY_CELLS = 1024  # from so many on, sums of softmax are kept on a CPU
 
 
 class _PassEnded(Exception):
@@ -238,19 +239,28 @@ class _SelfReader:
         self.notes, self.layer, self.parts = notes, layer, parts
 
     def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states=None, attention_mask=None, **_):
-        taken = [hidden_states[x.taken] for x in self.parts]
-        pairs = [(_heads(attn, attn.to_q(x)), _heads(attn, attn.to_k(x))) for x in taken]
-        if self.layer in self.notes.request.queries_keys:
-            self.notes.seen.self_attention += [
-                SelfAttention(self.layer, query, key, attn.scale, part.rows)
-                for (query, key), part in zip(pairs, self.parts, strict=True)
-            ]
-        if self.notes.is_last(self.layer):
-            self.notes.note(self.layer, hidden_states, hidden_states)
-        results = [
-            F.scaled_dot_product_attention(query, key, _heads(attn, attn.to_v(states)), scale=attn.scale)
-            for (query, key), states in zip(pairs, taken, strict=True)
-        ]
-        result = _assemble([_output(attn, x) for x in results], self.parts)
+        kept, last = self.layer in self.notes.request.queries_keys, self.notes.is_last(self.layer)
+        results = []
+        for part in self.parts:
+            states = hidden_states[part.taken]
+            query, key = _heads(attn, attn.to_q(states)), _heads(attn, attn.to_k(states))
+            log_sums = None
+            if not last:
+                result, log_sums = _attend(query, key, _heads(attn, attn.to_v(states)), attn.scale, kept)
+                results.append(_output(attn, result))
+            if kept:
+                seen = SelfAttention(self.layer, query, key, attn.scale, part.rows, log_sums)
+                self.notes.seen.self_attention.append(seen)
+        result = hidden_states if last else _assemble(results, self.parts)
         self.notes.note(self.layer, hidden_states, result)
         return result
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float, kept: bool) -> tuple[Tensor, Tensor | None]:
+    """Fused self-attention, and the logarithms of its softmax's sums where they are at hand and of use: completion by
+    them is faster on a CPU (score_map.attend)."""
+    plain = query.device.type != "cpu" or query.dtype != torch.float32 or torch.is_grad_enabled()
+    if plain or not kept or query.shape[-2] < MANY_CELLS:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale), None
+    # The kernel that the public function calls as well, which throws the second result away.
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)

@@ -39,11 +39,16 @@ def digest_folder(folder: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def find_file(folder: Path, sample: Sample) -> Path | None:
-    """The file of an image's proposals: its id, its picture's name, or that without the ending, and ".json"; the first
-    that is there."""
+def file_names(sample: Sample) -> list[str]:
+    """How an image's file of proposals may be called: its id, its picture's name, or that without the ending, and
+    ".json". An id that would be a path names no file."""
     names = (sample.image_id, sample.image_path.name, sample.image_path.stem)
-    files = (folder / f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"})
+    return [f"{name}.json" for name in names if name and not set(name) & {"/", "\\", "\0"}]
+
+
+def find_file(folder: Path, sample: Sample) -> Path | None:
+    """The file of an image's proposals: the first of its names that is there."""
+    files = (folder / name for name in file_names(sample))
     return next((file for file in files if file.is_file()), None)
 
 

@@ -59,16 +59,15 @@ class GuidedFilter:
         return ""
 
 
-def load_opencv() -> ModuleType:
-    """OpenCV with its extra modules. Raises UserError where they are not installed."""
+def load_opencv(asked: str = "refine=guided_filter") -> ModuleType:
+    """OpenCV with its extra modules. Raises UserError, saying what `asked` for them, where they are not installed."""
     try:
         import cv2
 
         cv2.ximgproc.guidedFilter  # noqa: B018  opencv-python has no extra modules
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"refine=guided_filter needs {PACKAGE}: pip install {PACKAGE} (uninstall opencv-python "
-            "first, where that is installed)"
+            f"{asked} needs {PACKAGE}: pip install {PACKAGE} (uninstall opencv-python first, where that is installed)"
         ) from error
     cv2.setNumThreads(1)  # it is called in threads
     return cv2
