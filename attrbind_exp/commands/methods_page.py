@@ -57,15 +57,15 @@ images ({part}). A difference is to the prompt without edit under the same steps
 TUNED = """[Constants searched](tune.md) on val, never on test (`sweep=tune`), beside their authors'. Differences are to
 the first row."""
 REFINED = """A [refinement](refinement.md) changes heat maps after they are read and before they are scored, by what
-attention does not know: the picture's edges, or another model's masks. So these figures stand apart, a table for each
-refinement, and are no figures of a reading ({part}).
+attention does not know: the picture's edges, or masks that something else proposes. So these figures stand apart, a
+table for each refinement, and are no figures of a reading ({part}).
 A difference is to the prompt without edit, refined alike. The ceiling of the map's grid is that of maps which know no
 edges; refined ones may lie above it."""
 ADDED = """What refining adds: each variant beside the same one of the same sweep as it was read, both at held-out
 thresholds of their own."""
 MASKS = """`refdiff_heat` chooses among masks that were there before; the ceiling of the proposals is the best choice.
-Whose masks they are decides the figure: those of `make methods` are made by `benchmarks/proposals.py`, **by no trained
-model** ([how](refinement.md))."""
+Whose masks they are decides the figure: those of `make methods` are cut out of the pictures **by no trained model**
+([how](refinement.md#proposals-of-pictures-alone))."""
 
 
 @dataclass(frozen=True)

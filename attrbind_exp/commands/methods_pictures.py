@@ -15,7 +15,7 @@ from 0 (dark) to 1 (bright), the outline of its mask (orange) and of the true ma
 variant's threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the
 order of the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn. Where
 latents were stepped on or heat maps refined, the rows are one reading with and without that; refined rows show what
-the picture's edges or another model's masks made of a map."""
+the picture's edges or masks of another program made of a map."""
 
 TITLES = {
     "edits": "edits of the text embedding",
