@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.errors import HydraException
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
@@ -195,6 +196,19 @@ def test_without_a_refinement_there_is_no_key_and_proposals_are_part_of_the_iden
     assert before.run.variants[0].refine == "refdiff_heat" and not before.run.peaks
     write(tmp_path / "p", [~LEFT])
     assert config.read_settings(cfg).key != before.key != config.read_settings(composed()).key
+
+
+def test_a_sweep_hands_its_proposals_to_the_refinement_that_takes_them_and_to_no_hash(tmp_path):
+    """Of sweep=methods_refined, whose runs all have the key: plain ones are those of any other folder."""
+    named = [f"proposals={write(tmp_path / name, [LEFT])}" for name in ("one", "other")]
+    plain = [config.read_settings(composed("sweep=methods_refined", "dataset=shapes", one)) for one in named]
+    assert plain[0].key == plain[1].key and plain[0].run.refinement is None
+    cfg = composed("sweep=methods_refined", "dataset=shapes", "refine=refdiff_heat", named[0])
+    assert config.read_settings(cfg).run.refinement == RefdiffHeat(str(tmp_path / "one"))
+    assert cfg.refine.proposals == str(tmp_path / "one")
+    with pytest.raises(HydraException) as error:
+        config.read_settings(composed("sweep=methods_refined", "dataset=shapes", "refine=refdiff_heat"))
+    assert "refine.proposals=None" in str(error.value.__cause__)
 
 
 def test_classes_cannot_be_scored_with_masks(tmp_path):

@@ -87,7 +87,13 @@ def has_latent_steps(label: str) -> bool:
 
 def is_refined(label: str) -> bool:
     """Whether a label is that of refined heat maps (heatmaps/refinement.py), which stand apart from plain ones."""
-    return any(word.startswith("refine=") for word in label.split(" "))
+    return refinement_in(label) is not None
+
+
+def refinement_in(label: str) -> str | None:
+    """How a label says that heat maps were refined, without constants: "refine=guided_filter"; None where it does
+    not."""
+    return next((word for word in label.split(" ") if word.startswith("refine=")), None)
 
 
 def is_ours(name: str) -> bool:
