@@ -27,7 +27,7 @@ from attrbind_exp.reporting.cost_plot import Point
 from attrbind_exp.reporting.costs import Cost, read_costs
 from attrbind_exp.reporting.maps import heat_colours
 from attrbind_exp.reporting.matrix import Cell, Matrix
-from attrbind_exp.reporting.methods_tables import beside, read_compared, refining_adds, split_tables, thresholds
+from attrbind_exp.reporting.methods_tables import beside, more_than_plain, read_compared, split_tables, thresholds
 from attrbind_exp.reporting.paper_tables import Run, TableSpec, read_runs
 from attrbind_exp.reporting.refined import PLAIN, by_refinement
 from attrbind_exp.reporting.sentences import sentences
@@ -158,10 +158,10 @@ def test_each_refinement_has_a_table_of_its_own_behind_the_plain_one(tmp_path):
     assert text.count("of so few, a 95 % interval") == 3, "notes are of each table"
 
 
-def test_what_refining_adds_is_the_difference_to_the_same_variant_as_it_was_read(tmp_path):
+def test_what_more_than_plain_is_the_difference_to_the_same_variant_as_it_was_read(tmp_path):
     """Over the expressions that both have: the last one, of IoU 0.6, has no proposals."""
     compared = refined_sweep(tmp_path / "methods_refined" / "drawn_m")
-    found = refining_adds(compared.all_last, thresholds(compared)).set_index("variant")
+    found = more_than_plain(compared.all_last, thresholds(compared)).set_index("variant")
     assert found["better / worse / same"].to_dict() == {
         "baseline refine=guided_filter": "3 / 1 / 0",
         "merge refine=guided_filter": "4 / 0 / 0",
@@ -170,6 +170,20 @@ def test_what_refining_adds_is_the_difference_to_the_same_variant_as_it_was_read
     }
     means = [cell.split(" ")[0] for cell in found["more than plain [95 %]"]]
     assert means == ["+10.0", "+40.0", "+10.0", "-40.0"]
+
+
+def test_what_a_step_adds_is_the_difference_to_the_same_variant_without_it(tmp_path):
+    stepped = {"baseline + syngen x1 ratio=2": [0.3, 0.1, 0.5, 0.5], "merge + syngen x1 ratio=2": [0.5] * 4}
+    others = [(stepped, CEILINGS[:1], "latent_steps=syngen_half")]
+    make_sweep(tmp_path / "methods_steps" / "drawn_m", {"baseline": [0.2] * 4, "merge": [0.6] * 4}, *others)
+    (file,) = write_page(tmp_path, tmp_path / "methods.md")
+    section = file.read_text().partition("What a step adds")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    found = {line[0]: (line[1].split(" ")[0], line[2]) for line in lines[2:]}
+    assert found == {
+        "baseline + syngen x1 ratio=2": ("+15.0", "3 / 1 / 0"),
+        "merge + syngen x1 ratio=2": ("-10.0", "0 / 4 / 0"),
+    }
 
 
 def test_refined_figures_have_a_section_and_no_row_among_readings(tmp_path, caplog):

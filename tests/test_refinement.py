@@ -17,7 +17,7 @@ from attrbind_exp.commands.rescore import change, rescore_rows
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.proposals import read_proposals
 from attrbind_exp.edits import Averaging, NounChunk, TextBlind, Variant
-from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined, split_reading
+from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined, plain_label, split_reading
 from attrbind_exp.heatmaps.guided_filter import GuidedFilter
 from attrbind_exp.heatmaps.refdiff_heat import RefdiffHeat, score
 from attrbind_exp.heatmaps.refinement import min_max, refine_finite
@@ -173,6 +173,7 @@ def test_whatever_reads_labels_reads_each_of_them_alike(variant):
     assert is_plain(label) == (plain and not variant.latents and not variant.refine)
     assert (is_floor(label), is_refined(label)) == (blind, variant.refine is not None)
     assert has_latent_steps(label) == (variant.latents is not None)
+    assert plain_label(label) == replace(variant, latents=None, refine=None).label
     assert split_reading(label) == (replace(variant, heatmap=None).label, variant.heatmap)
 
 

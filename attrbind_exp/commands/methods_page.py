@@ -16,8 +16,8 @@ from attrbind_exp.reporting.methods_tables import (
     Compared,
     beside,
     marked_rows,
+    more_than_plain,
     read_compared,
-    refining_adds,
     split_tables,
     thresholds,
 )
@@ -53,7 +53,8 @@ EDITS = """One line an edit under the reading of the first row of its table, the
 COSTLY = """These cost many passes an expression, so they are measured on a part of the images and compared with the
 baseline of that part alone ({part})."""
 STEPS = """One [gradient step on the noisy latents](latent-steps.md) before DiffSegmenter reads them, on a part of the
-images ({part}). A difference is to the prompt without edit under the same steps."""
+images ({part}). `ratio`: how much coarser than the latents the attention is that the loss sees, 4 where none is named;
+2 was chosen on val. A difference is to the prompt without edit under the same steps."""
 TUNED = """[Constants searched](tune.md) on val, never on test (`sweep=tune`), beside their authors'. Differences are to
 the first row."""
 REFINED = """A [refinement](refinement.md) changes heat maps after they are read and before they are scored, by what
@@ -61,8 +62,8 @@ attention does not know: the picture's edges, or masks that something else propo
 table for each refinement, and are no figures of a reading ({part}).
 A difference is to the prompt without edit, refined alike. The ceiling of the map's grid is that of maps which know no
 edges; refined ones may lie above it."""
-ADDED = """What refining adds: each variant beside the same one of the same sweep as it was read, both at held-out
-thresholds of their own."""
+ADDED = """What {what}: each variant beside the same one of the same sweep without it, both at held-out thresholds of
+their own."""
 MASKS = """`refdiff_heat` chooses among masks that were there before; the ceiling of the proposals is the best choice.
 Whose masks they are decides the figure: those of `make methods` are cut out of the pictures **by no trained model**
 ([how](refinement.md#proposals-of-pictures-alone))."""
@@ -153,6 +154,8 @@ def _apart(compared: Compared, name: str, of: str, methods: Compared | None) -> 
     said = {"methods_costly": COSTLY, "methods_steps": STEPS, "methods_tuned": TUNED}[name]
     yield said.format(part=_part(compared))
     yield split_tables(compared.table[compared.table["split"] == compared.last.split])[0][1]
+    if name == "methods_steps":
+        yield from _added(compared, "a step adds")
 
 
 def _refined(compared: Compared, of: str) -> Iterator[str]:
@@ -165,9 +168,14 @@ def _refined(compared: Compared, of: str) -> Iterator[str]:
         yield split_tables(last)[0][1]
         if PROPOSALS in set(last["variant"]):
             yield MASKS
-    more = refining_adds(compared.all_last, thresholds(compared))
+    yield from _added(compared, "refining adds")
+
+
+def _added(compared: Compared, what: str) -> Iterator[str]:
+    """What stepping on latents or refining adds, where the sweep has the same variants without it."""
+    more = more_than_plain(compared.all_last, thresholds(compared))
     if len(more):
-        yield ADDED
+        yield ADDED.format(what=what)
         yield markdown(more)
 
 

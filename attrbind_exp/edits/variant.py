@@ -85,6 +85,12 @@ def has_latent_steps(label: str) -> bool:
     return re.search(r" \+ \w+ x\d+( |$)", label) is not None
 
 
+def plain_label(label: str) -> str:
+    """The label of the same edits and reading on noisy latents as they are, heat maps not refined."""
+    unrefined = label.partition(" refine=")[0]  # constants of a refinement are behind it
+    return re.sub(r" \+ \w+ x\d+( (?!heatmap=|layers=)\w+=\S+)*", "", unrefined)
+
+
 def is_refined(label: str) -> bool:
     """Whether a label is that of refined heat maps (heatmaps/refinement.py), which stand apart from plain ones."""
     return refinement_in(label) is not None

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.edits.variant import is_plain
+from attrbind_exp.edits.variant import is_plain, plain_label
 from attrbind_exp.reporting.paper_tables import Run, comparisons, expression_scores, leading, read_runs
 from attrbind_exp.reporting.references import without_floors
-from attrbind_exp.reporting.refined import refinement_of
 from attrbind_exp.reporting.tables import figure, interval, markdown, marked, marks
 from attrbind_exp.scoring.compare import paired_difference
 from attrbind_exp.scoring.figures import Difference
@@ -159,20 +158,15 @@ def untuned(label: str) -> str:
     return re.sub(r"(heatmap=\w+?)_tuned_on_\w+", r"\1", label)
 
 
-def refining_adds(runs: Sequence[Run], thresholds: Mapping[str, float]) -> pd.DataFrame:
-    """One line a refined variant of runs on the same data: by how much it is better than the same variant of the run
-    whose heat maps are plain, over the expressions that both have scored. `thresholds`: of each variant by label;
-    expressions are counted as better or worse at the plain one's."""
-    plain = next((run for run in runs if refinement_of(run) is None), None)
-    if plain is None:
-        return pd.DataFrame()
-    base = dict(list(expression_scores(plain).groupby("label")))
+def more_than_plain(runs: Sequence[Run], thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """One line a variant whose latents were stepped on or whose heat maps were refined: by how much it is better than
+    the same variant without that, of another run on the same data, over the expressions that both have scored.
+    `thresholds`: of each variant by label; expressions are counted as better or worse at the plain one's."""
+    scores = {str(label): part for run in runs for label, part in expression_scores(run).groupby("label", sort=False)}
     found = {
-        str(label): _difference(base[of], ours, thresholds[of], thresholds[str(label)])
-        for run in runs
-        if (kind := refinement_of(run))
-        for label, ours in expression_scores(run).groupby("label", sort=False)
-        if (of := str(label).partition(f" {kind}")[0]) in base and {of, str(label)} <= set(thresholds)
+        label: _difference(scores[plain], ours, thresholds[plain], thresholds[label])
+        for label, ours in scores.items()
+        if (plain := plain_label(label)) != label and plain in scores and {plain, label} <= set(thresholds)
     }
     votes = [f"{d.better} / {d.worse} / {d.same}" for d in found.values()]
     cells = marked(list(found.values()))
@@ -180,7 +174,7 @@ def refining_adds(runs: Sequence[Run], thresholds: Mapping[str, float]) -> pd.Da
 
 
 def _difference(base: pd.DataFrame, ours: pd.DataFrame, at: float, ours_at: float) -> Difference:
-    """Of a refined variant to the plain one, each at its own threshold."""
+    """Of a stepped or refined variant to the plain one, each at its own threshold."""
     one, other = (scores.set_index("sample_id") for scores in (base, ours))
     both = one.index.intersection(other.index, sort=False)
     one, other = one.loc[both], other.loc[both]
