@@ -33,11 +33,15 @@ tables: setup ## every table and figure of the paper on the bundled model and da
 	$(BIN)/python -m attrbind_exp.run sweep=figures_heat_maps dataset=shapes dataset.fraction=0.008 $(SHAPES)
 	$(BIN)/python -m attrbind_exp.results outputs docs/results.md
 
+PROPOSALS := outputs/proposals/shapes
 methods: setup ## readings of attention and edits of the words compared, on the bundled model: fills docs/methods.md
 	$(BIN)/python -m attrbind_exp.run sweep=edits dataset=shapes $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods dataset=shapes keep_maps=true $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods_costly dataset=shapes keep_maps=true $(SHAPES)
-	$(BIN)/python -m attrbind_exp.run sweep=methods_steps dataset=shapes $(SHAPES)
+	$(BIN)/python -m attrbind_exp.run sweep=methods_steps dataset=shapes keep_maps=true $(SHAPES)
+	$(BIN)/python benchmarks/proposals.py $(PROPOSALS) dataset=shapes dataset.split=val
+	$(BIN)/python benchmarks/proposals.py $(PROPOSALS) dataset=shapes dataset.split=test
+	$(BIN)/python -m attrbind_exp.run sweep=methods_refined dataset=shapes proposals=$(PROPOSALS) keep_maps=true $(SHAPES)
 	$(BIN)/python -m attrbind_exp.run sweep=methods_tuned keep_maps=true
 	$(BIN)/python -m attrbind_exp.results --methods outputs docs/methods.md
 

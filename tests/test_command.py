@@ -449,6 +449,7 @@ def test_every_path_and_text_may_hold_commas_and_equal_signs():
             ["dataset=folder"] if key == "dataset.file" else ["dataset=shapes"] if key == "dataset.parses" else []
         )
         options += ["captioner=file"] if key == "captioner.file" else []
+        options += {"proposals": ["sweep=methods_refined"], "refine": ["refine=refdiff_heat"]}.get(group, [])
         options += ["-m", "launcher=slurm"] if group == "launcher" else []
         given = [a for a in command_line.rewrite_arguments([*options, f"{key}={HARD}"]) if a != "-m"]
         with initialize_config_dir(str(config.CONF), version_base="1.3"):
@@ -459,7 +460,8 @@ def test_every_path_and_text_may_hold_commas_and_equal_signs():
 
 def test_no_key_of_the_configuration_that_holds_a_path_is_forgotten():
     words = {"path", "root", "images", "annotations", "file", "labels", "parses", "note", "cache", "folder", "overrides",
-             "project", "dir", "out", "image", "expression", "submitit_folder", "partition", "account", "qos"}  # fmt: skip
+             "project", "dir", "out", "image", "expression", "submitit_folder", "partition", "account", "qos",
+             "proposals"}  # fmt: skip
     for file in config.CONF.rglob("*.yaml"):
         group = file.parent.name if file.parent != config.CONF else ""
         for key, value in yaml.safe_load(file.read_text()).items():

@@ -223,3 +223,6 @@ def test_an_error_is_explained_by_its_last_line_cut_at_line_breaks_alone():
         == "RuntimeError: \u2028odd\x85name"
     )
     assert explain(KeyError()) == "KeyError"
+    wrapped = ValueError("Error in call to target\nfull_key: refine")
+    wrapped.__cause__ = UserError("give the folder")  # as Hydra does with what a constructor raises
+    assert explain(wrapped) == "give the folder"

@@ -1,7 +1,7 @@
 """The page of readings and edits: its tables from runs made by hand, its pictures pixel by pixel and from kept maps."""
 
-import json
 import logging
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -9,42 +9,55 @@ import pytest
 from PIL import Image
 
 from attrbind_exp import config
-from attrbind_exp.commands.matrices import choose, draw_matrices, expression_matrix
+from attrbind_exp.commands.matrices import (
+    Kept,
+    choose,
+    draw_matrices,
+    expression_matrix,
+    read_kept,
+    row_name,
+    scored_by_all,
+)
 from attrbind_exp.commands.methods_page import write_page
 from attrbind_exp.commands.sweep import write_results
-from attrbind_exp.edits.variant import split_reading
+from attrbind_exp.edits.variant import edits_label, split_reading
 from attrbind_exp.paths import options
 from attrbind_exp.reporting import by_reading, cost_plot, matrix, plots
 from attrbind_exp.reporting.cost_plot import Point
 from attrbind_exp.reporting.costs import Cost, read_costs
 from attrbind_exp.reporting.maps import heat_colours
 from attrbind_exp.reporting.matrix import Cell, Matrix
-from attrbind_exp.reporting.methods_tables import beside, read_compared, split_tables
-from attrbind_exp.reporting.paper_tables import Run, TableSpec, expression_scores, read_runs
+from attrbind_exp.reporting.methods_tables import beside, more_than_plain, read_compared, split_tables, thresholds
+from attrbind_exp.reporting.paper_tables import Run, TableSpec, read_runs
+from attrbind_exp.reporting.refined import PLAIN, by_refinement
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.runs.rows import read_images
 from attrbind_exp.runs.summary import read_summary
-from attrbind_exp.scoring.figures import Estimate
+from attrbind_exp.scoring.figures import Estimate, Reference
+from attrbind_exp.scoring.references import PROPOSALS
 from attrbind_exp.types import UserError
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
-from tests.test_command import composed, run
+from tests.test_command import run
 
 COST = '{"machine": "m", "command": "c", "readings": {"a": {"measured": 1.25, "counted": 1.5}}}'
 
 
-def make_sweep(folder, scores):
-    """A finished sweep of a val and a test split, whose results are written: IoU of its expressions by variant."""
+def make_sweep(folder, scores, *others):
+    """A finished sweep of a val and a test split, whose results are written: IoU of its expressions by variant.
+    `others`: the same of further runs of each split, with their references and what was typed for them."""
     for split in ("val", "test"):
-        variants = [
-            variant_figures((name, None), 100 * float(np.mean(ious)), len(ious)) for name, ious in scores.items()
-        ]
-        rows = [
-            expression_row((name, None), str(i), iou) for name, ious in scores.items() for i, iou in enumerate(ious)
-        ]
-        summary = make_summary(variants, split=split, dataset=f"drawn {split}", model_name="m")
-        made = write_files(folder / split, summary, rows)
-        (made / "config.yaml").write_text("dataset: {fraction: 0.05}\nheatmap: {a: {}}\n")
+        make_run(folder / split, split, scores)
+        for ious, references, typed in others:
+            make_run(folder / f"{split} {typed}", split, ious, references=references, overrides=[typed])
     write_results(folder, TableSpec("T", figure="differences"), ["val", "test"], ["sweep=t"])
+
+
+def make_run(folder, split, scores, **more):
+    variants = [variant_figures((name, None), 100 * float(np.mean(ious)), len(ious)) for name, ious in scores.items()]
+    rows = [expression_row((name, None), str(i), iou) for name, ious in scores.items() for i, iou in enumerate(ious)]
+    summary = make_summary(variants, split=split, dataset=f"drawn {split}", model_name="m", **more)
+    made = write_files(folder, summary, rows)
+    (made / "config.yaml").write_text("dataset: {fraction: 0.05}\nheatmap: {a: {}}\n")
 
 
 BOTH = {
@@ -108,6 +121,93 @@ def test_tuned_constants_stand_beside_the_authors(outputs):
     assert lines[3][:3] == ["merge heatmap=a", "80.0 @0.30", "10.0 @0.30"]
     tuned["variant"] += "_tuned_on_shapes"  # a reading that says what it was tuned on
     assert "| merge heatmap=a_tuned_on_shapes | 80.0 @0.30 | 10.0 @0.30" in " ".join(beside(tuned, authors).split())
+
+
+REFINED = (
+    {"baseline refine=guided_filter": [0.4] * 4, "merge refine=guided_filter": [0.9] * 4},
+    {"baseline refine=refdiff_heat": [0.3] * 3, "merge refine=refdiff_heat": [0.1] * 3},
+)
+CEILINGS = [Reference("floor: all objects", 10.0, None, {}, 4), Reference(PROPOSALS, 77.5, None, {}, 3)]
+
+
+def refined_sweep(folder):
+    """Plain runs, filtered ones, and ones that chose among proposals, of which one expression had none."""
+    plain = {"baseline": [0.2, 0.2, 0.2, 0.6], "merge": [0.5] * 4}
+    filtered, chosen = REFINED
+    others = (filtered, CEILINGS[:1], "refine=guided_filter"), (chosen, CEILINGS, "refine=refdiff_heat")
+    make_sweep(folder, plain, *others)
+    return read_compared(folder)
+
+
+def test_each_refinement_has_a_table_of_its_own_behind_the_plain_one(tmp_path):
+    """With its own baseline, references and Holm's correction; the ceiling of proposals where there were some."""
+    parts = by_refinement(refined_sweep(tmp_path / "methods_refined" / "drawn_m").table)
+    assert list(parts) == [None, "refine=guided_filter", "refine=refdiff_heat"]
+    said = {kind: part[part["split"] == "test"]["variant"].tolist() for kind, part in parts.items()}
+    assert said[None] == ["baseline", "merge"]
+    assert said["refine=guided_filter"] == [*REFINED[0], "floor: all objects"]
+    assert said["refine=refdiff_heat"] == [*REFINED[1], "floor: all objects", PROPOSALS]
+    chosen = parts["refine=refdiff_heat"].iloc[-1]
+    assert (chosen["variant"], chosen["mIoU held out"], chosen["n"]) == (PROPOSALS, 77.5, 3)
+    differences = [part["difference held out"].dropna().tolist() for part in parts.values()]
+    np.testing.assert_allclose(differences, [[20], [50], [-20]])  # of merge to the baseline refined alike
+    text = (tmp_path / "methods_refined" / "drawn_m" / "results.md").read_text()
+    heads = [f"**{name}**" for name in (PLAIN, "refine=guided_filter", "refine=refdiff_heat")]
+    assert [text.count(head) for head in heads] == [1, 1, 1]
+    assert text.index(heads[0]) < text.index("| merge ") < text.index(heads[1]) < text.index("| merge refine=guided")
+    assert text.count("of so few, a 95 % interval") == 3, "notes are of each table"
+
+
+def test_what_more_than_plain_is_the_difference_to_the_same_variant_as_it_was_read(tmp_path):
+    """Over the expressions that both have: the last one, of IoU 0.6, has no proposals."""
+    compared = refined_sweep(tmp_path / "methods_refined" / "drawn_m")
+    found = more_than_plain(compared.all_last, thresholds(compared)).set_index("variant")
+    assert found["better / worse / same"].to_dict() == {
+        "baseline refine=guided_filter": "3 / 1 / 0",
+        "merge refine=guided_filter": "4 / 0 / 0",
+        "baseline refine=refdiff_heat": "3 / 0 / 0",
+        "merge refine=refdiff_heat": "0 / 3 / 0",
+    }
+    means = [cell.split(" ")[0] for cell in found["more than plain [95 %]"]]
+    assert means == ["+10.0", "+40.0", "+10.0", "-40.0"]
+
+
+def test_what_a_step_adds_is_the_difference_to_the_same_variant_without_it(tmp_path):
+    stepped = {"baseline + syngen x1 ratio=2": [0.3, 0.1, 0.5, 0.5], "merge + syngen x1 ratio=2": [0.5] * 4}
+    others = [(stepped, CEILINGS[:1], "latent_steps=syngen_half")]
+    make_sweep(tmp_path / "methods_steps" / "drawn_m", {"baseline": [0.2] * 4, "merge": [0.6] * 4}, *others)
+    (file,) = write_page(tmp_path, tmp_path / "methods.md")
+    section = file.read_text().partition("What a step adds")[2].partition("\n## ")[0]
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    found = {line[0]: (line[1].split(" ")[0], line[2]) for line in lines[2:]}
+    assert found == {
+        "baseline + syngen x1 ratio=2": ("+15.0", "3 / 1 / 0"),
+        "merge + syngen x1 ratio=2": ("-10.0", "0 / 4 / 0"),
+    }
+
+
+def test_refined_figures_have_a_section_and_no_row_among_readings(tmp_path, caplog):
+    make_sweep(tmp_path / "methods" / "drawn_m", BOTH)
+    refined_sweep(tmp_path / "methods_refined" / "drawn_m")
+    with caplog.at_level(logging.WARNING):
+        (file,) = write_page(tmp_path, tmp_path / "methods.md")
+    page = file.read_text()
+    before, section = page.split("## Refined heat maps\n")
+    assert "refine=" not in before and "Readings" in before
+    section, whole = section.split("## Whole tables")
+    order = (
+        PLAIN,
+        "| merge ",
+        "**refine=guided_filter**",
+        "**refine=refdiff_heat**",
+        PROPOSALS,
+        "no trained",
+        "more than",
+    )
+    places = [section.index(part) for part in order]
+    assert places == sorted(places) and section.count(f"| {PROPOSALS}") == 1
+    assert "**refine=refdiff_heat, test: 3 expressions" in whole
+    assert caplog.text.count("no maps were kept") == 2 and "methods_refined_drawn_m.png" in whole
 
 
 def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_path, caplog):
@@ -227,26 +327,64 @@ def test_the_middle_ones_of_twelve_equal_parts_are_shown():
     assert choose(pd.Series({"b": 0.0, "a": 0.0, "c": -1.0})) == ["c", "a", "b"]
 
 
+def test_the_file_keeps_the_colours_of_small_shapes(tmp_path):
+    """Beside a heat map of all colours and a photo of greys, a dot of red is as red as it was drawn."""
+    greys = np.random.default_rng(0).integers(60, 160, (96, 96, 1), np.uint8).repeat(3, 2)
+    greys[40:46, 40:46] = (230, 20, 10)
+    heat = np.linspace(0, 1, 96 * 96, dtype=np.float32).reshape(96, 96)
+    shown = Matrix("t", Image.fromarray(greys), heat > 0.5, ["a"], ["x"], {("a", "x"): Cell(heat, 0.5, 50.0)})
+    drawn = np.asarray(matrix.draw(shown), int)
+    written = np.asarray(Image.open(matrix.write(shown, tmp_path / "m.png")).convert("RGB"), int)
+    assert np.abs(written - drawn).max() <= 12
+
+
+def test_a_row_of_a_matrix_has_as_many_lines_as_its_name():
+    photo = Image.new("RGB", (96, 96))
+    one, two = (
+        np.asarray(matrix.draw(Matrix("t", photo, np.zeros((96, 96), bool), [name], ["x"], {})))
+        for name in ("daam", "daam\n+ syngen x1")
+    )
+    left, top = matrix.corner((96, 96))
+    assert [(np.diff((page[top:, :left] < 128).any((1, 2)).astype(int)) == 1).sum() for page in (one, two)] == [1, 2]
+
+
 def test_kept_maps_make_the_masks_that_were_scored(tmp_path):
-    """Of a real run: each cell's heat, cut at its threshold, has the IoU of the variant's own row."""
-    run(tmp_path, "keep_maps=true", "text_processor=paper", "heatmap=[diffsegmenter,daam]", "dataset.limit=3")
-    (found,) = read_runs(tmp_path)
-    assert found == Run(tmp_path, read_summary(tmp_path))
-    scores = expression_scores(found)
-    thresholds = {v.label: 0.45 for v in found.summary.variants}
-    first = draw_matrices(found, scores, thresholds, tmp_path / "first")
+    """Of real runs: each cell's heat, cut at its threshold, has the IoU of the variant's own row; rows say what was
+    read, stepped on and refined."""
+    pytest.importorskip("cv2")
+    typed = ("keep_maps=true", "text_processor=paper", "text_blind=false", "dataset.limit=3")
+    run(tmp_path / "a", *typed, "heatmap=[diffsegmenter,daam]")
+    run(tmp_path / "b", *typed, "latent_steps=syngen")
+    run(tmp_path / "c", *typed, "refine=guided_filter")
+    found = read_runs(tmp_path)
+    assert found[0] == Run(tmp_path / "a", read_summary(tmp_path / "a"))
+    at = {v.label: 0.45 for one in found for v in one.summary.variants}
+    first = draw_matrices(found, at, tmp_path / "first")
     assert [drawn.file.name for drawn in first] == ["first_01.png", "first_02.png", "first_03.png"]
-    second = draw_matrices(found, scores, thresholds, tmp_path / "second")
+    second = draw_matrices(found, at, tmp_path / "second")
     assert [d.file.read_bytes() for d in first] == [d.file.read_bytes() for d in second]
-    rows = {(r.sample_id, r.text_processor, r.alpha): r.iou_at for _, part in read_images(tmp_path) for r in part}
-    settings = config.read_settings(composed("dataset.limit=3", "text_processor=paper", "heatmap=[diffsegmenter,daam]"))
-    sample = first[0].sample
-    variants = settings.run.variants[:-2]  # the last two are floors
-    drawn = expression_matrix(tmp_path, settings, sample, variants, {v.label: (0.45, 0.0) for v in variants})
-    assert (drawn.readings, drawn.edits) == (["diffsegmenter", "daam"], ["baseline", "attribute_binding alpha=0.9"])
-    for variant in variants:
-        edit = variant.label.replace(f" heatmap={variant.heatmap}", "")
-        mask = drawn.cells[variant.heatmap, edit].heat >= np.float32(0.45)
-        iou = (mask & drawn.truth).sum() / (mask | drawn.truth).sum()
-        assert iou == pytest.approx(rows[sample.sample_id, variant.name, variant.alpha]["0.45"], abs=0.01)
-    assert json.loads((tmp_path / "summary.json").read_text())["n"] == 3
+    kept, sample = [read_kept(one, at) for one in found], first[0].sample
+    drawn = expression_matrix(kept, sample, dict.fromkeys(at, (0.45, 0.0)))
+    rows = ["diffsegmenter", "daam", "diffsegmenter\n+ syngen x1", "diffsegmenter\nrefine=guided_filter"]
+    assert (drawn.readings, drawn.edits) == (rows, ["baseline", "attribute_binding alpha=0.9"])
+    checked = set()
+    for one in kept:
+        scored = {(r.sample_id, r.text_processor, r.alpha): r.iou_at for _, p in read_images(one.folder) for r in p}
+        for variant in one.variants:
+            place = row_name(variant, "diffsegmenter"), edits_label(variant.edits)
+            mask = drawn.cells[place].heat >= np.float32(0.45)
+            iou = (mask & drawn.truth).sum() / (mask | drawn.truth).sum()
+            assert iou == pytest.approx(scored[sample.sample_id, variant.name, variant.alpha]["0.45"], abs=0.01)
+            checked.add(place)
+    assert checked == set(drawn.cells) and len(checked) == 8
+    heats = [drawn.cells[row, "baseline"].heat for row in rows]
+    assert all((one != other).any() for one, other in combinations(heats, 2))
+
+
+def test_an_expression_that_one_run_could_not_score_is_not_chosen(tmp_path):
+    """As where an image has no proposals: the matrix would lack a row."""
+    at = {"baseline": 0.5, "baseline refine=refdiff_heat": 0.5}
+    for name, ids in zip(at, ("012", "02"), strict=True):
+        part = pd.DataFrame({"sample_id": list(ids), "0.50": 0.25}).set_index("sample_id")["0.50"]
+        at[name] = Kept(tmp_path, None, [], {name: part})
+    assert scored_by_all(list(at.values())) == {"0", "2"}

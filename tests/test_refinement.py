@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.errors import HydraException
 from PIL import Image
 from scipy.ndimage import uniform_filter
 
@@ -16,7 +17,7 @@ from attrbind_exp.commands.rescore import change, rescore_rows
 from attrbind_exp.data.masks import decode_mask, encode_mask
 from attrbind_exp.data.proposals import read_proposals
 from attrbind_exp.edits import Averaging, NounChunk, TextBlind, Variant
-from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined, split_reading
+from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined, plain_label, split_reading
 from attrbind_exp.heatmaps.guided_filter import GuidedFilter
 from attrbind_exp.heatmaps.refdiff_heat import RefdiffHeat, score
 from attrbind_exp.heatmaps.refinement import min_max, refine_finite
@@ -172,6 +173,7 @@ def test_whatever_reads_labels_reads_each_of_them_alike(variant):
     assert is_plain(label) == (plain and not variant.latents and not variant.refine)
     assert (is_floor(label), is_refined(label)) == (blind, variant.refine is not None)
     assert has_latent_steps(label) == (variant.latents is not None)
+    assert plain_label(label) == replace(variant, latents=None, refine=None).label
     assert split_reading(label) == (replace(variant, heatmap=None).label, variant.heatmap)
 
 
@@ -195,6 +197,19 @@ def test_without_a_refinement_there_is_no_key_and_proposals_are_part_of_the_iden
     assert before.run.variants[0].refine == "refdiff_heat" and not before.run.peaks
     write(tmp_path / "p", [~LEFT])
     assert config.read_settings(cfg).key != before.key != config.read_settings(composed()).key
+
+
+def test_a_sweep_hands_its_proposals_to_the_refinement_that_takes_them_and_to_no_hash(tmp_path):
+    """Of sweep=methods_refined, whose runs all have the key: plain ones are those of any other folder."""
+    named = [f"proposals={write(tmp_path / name, [LEFT])}" for name in ("one", "other")]
+    plain = [config.read_settings(composed("sweep=methods_refined", "dataset=shapes", one)) for one in named]
+    assert plain[0].key == plain[1].key and plain[0].run.refinement is None
+    cfg = composed("sweep=methods_refined", "dataset=shapes", "refine=refdiff_heat", named[0])
+    assert config.read_settings(cfg).run.refinement == RefdiffHeat(str(tmp_path / "one"))
+    assert cfg.refine.proposals == str(tmp_path / "one")
+    with pytest.raises(HydraException) as error:
+        config.read_settings(composed("sweep=methods_refined", "dataset=shapes", "refine=refdiff_heat"))
+    assert "refine.proposals=None" in str(error.value.__cause__)
 
 
 def test_classes_cannot_be_scored_with_masks(tmp_path):

@@ -56,6 +56,13 @@ def test_a_key_that_another_argument_refers_to_is_taken():
     )
 
 
+def test_a_key_of_a_sweep_of_its_own_is_taken_with_that_sweep_alone():
+    check_keys("run", ["sweep=methods_refined", "proposals=x"])
+    for others in ([], ["sweep=methods"], ["sweep=none"]):
+        with pytest.raises(UserError, match=r"no key 'proposals'; did you mean refine\.proposals"):
+            check_keys("run", [*others, "proposals=x"])
+
+
 def test_every_key_of_every_configuration_is_known():
     for name in ("run", "segment", "compare", "score", "parse", "doctor", "demo", "pretrain"):
         keys = read_keys(name)

@@ -18,6 +18,8 @@ PATHS = (
     "captioner.cache",
     "cache.folder",
     "text_processor.overrides",
+    "refine.proposals",
+    "proposals",
     "hydra.run.dir",
     "hydra.sweep.dir",
     "launcher.submitit_folder",

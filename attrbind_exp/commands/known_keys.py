@@ -79,6 +79,7 @@ def check_keys(command: str, arguments: Sequence[str]) -> None:
     if not found:
         return
     keys = read_keys(command)
+    keys.known |= sweep_keys(arguments)
     keys.known |= {name for argument in arguments for name in REFERENCE.findall(argument)}
     for prefix, key, argument in found:
         if key.endswith(f".{TARGET}"):  # something else is called there, with keys of its own
@@ -89,6 +90,13 @@ def check_keys(command: str, arguments: Sequence[str]) -> None:
             raise UserError(f"no key '{key}'; {suggest(key, keys.known)}")
         if not prefix and (below := keys.below(key, argument)):
             raise UserError(f"'{argument}' sets nothing; {key} has keys of its own: {', '.join(below)}")
+
+
+def sweep_keys(arguments: Iterable[str]) -> set[str]:
+    """The keys at the top of the sweep file that arguments name: a sweep may have some of its own."""
+    files = option_files("sweeps")
+    found = [files[name] for key, _, name in (a.partition("=") for a in arguments) if key == "sweep" and name in files]
+    return {key for file in found for key in yaml.load(file.read_text(encoding="utf-8"), LOADER)}
 
 
 def suggest(key: str, known: Iterable[str]) -> str:

@@ -5,22 +5,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attrbind_exp import config
-from attrbind_exp.commands.matrices import Drawn, draw_matrices
+from attrbind_exp.commands.methods_pictures import PICTURES, TITLES, draw_pictures
 from attrbind_exp.edits.variant import BASELINE, has_latent_steps, split_reading
-from attrbind_exp.log import log
 from attrbind_exp.reporting import by_reading, plots
 from attrbind_exp.reporting.cost_plot import Point, cost_plot
 from attrbind_exp.reporting.costs import NAME as COSTS
 from attrbind_exp.reporting.costs import Cost, Costs, read_costs
 from attrbind_exp.reporting.made_with import fact_line
-from attrbind_exp.reporting.methods_tables import Compared, beside, marked_rows, read_compared, split_tables
-from attrbind_exp.reporting.paper_tables import expression_scores, leading
+from attrbind_exp.reporting.methods_tables import (
+    Compared,
+    beside,
+    marked_rows,
+    more_than_plain,
+    read_compared,
+    split_tables,
+    thresholds,
+)
+from attrbind_exp.reporting.paper_tables import expression_scores
 from attrbind_exp.reporting.references import without_floors
+from attrbind_exp.reporting.refined import PLAIN, by_refinement
 from attrbind_exp.reporting.sentences import sentences
 from attrbind_exp.reporting.tables import markdown
 from attrbind_exp.runs.index import read_sweep
 from attrbind_exp.runs.store import write_text
 from attrbind_exp.scoring.compare import PERCENT, estimate
+from attrbind_exp.scoring.references import PROPOSALS
 from attrbind_exp.types import UserError
 
 INTRO = """# Readings and edits compared
@@ -41,27 +50,23 @@ READINGS = """One line a reading under the plain prompt, the best first
 alone costs an expression, in bare conditional passes of the model."""
 EDITS = """One line an edit under the reading of the first row of its table, the best first
 ({part}). An edit costs a pass more."""
-PICTURES = """# Readings and edits on twelve expressions
-
-Each picture is one expression of the last split under every reading (rows) and edit (columns) of a sweep: the heat
-from 0 (dark) to 1 (bright), the outline of its mask (orange) and of the true mask (white), and below it the IoU at the
-variant's threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the
-order of the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn."""
 COSTLY = """These cost many passes an expression, so they are measured on a part of the images and compared with the
 baseline of that part alone ({part})."""
 STEPS = """One [gradient step on the noisy latents](latent-steps.md) before DiffSegmenter reads them, on a part of the
-images ({part}). A difference is to the prompt without edit under the same steps."""
+images ({part}). `ratio`: how much coarser than the latents the attention is that the loss sees, 4 where none is named;
+2 was chosen on val. A difference is to the prompt without edit under the same steps."""
 TUNED = """[Constants searched](tune.md) on val, never on test (`sweep=tune`), beside their authors'. Differences are to
 the first row."""
-
-SWEEPS = ("edits", "methods", "methods_costly", "methods_steps", "methods_tuned")
-TITLES = {
-    "edits": "edits of the text embedding",
-    "methods": "ways of reading attention",
-    "methods_costly": "readings that cost many passes",
-    "methods_steps": "steps on the noisy latents",
-    "methods_tuned": "with constants tuned on val",
-}
+REFINED = """A [refinement](refinement.md) changes heat maps after they are read and before they are scored, by what
+attention does not know: the picture's edges, or masks that something else proposes. So these figures stand apart, a
+table for each refinement, and are no figures of a reading ({part}).
+A difference is to the prompt without edit, refined alike. The ceiling of the map's grid is that of maps which know no
+edges; refined ones may lie above it."""
+ADDED = """What {what}: each variant beside the same one of the same sweep without it, both at held-out thresholds of
+their own."""
+MASKS = """`refdiff_heat` chooses among masks that were there before; the ceiling of the proposals is the best choice.
+Whose masks they are decides the figure: those of `make methods` are cut out of the pictures **by no trained model**
+([how](refinement.md#proposals-of-pictures-alone))."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +92,10 @@ def find_compared(outputs: Path) -> dict[str, dict[str, Compared]]:
     none."""
     found: dict[str, dict[str, Compared]] = {}
     for file in sorted(outputs.glob("*/*/results.md")):
-        if file.parent.parent.name in SWEEPS:
+        if file.parent.parent.name in TITLES:
             found.setdefault(file.parent.name, {})[file.parent.parent.name] = read_compared(file.parent)
     if not found:
-        raise UserError(f"no sweep of {', '.join(SWEEPS)} below '{outputs}'; run one first: make methods")
+        raise UserError(f"no sweep of {', '.join(TITLES)} below '{outputs}'; run one first: make methods")
     return found
 
 
@@ -99,7 +104,7 @@ def write_page(outputs: Path, file: Path) -> list[Path]:
     found = find_compared(outputs)
     page = Page(file, read_costs(file.parent / COSTS))
     page.images.mkdir(parents=True, exist_ok=True)
-    pictures = {data: list(_pictures(page, sweeps)) for data, sweeps in found.items()}
+    pictures = {data: list(draw_pictures(sweeps, page.images)) for data, sweeps in found.items()}
     parts = [INTRO]
     for data, sweeps in found.items():
         # Headings of several models and data must differ.
@@ -130,6 +135,8 @@ def _sections(page: Page, sweeps: Mapping[str, Compared], of: str, drawn: bool) 
     for name in ("methods_costly", "methods_steps", "methods_tuned"):
         if name in sweeps:
             yield from _apart(sweeps[name], name, of, methods)
+    if "methods_refined" in sweeps:
+        yield from _refined(sweeps["methods_refined"], of)
     yield f"## Whole tables{of}"
     yield "What stands above, and everything else that was measured: all variants on all splits."
     for name, compared in sweeps.items():
@@ -147,6 +154,29 @@ def _apart(compared: Compared, name: str, of: str, methods: Compared | None) -> 
     said = {"methods_costly": COSTLY, "methods_steps": STEPS, "methods_tuned": TUNED}[name]
     yield said.format(part=_part(compared))
     yield split_tables(compared.table[compared.table["split"] == compared.last.split])[0][1]
+    if name == "methods_steps":
+        yield from _added(compared, "a step adds")
+
+
+def _refined(compared: Compared, of: str) -> Iterator[str]:
+    """A table for each refinement of the last split, and what it adds to the plain maps of the same sweep."""
+    yield f"## Refined heat maps{of}"
+    yield REFINED.format(part=_part(compared))
+    for kind, part in by_refinement(compared.table).items():
+        last = part[part["split"] == compared.last.split]
+        yield f"**{kind or PLAIN}**"
+        yield split_tables(last)[0][1]
+        if PROPOSALS in set(last["variant"]):
+            yield MASKS
+    yield from _added(compared, "refining adds")
+
+
+def _added(compared: Compared, what: str) -> Iterator[str]:
+    """What stepping on latents or refining adds, where the sweep has the same variants without it."""
+    more = more_than_plain(compared.all_last, thresholds(compared))
+    if len(more):
+        yield ADDED.format(what=what)
+        yield markdown(more)
 
 
 def _part(compared: Compared) -> str:
@@ -164,16 +194,18 @@ def _whole(page: Page, compared: Compared, name: str, of: str) -> Iterator[str]:
     if command := read_sweep(compared.folder).command:
         yield f"    {command}"
     yield f"![{title}: differences to the baseline](images/{_forest(page, compared, name).name})"
-    for heading, table in split_tables(compared.table):
-        yield f"**{heading}**"
-        yield table
-    yield " ".join(sentences(compared.table))
+    for kind, part in by_refinement(compared.table).items():
+        for heading, table in split_tables(part):
+            yield f"**{f'{kind}, ' if kind else ''}{heading}**"
+            yield table
+        yield " ".join(sentences(part))
     yield fact_line([run.summary for run in compared.runs])
 
 
 def _forest(page: Page, compared: Compared, name: str) -> Path:
     """The plot of differences; beside each row its cost, and the mark of those that survive Holm's correction."""
-    rows = [row for row in marked_rows(compared.table) if row["split"] == compared.last.split]
+    marked = (row for part in by_refinement(compared.table).values() for row in marked_rows(part))
+    rows = [row for row in marked if row["split"] == compared.last.split]
     costs = {row["variant"]: page.readings.get(_reading(compared, row["variant"])) for row in rows}
     said = {row["variant"]: f"{_passes(costs[row['variant']])}{row['mark']}" for row in rows}
     counted = any(cost and cost.measured is None for cost in costs.values())
@@ -209,7 +241,7 @@ def _cost(page: Page, methods: Compared) -> Iterator[str]:
         return
     scores = expression_scores(methods.last)
     points = {}
-    for label, threshold in _thresholds(methods).items():
+    for label, threshold in thresholds(methods).items():
         edit, reading = split_reading(label)
         cost = page.readings.get(reading or "")
         part = scores[scores["label"] == label]
@@ -223,36 +255,3 @@ def _cost(page: Page, methods: Compared) -> Iterator[str]:
         yield f"![mIoU of each reading beside its cost](images/{file.name})"
         hollow = "" if all(point.measured for point in points.values()) else " Hollow: counted, not measured."
         yield f"Cost measured on {page.costs.machine}: `{page.costs.command}`.{hollow}"
-
-
-def _thresholds(compared: Compared) -> dict[str, float]:
-    """The threshold of each variant of the last split, held out where it has that."""
-    rows = without_floors(compared.table)
-    rows = rows[rows["split"] == compared.last.split]
-    found = {str(row["variant"]): leading(row, "threshold") for row in rows.to_dict("records")}
-    return {label: float(threshold) for label, threshold in found.items() if threshold is not None}
-
-
-def _pictures(page: Page, sweeps: Mapping[str, Compared]) -> Iterator[str]:
-    """The pictures of the last splits of the sweeps whose variants one run has; where one kept no maps, a warning says
-    how to get them."""
-    for name in (name for name in ("methods", "methods_costly", "methods_tuned") if name in sweeps):
-        compared = sweeps[name]
-        if compared.last.summary.scored != "expressions":
-            continue
-        stem = page.images / f"{name}_maps_{compared.data}"
-        try:
-            drawn = draw_matrices(compared.last, expression_scores(compared.last), _thresholds(compared), stem)
-        except UserError as error:
-            log.warning(f"WARNING: {error}")
-            continue
-        summary = compared.last.summary
-        yield f"## {summary.dataset}, {summary.model_name}: {TITLES[name]}"
-        for number, picture in enumerate(drawn, start=1):
-            yield _picture(number, picture)
-
-
-def _picture(number: int, drawn: Drawn) -> str:
-    text = drawn.sample.text.replace("[", "(").replace("]", ")")
-    alt = f"{text}: heat maps of every reading under every edit; the baseline's IoU is {drawn.iou:.0f}"
-    return f"### {number}. {text}\n\n![{alt}](images/{drawn.file.name})"

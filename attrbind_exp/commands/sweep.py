@@ -118,6 +118,7 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     from attrbind_exp.reporting.paper_tables import PAPER_LINE, beside_paper, paper_table, read_runs, tell_apart
     from attrbind_exp.reporting.readable_tables import table_page
     from attrbind_exp.reporting.references import with_references, without_floors
+    from attrbind_exp.reporting.refined import PLAIN, by_refinement
     from attrbind_exp.reporting.sentences import sentences
     from attrbind_exp.runs.store import write_text
 
@@ -126,13 +127,18 @@ def write_results(folder: Path, spec: "TableSpec", splits: Sequence[str], typed:
     table = with_references(tell_apart(paper_table(runs, spec, selection), runs), runs, selection)
     model, title = runs[0].summary.model_name, spec.title or folder.name
     beside = beside_paper(runs, spec)
-    shown = table_page(table, beside)
+    parts = by_refinement(table)
+    tables = {kind: table_page(part, beside) for kind, part in parts.items()}
+    shown = "\n\n".join(
+        tables.values() if len(tables) == 1 else (f"**{k or PLAIN}**\n\n{t}" for k, t in tables.items())
+    )
     facts = fact_line([r.summary for r in runs])
     notes = sorted({f"NOTE: {r.summary.note}" for r in runs if r.summary.note})
     notes += [] if beside.paper else [PAPER_LINE]
     differ = difference_line([r.summary for r in runs])
     said = "  \n".join(filter(None, [facts, differ, *notes]))
-    page = [f"## {title}", f"    {command(typed)}", shown, " ".join(sentences(table)), said]
+    heard = " ".join(sentence for part in parts.values() for sentence in sentences(part))
+    page = [f"## {title}", f"    {command(typed)}", shown, heard, said]
     write_text(folder / "results.md", "\n\n".join(filter(None, page)) + "\n")
     write_text(folder / "results.csv", table.to_csv(index=False))
     data = ", ".join(dict.fromkeys(r.summary.dataset for r in runs))

@@ -85,9 +85,21 @@ def has_latent_steps(label: str) -> bool:
     return re.search(r" \+ \w+ x\d+( |$)", label) is not None
 
 
+def plain_label(label: str) -> str:
+    """The label of the same edits and reading on noisy latents as they are, heat maps not refined."""
+    unrefined = label.partition(" refine=")[0]  # constants of a refinement are behind it
+    return re.sub(r" \+ \w+ x\d+( (?!heatmap=|layers=)\w+=\S+)*", "", unrefined)
+
+
 def is_refined(label: str) -> bool:
     """Whether a label is that of refined heat maps (heatmaps/refinement.py), which stand apart from plain ones."""
-    return any(word.startswith("refine=") for word in label.split(" "))
+    return refinement_in(label) is not None
+
+
+def refinement_in(label: str) -> str | None:
+    """How a label says that heat maps were refined, without constants: "refine=guided_filter"; None where it does
+    not."""
+    return next((word for word in label.split(" ") if word.startswith("refine=")), None)
 
 
 def is_ours(name: str) -> bool:

@@ -19,7 +19,7 @@ LINE = 13  # pixels high, of a line of text
 LEAST = 420  # pixels wide, so that the title has room
 LETTERS = 10
 PER_LETTER = 6.2  # pixels of width, as a mean
-COLOURS = 96  # of the file's palette: a third of the bytes, and no difference to the eye
+COLOURS = 256  # of the file's palette: a quarter of the bytes
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """One expression: its picture, its true mask (H, W) bool, the names of readings and edits, and the cell of each
-    pair (reading, edit) that was measured."""
+    """One expression: its picture, its true mask (H, W) bool, the names of readings (of one line or several) and
+    edits, and the cell of each pair (reading, edit) that was measured."""
 
     title: str
     photo: Image.Image
@@ -64,7 +64,8 @@ def draw(matrix: Matrix) -> Image.Image:
         for number, line in enumerate(reversed(lines)):
             pen.text((middle, top - GAP - LINE * (number + 0.5)), line, "black", font(LETTERS), anchor="mm")
     for row, reading in enumerate(matrix.readings):
-        lines = wrap(clean(reading), int((left - 2 * GAP) / (PER_LETTER * (LETTERS + 1) / LETTERS)))
+        room = int((left - 2 * GAP) / (PER_LETTER * (LETTERS + 1) / LETTERS))
+        lines = [line for part in reading.splitlines() for line in wrap(clean(part), room)]
         first = top + row * (PANEL + LINE + GAP) + PANEL / 2 - LINE * (len(lines) - 1) / 2
         for number, line in enumerate(lines):
             pen.text((left - 2 * GAP, first + LINE * number), line, "black", font(LETTERS + 1), anchor="rm")
@@ -96,5 +97,6 @@ def _paste(page: Image.Image, pen: ImageDraw.ImageDraw, at: tuple[int, int], cel
 
 def write(matrix: Matrix, path: Path) -> Path:
     """The picture as a PNG of few colours; equal matrices make equal bytes."""
-    few = draw(matrix).quantize(COLOURS, dither=Image.Dither.NONE)
+    # Other ways of choosing a palette give large areas many colours, and small shapes of a picture another colour.
+    few = draw(matrix).quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     return write_whole(path, lambda to: few.save(to, "PNG", optimize=True))

@@ -1,7 +1,7 @@
 """The tables of a sweep that compares readings and edits, of six columns at most, from its results.csv."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.reporting.paper_tables import Run, comparisons, leading, read_runs
-from attrbind_exp.reporting.tables import figure, interval, markdown, marks
+from attrbind_exp.edits.variant import is_plain, plain_label
+from attrbind_exp.reporting.paper_tables import Run, comparisons, expression_scores, leading, read_runs
+from attrbind_exp.reporting.references import without_floors
+from attrbind_exp.reporting.tables import figure, interval, markdown, marked, marks
+from attrbind_exp.scoring.compare import paired_difference
+from attrbind_exp.scoring.figures import Difference
 from attrbind_exp.types import UserError
 
 TABLE = "results.csv"
@@ -35,6 +39,21 @@ class Compared:
     def last(self) -> Run:
         """The run of the last split, whose thresholds are held out where there are several."""
         return self.runs[-1]
+
+    @property
+    def all_last(self) -> Sequence[Run]:
+        """All runs of the last split, those whose latents were stepped on or whose maps were refined behind the plain
+        one."""
+        of_it = [run for run in self.runs if run.split == self.last.split]
+        return sorted(of_it, key=lambda run: not is_plain(run.summary.variants[0].label))
+
+
+def thresholds(compared: Compared) -> dict[str, float]:
+    """The threshold of each variant of the last split, held out where it has that; floors have none."""
+    rows = without_floors(compared.table)
+    rows = rows[rows["split"] == compared.last.split]
+    found = {str(row["variant"]): leading(row, "threshold") for row in rows.to_dict("records")}
+    return {label: float(threshold) for label, threshold in found.items() if threshold is not None}
 
 
 def read_compared(folder: Path) -> Compared:
@@ -137,3 +156,29 @@ def beside(table: pd.DataFrame, authors: pd.DataFrame) -> str:
 def untuned(label: str) -> str:
     """A variant's label, its reading under the name that it has with its authors' constants."""
     return re.sub(r"(heatmap=\w+?)_tuned_on_\w+", r"\1", label)
+
+
+def more_than_plain(runs: Sequence[Run], thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """One line a variant whose latents were stepped on or whose heat maps were refined: by how much it is better than
+    the same variant without that, of another run on the same data, over the expressions that both have scored.
+    `thresholds`: of each variant by label; expressions are counted as better or worse at the plain one's."""
+    scores = {str(label): part for run in runs for label, part in expression_scores(run).groupby("label", sort=False)}
+    found = {
+        label: _difference(scores[plain], ours, thresholds[plain], thresholds[label])
+        for label, ours in scores.items()
+        if (plain := plain_label(label)) != label and plain in scores and {plain, label} <= set(thresholds)
+    }
+    votes = [f"{d.better} / {d.worse} / {d.same}" for d in found.values()]
+    cells = marked(list(found.values()))
+    return pd.DataFrame({"variant": list(found), "more than plain [95 %]": cells, VOTES: votes})
+
+
+def _difference(base: pd.DataFrame, ours: pd.DataFrame, at: float, ours_at: float) -> Difference:
+    """Of a stepped or refined variant to the plain one, each at its own threshold."""
+    one, other = (scores.set_index("sample_id") for scores in (base, ours))
+    both = one.index.intersection(other.index, sort=False)
+    one, other = one.loc[both], other.loc[both]
+    counted = 100 * (other[f"{at:.2f}"] - one[f"{at:.2f}"]).to_numpy()
+    return paired_difference(
+        100 * one[f"{at:.2f}"], 100 * other[f"{ours_at:.2f}"], one["image_id"].tolist(), counted=counted
+    )

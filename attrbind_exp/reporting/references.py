@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from attrbind_exp.edits.variant import is_floor
+from attrbind_exp.edits.variant import is_floor, refinement_in
 from attrbind_exp.reporting.paper_tables import Run, leading
+from attrbind_exp.reporting.refined import refinement_of
 from attrbind_exp.scoring.figures import Reference
 from attrbind_exp.scoring.metrics import key
 from attrbind_exp.scoring.references import CEILING, CENTRE, OBJECTS, PROPOSALS, highest, share
@@ -16,12 +17,20 @@ NAMES = (OBJECTS, CENTRE, CEILING, PROPOSALS)
 
 def with_references(table: pd.DataFrame, runs: Sequence[Run], selection: str | None) -> pd.DataFrame:
     """paper_tables.paper_table of these runs with floors and ceiling below the variants of each split, and the columns
-    that `with_shares` adds. `selection`: the split that chooses thresholds for the others, None where there is none."""
-    chooser = next((run for run in runs if run.split == selection), None)
-    parts = []
-    for split, part in table.groupby("split", sort=False):
-        found = reference_rows([run for run in runs if run.split == split], chooser)
-        parts.append(with_shares(pd.concat([part, pd.DataFrame(found)]) if found else part))
+    that `with_shares` adds. `selection`: the split that chooses thresholds for the others, None where there is none.
+
+    Where heat maps were refined, each refinement has rows of its own, and a column `refine` says of every row which.
+    """
+    kinds = sorted(dict.fromkeys(map(refinement_of, runs)), key=lambda kind: kind is not None)
+    refined, parts = table["variant"].map(refinement_in), []
+    for split in table["split"].unique():
+        for kind in kinds:
+            alike = [run for run in runs if refinement_of(run) == kind]
+            chooser = next((run for run in alike if run.split == selection), None)
+            part = table[(table["split"] == split) & (refined.isna() if kind is None else refined == kind)]
+            found = reference_rows([run for run in alike if run.split == split], chooser)
+            part = with_shares(pd.concat([part, pd.DataFrame(found)]) if found else part)
+            parts.append(part if kinds == [None] else part.assign(refine=kind))
     return pd.concat(parts, ignore_index=True)
 
 

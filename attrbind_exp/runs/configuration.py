@@ -10,7 +10,17 @@ from attrbind_exp.types import UserError
 
 NAME = "config.yaml"
 MEND = "get the folder again, or run again"
-CHANGE_NO_FIGURE = ("tracker", "batch_size", "cache", "gallery", "changed", "save_masks", "figure", "report")
+CHANGE_NO_FIGURE = (
+    "tracker",
+    "batch_size",
+    "cache",
+    "gallery",
+    "changed",
+    "save_masks",
+    "figure",
+    "report",
+    "proposals",
+)
 MODEL_CHANGES_NO_FIGURE = ("device", "batch_size")
 WEIGHTS_ARE_NEWER = tuple(f"attrbind_exp.heatmaps.{name}" for name in ("daam.Daam", "diffseg.DiffSeg", "ovam.Ovam"))
 MOST_DEEP = 50  # what a run writes has eight levels at most

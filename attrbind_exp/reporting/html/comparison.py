@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain, is_refined
+from attrbind_exp.edits.variant import has_latent_steps, is_floor, is_plain
 from attrbind_exp.reporting.html.folder import Config, dataset_config, named_splits, read_config
 from attrbind_exp.reporting.paper_tables import Run, chosen_threshold
+from attrbind_exp.reporting.refined import refinement_of
 from attrbind_exp.runs.configuration import config_diff, flatten
 from attrbind_exp.scoring.figures import VariantFigures
 
@@ -119,20 +120,14 @@ def _data(run: Run) -> str:
     config = read_config(run.folder)
     about = dataset_config(config) or {"name": run.summary.dataset, "split": run.split}
     kept = {k: v for k, v in about.items() if k not in ("splits", "_target_")}
-    part = {"scored": run.summary.scored, "shard": config.get("shard"), "refine": _refinement(run)}
+    part = {"scored": run.summary.scored, "shard": config.get("shard"), "refine": refinement_of(run)}
     return json.dumps({**kept, **part}, sort_keys=True, default=str)
-
-
-def _refinement(run: Run) -> str | None:
-    """What a run does to its heat maps, such as "refine=guided_filter"."""
-    words = run.summary.variants[0].label.split(" ")
-    return next((word for word in words if is_refined(word)), None)
 
 
 def _name(run: Run) -> str:
     """shapes(made), test."""
     name, split = run.summary.dataset or "data", run.summary.split
-    parts = [name, None if split is None or split in name else split, _refinement(run)]
+    parts = [name, None if split is None or split in name else split, refinement_of(run)]
     return ", ".join(filter(None, parts))
 
 
