@@ -74,9 +74,9 @@ class Timed(Segmenter):
 
     clock = staticmethod(time.perf_counter)
 
-    def _maps(self, name, texts, grid, count):
+    def _maps(self, name, *given):
         start = self.clock()
-        made = super()._maps(name, texts, grid, count)
+        made = super()._maps(name, *given)
         wait_for(self.backbone.device)
         self.spent[name] = self.clock() - start
         return made
