@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from attrbind_exp import config
@@ -37,7 +38,7 @@ from attrbind_exp.scoring.figures import Estimate, Reference
 from attrbind_exp.scoring.references import PROPOSALS
 from attrbind_exp.types import UserError
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
-from tests.test_command import run
+from tests.test_command import composed, run
 
 COST = '{"machine": "m", "command": "c", "readings": {"a": {"measured": 1.25, "counted": 1.5}}}'
 
@@ -379,6 +380,18 @@ def test_kept_maps_make_the_masks_that_were_scored(tmp_path):
     assert checked == set(drawn.cells) and len(checked) == 8
     heats = [drawn.cells[row, "baseline"].heat for row in rows]
     assert all((one != other).any() for one, other in combinations(heats, 2))
+
+
+def test_runs_of_several_seeds_have_no_pictures_and_say_why(tmp_path, caplog):
+    """Tables call their variants "baseline · seed=1", so that no variant has one threshold."""
+    other = (BOTH, (), "seed=1")
+    make_sweep(tmp_path / "methods" / "drawn_m", BOTH, other)
+    for made in read_runs(tmp_path):
+        (made.folder / "maps").mkdir()
+        (made.folder / "config.yaml").write_text(OmegaConf.to_yaml(composed("dataset.limit=3"), resolve=True))
+    with caplog.at_level(logging.WARNING):
+        (file,) = write_page(tmp_path, tmp_path / "methods.md")
+    assert "several runs measured the same variants" in caplog.text and "· seed=1" in file.read_text()
 
 
 def test_an_expression_that_one_run_could_not_score_is_not_chosen(tmp_path):
