@@ -199,16 +199,28 @@ def test_refined_figures_have_a_section_and_no_row_among_readings(tmp_path, capl
     order = (
         PLAIN,
         "| merge ",
-        "**refine=guided_filter**",
-        "**refine=refdiff_heat**",
+        "**refine=guided_filter, test: 4 expressions, thresholds chosen on another split**",
+        "**refine=refdiff_heat, test: 3 expressions, thresholds chosen on another split**",
         PROPOSALS,
         "no trained",
         "more than",
     )
     places = [section.index(part) for part in order]
     assert places == sorted(places) and section.count(f"| {PROPOSALS}") == 1
-    assert "**refine=refdiff_heat, test: 3 expressions" in whole
+    assert "(dataset.fraction=0.05; 4 expressions of test)" in section, "those of the plain maps"
+    assert "at its own threshold, held out." in section and "**refine=refdiff_heat, test: 3 expressions" in whole
     assert caplog.text.count("no maps were kept") == 2 and "methods_refined_drawn_m.png" in whole
+
+
+def test_thresholds_that_no_other_split_chose_are_not_called_held_out(tmp_path):
+    folder = tmp_path / "methods_refined" / "drawn_m"
+    make_run(folder / "plain", "test", {"baseline": [0.2] * 4})
+    make_run(folder / "refined", "test", {"baseline refine=a": [0.3] * 4}, overrides=["refine=a"])
+    write_results(folder, TableSpec("T", figure="differences"), ["test"], ["sweep=t"])
+    page = write_page(tmp_path, tmp_path / "methods.md")[0].read_text()
+    section = page.partition("## Refined heat maps\n")[2].partition("## Whole")[0]
+    assert "**refine=a, test: 4 expressions, each at the threshold that is best here**" in section
+    assert ", chosen on these very expressions" in section and "held out." not in section
 
 
 def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_path, caplog):
