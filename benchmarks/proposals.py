@@ -36,6 +36,7 @@ from attrbind_exp.data.images import read_image
 from attrbind_exp.data.masks import encode_mask
 from attrbind_exp.data.proposals import file_names
 from attrbind_exp.heatmaps.guided_filter import load_opencv
+from attrbind_exp.runs.store import write_text
 from attrbind_exp.types import Sample, SampleError, UserError
 from attrbind_exp.work import Work
 
@@ -169,9 +170,16 @@ def choose(cuts: Sequence[np.ndarray], rounds: Iterable[Sequence[Region | None]]
 
 
 def write_proposals(folder: Path, name: str, masks: Sequence[np.ndarray]) -> None:
-    """One image's file, in the form of SamAutomaticMaskGenerator's coco_rle."""
-    found = [{"segmentation": encode_mask(mask), "area": int(mask.sum())} for mask in masks]
-    (folder / name).write_text(json.dumps(found))
+    """One image's file, in the form of SamAutomaticMaskGenerator's coco_rle. Raises UserError where another one is
+    there: of another split's picture of that name it may be, whose proposals would be taken for this one's."""
+    found = json.dumps([{"segmentation": encode_mask(mask), "area": int(mask.sum())} for mask in masks])
+    file = folder / name
+    if file.is_file() and file.read_text(encoding="utf-8") != found:
+        raise UserError(
+            f"'{file}' holds other proposals, of another picture of that name or made by another OpenCV or by something "
+            "else; give another folder, or remove the file"
+        )
+    write_text(file, found)
 
 
 def name_images(samples: Iterable[Sample]) -> dict[str, Sample]:
@@ -191,10 +199,14 @@ def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
     folder, overrides = Path(sys.argv[1]), sys.argv[2:]
-    folder.mkdir(parents=True, exist_ok=True)
+    if "=" in sys.argv[1] or (folder.exists() and not folder.is_dir()):
+        raise UserError(
+            f"'{folder}' is no folder; the first word is the folder of the proposals: FOLDER dataset=shapes"
+        )
     with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
         dataset = config.load_dataset(hydra.compose("run", overrides))
     images = name_images(dataset.samples)
+    folder.mkdir(parents=True, exist_ok=True)
     total, failures = 0, []
     with Work("proposals", len(images), "image") as work:
         for name, sample in images.items():

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationKeyError
 
 from attrbind_exp import config
 from attrbind_exp.commands import command_line
@@ -223,6 +224,9 @@ def test_an_error_is_explained_by_its_last_line_cut_at_line_breaks_alone():
         == "RuntimeError: \u2028odd\x85name"
     )
     assert explain(KeyError()) == "KeyError"
+    with pytest.raises(InterpolationKeyError) as refused:
+        OmegaConf.to_container(OmegaConf.create({"a": ["${b.c}"]}), resolve=True)
+    assert explain(refused.value) == "InterpolationKeyError: Interpolation key 'b.c' not found"
     wrapped = ValueError("Error in call to target\nfull_key: refine")
     wrapped.__cause__ = UserError("give the folder")  # as Hydra does with what a constructor raises
     assert explain(wrapped) == "give the folder"

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from attrbind_exp import config
@@ -37,7 +38,7 @@ from attrbind_exp.scoring.figures import Estimate, Reference
 from attrbind_exp.scoring.references import PROPOSALS
 from attrbind_exp.types import UserError
 from tests.made_runs import expression_row, make_summary, variant_figures, write_files
-from tests.test_command import run
+from tests.test_command import composed, run
 
 COST = '{"machine": "m", "command": "c", "readings": {"a": {"measured": 1.25, "counted": 1.5}}}'
 
@@ -198,16 +199,28 @@ def test_refined_figures_have_a_section_and_no_row_among_readings(tmp_path, capl
     order = (
         PLAIN,
         "| merge ",
-        "**refine=guided_filter**",
-        "**refine=refdiff_heat**",
+        "**refine=guided_filter, test: 4 expressions, thresholds chosen on another split**",
+        "**refine=refdiff_heat, test: 3 expressions, thresholds chosen on another split**",
         PROPOSALS,
         "no trained",
         "more than",
     )
     places = [section.index(part) for part in order]
     assert places == sorted(places) and section.count(f"| {PROPOSALS}") == 1
-    assert "**refine=refdiff_heat, test: 3 expressions" in whole
+    assert "(dataset.fraction=0.05; 4 expressions of test)" in section, "those of the plain maps"
+    assert "at its own threshold, held out." in section and "**refine=refdiff_heat, test: 3 expressions" in whole
     assert caplog.text.count("no maps were kept") == 2 and "methods_refined_drawn_m.png" in whole
+
+
+def test_thresholds_that_no_other_split_chose_are_not_called_held_out(tmp_path):
+    folder = tmp_path / "methods_refined" / "drawn_m"
+    make_run(folder / "plain", "test", {"baseline": [0.2] * 4})
+    make_run(folder / "refined", "test", {"baseline refine=a": [0.3] * 4}, overrides=["refine=a"])
+    write_results(folder, TableSpec("T", figure="differences"), ["test"], ["sweep=t"])
+    page = write_page(tmp_path, tmp_path / "methods.md")[0].read_text()
+    section = page.partition("## Refined heat maps\n")[2].partition("## Whole")[0]
+    assert "**refine=a, test: 4 expressions, each at the threshold that is best here**" in section
+    assert ", chosen on these very expressions" in section and "held out." not in section
 
 
 def test_the_page_twice_is_the_same_and_says_how_to_get_pictures(outputs, tmp_path, caplog):
@@ -379,6 +392,18 @@ def test_kept_maps_make_the_masks_that_were_scored(tmp_path):
     assert checked == set(drawn.cells) and len(checked) == 8
     heats = [drawn.cells[row, "baseline"].heat for row in rows]
     assert all((one != other).any() for one, other in combinations(heats, 2))
+
+
+def test_runs_of_several_seeds_have_no_pictures_and_say_why(tmp_path, caplog):
+    """Tables call their variants "baseline · seed=1", so that no variant has one threshold."""
+    other = (BOTH, (), "seed=1")
+    make_sweep(tmp_path / "methods" / "drawn_m", BOTH, other)
+    for made in read_runs(tmp_path):
+        (made.folder / "maps").mkdir()
+        (made.folder / "config.yaml").write_text(OmegaConf.to_yaml(composed("dataset.limit=3"), resolve=True))
+    with caplog.at_level(logging.WARNING):
+        (file,) = write_page(tmp_path, tmp_path / "methods.md")
+    assert "several runs measured the same variants" in caplog.text and "· seed=1" in file.read_text()
 
 
 def test_an_expression_that_one_run_could_not_score_is_not_chosen(tmp_path):

@@ -144,6 +144,27 @@ def test_images_whose_files_would_have_one_name_are_refused():
         proposals.name_images([sample, replace(sample, image_id="b/1.png")])
 
 
+def test_proposals_of_another_picture_of_that_name_are_not_overwritten(tmp_path):
+    """As of val/1.png and test/1.png, whose files have one name in one folder."""
+    mask = np.arange(6)[None].repeat(4, 0) < 3
+    for _ in range(2):
+        proposals.write_proposals(tmp_path, "1.png.json", [mask])
+    before = (tmp_path / "1.png.json").read_bytes()
+    with pytest.raises(UserError, match=r"holds other proposals, of another picture of that name .* another folder"):
+        proposals.write_proposals(tmp_path, "1.png.json", [~mask])
+    assert (tmp_path / "1.png.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("first", ["dataset=shapes", "file"])
+def test_the_first_word_is_a_folder(tmp_path, monkeypatch, first):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["proposals.py", first, "dataset.limit=1"])
+    with pytest.raises(UserError, match=f"'{first}' is no folder; the first word is the folder of the proposals"):
+        proposals.main()
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_picture_that_is_not_there_is_counted_and_named(tmp_path, refer_folder, monkeypatch, capsys):
     (refer_folder / "images" / "2.png").unlink()
     typed = [

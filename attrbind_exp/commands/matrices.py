@@ -40,7 +40,12 @@ def draw_matrices(runs: Sequence[Run], thresholds: Mapping[str, float], stem: Pa
     """A picture STEM_NN.png of each chosen expression of runs on the same data, whose variants are the rows and columns
     of one matrix; the first run measured the baseline. `thresholds`: of each variant by label. Raises UserError where a
     run kept no maps."""
-    kept = [read_kept(run, thresholds) for run in runs]
+    kept = [found for run in runs if (found := read_kept(run, thresholds)).variants]
+    if not kept:
+        raise UserError(
+            f"no table has one threshold for each variant of '{runs[0].folder}', so there are no pictures; nothing was "
+            "scored, or several runs measured the same variants, under other seeds perhaps"
+        )
     ious = {label: iou for run in kept for label, iou in run.ious.items()}
     baseline = ious[kept[0].variants[0].label]
     dataset = kept[0].settings.load_dataset()

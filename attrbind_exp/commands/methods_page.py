@@ -62,8 +62,10 @@ attention does not know: the picture's edges, or masks that something else propo
 table for each refinement, and are no figures of a reading ({part}).
 A difference is to the prompt without edit, refined alike. The ceiling of the map's grid is that of maps which know no
 edges; refined ones may lie above it."""
-ADDED = """What {what}: each variant beside the same one of the same sweep without it, both at held-out thresholds of
-their own."""
+ADDED = (
+    """What {what}: each variant beside the same one of the same sweep without it, each at its own threshold{best}."""
+)
+BEST = ", chosen on these very expressions where no other split could choose it"
 MASKS = """`refdiff_heat` chooses among masks that were there before; the ceiling of the proposals is the best choice.
 Whose masks they are decides the figure: those of `make methods` are cut out of the pictures **by no trained model**
 ([how](refinement.md#proposals-of-pictures-alone))."""
@@ -164,8 +166,9 @@ def _refined(compared: Compared, of: str) -> Iterator[str]:
     yield REFINED.format(part=_part(compared))
     for kind, part in by_refinement(compared.table).items():
         last = part[part["split"] == compared.last.split]
-        yield f"**{kind or PLAIN}**"
-        yield split_tables(last)[0][1]
+        heading, table = split_tables(last)[0]
+        yield f"**{kind or PLAIN}, {heading}**"
+        yield table
         if PROPOSALS in set(last["variant"]):
             yield MASKS
     yield from _added(compared, "refining adds")
@@ -175,16 +178,18 @@ def _added(compared: Compared, what: str) -> Iterator[str]:
     """What stepping on latents or refining adds, where the sweep has the same variants without it."""
     more = more_than_plain(compared.all_last, thresholds(compared))
     if len(more):
-        yield ADDED.format(what=what)
+        last = without_floors(compared.table[compared.table["split"] == compared.last.split])
+        yield ADDED.format(what=what, best=BEST if last["threshold held out"].isna().any() else ", held out")
         yield markdown(more)
 
 
 def _part(compared: Compared) -> str:
     """Which part of the images a sweep's runs took."""
-    dataset = config.read_config(compared.last.folder).dataset
+    plain = compared.all_last[0]  # what cannot be refined is said where that is
+    dataset = config.read_config(plain.folder).dataset
     given = {key: dataset.get(key) for key in ("fraction", "limit")}
     said = [f"dataset.{key}={value:g}" for key, value in given.items() if value is not None]
-    return f"{', '.join(said) or 'all images'}; {compared.last.summary.n_scored} expressions of {compared.last.split}"
+    return f"{', '.join(said) or 'all images'}; {plain.summary.n_scored} expressions of {plain.split}"
 
 
 def _whole(page: Page, compared: Compared, name: str, of: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ PICTURES = """# Readings and edits on twelve expressions
 
 Each picture is one expression of the last split under every reading (rows) and edit (columns) of a sweep: the heat
 from 0 (dark) to 1 (bright), the outline of its mask (orange) and of the true mask (white), and below it the IoU at the
-variant's threshold, the one held out for the [tables](methods.md). **Nobody chose them:** the expressions stand in the
+variant's threshold, that of the [tables](methods.md). **Nobody chose them:** the expressions stand in the
 order of the baseline's IoU, the hardest first, in twelve equal parts, and of each part the middle one is drawn. Where
 latents were stepped on or heat maps refined, the rows are one reading with and without that; refined rows show what
 the picture's edges or masks of another program made of a map."""

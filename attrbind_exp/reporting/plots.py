@@ -164,7 +164,7 @@ def _names(table: pd.DataFrame, style: Style) -> list[str]:
 
 def _row_height(names: Sequence[str]) -> float:
     """Inches that a bar needs in print, so that names of several lines stand apart."""
-    return 0.1 + 0.12 * max(1 + name.count("\n") for name in names)
+    return 0.1 + 0.12 * max((1 + name.count("\n") for name in names), default=1)
 
 
 def _bars(axis: Axes, table: pd.DataFrame, names: Sequence[str], style: Style) -> None:

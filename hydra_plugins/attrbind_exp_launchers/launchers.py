@@ -163,11 +163,15 @@ def explain(error: object) -> str:
     """One line of an error: what it is and what it says, without the traceback that Ray and submitit put before it."""
     if isinstance(error, str):
         return error
+    from omegaconf.errors import OmegaConfBaseException
+
     from attrbind_exp.types import UserError
 
     # Hydra wraps what a constructor raises.
     error = cause if isinstance(cause := getattr(error, "__cause__", None), UserError) else error
-    said = str(error).strip().rpartition("\n")[2].strip()
+    first, _, last = str(error).strip().partition("\n")
+    # Below what OmegaConf says stands where: "full_key: ..".
+    said = (first if isinstance(error, OmegaConfBaseException) else last.rpartition("\n")[2] or first).strip()
     name = type(error).__name__
     return name if not said else said if name == "UserError" or said.startswith(name) else f"{name}: {said}"
 
