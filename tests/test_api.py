@@ -23,6 +23,8 @@ from attrbind_exp.api.inputs import read_input
 from attrbind_exp.config.variants import variants
 from attrbind_exp.edits import Merge, Padding, Variant
 from attrbind_exp.heatmaps.daam import Daam
+from attrbind_exp.heatmaps.diffseg import DiffSeg
+from attrbind_exp.heatmaps.diffsegmenter import DiffSegmenter
 from attrbind_exp.heatmaps.segmenter import Segmenter
 from attrbind_exp.reporting.panels import KEY, decode
 from tests.conftest import picture
@@ -111,6 +113,9 @@ def test_settings_are_those_of_the_command_segment(monkeypatch):
     made = load_segmenter(heatmap=Daam(sigmoid=True), layers=own, dtype=torch.float16).core
     assert made.make_methods() == {"daam sigmoid=True": Daam(sigmoid=True)}
     assert made.maps.layers is own and made.model.dtype == "fp16"
+    # What comes out is named as the option is, so the usual reading is not taken for another one.
+    assert list(load_segmenter(heatmap=DiffSegmenter()).core.make_methods()) == ["diffsegmenter"]
+    assert list(load_segmenter(heatmap=DiffSeg(tau=0.8)).core.make_methods()) == ["diffseg tau=0.8"]
 
 
 def test_the_words_for_edits():

@@ -119,6 +119,16 @@ AUTHORS = {
 }
 
 
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.kind)
+def test_words_that_no_cell_attends_to_leave_loss_and_gradient_finite(method):
+    maps = torch.full((77, 4, 4), 1e-4)
+    maps[40] = 1 - maps.sum(0)  # padding has it all, and softmax of 100 A leaves words less than float32 can square
+    maps.requires_grad_()
+    for words in (WORDS, MANY_TOKENS):
+        (gradient,) = torch.autograd.grad(method.loss(maps, words), maps)
+        assert gradient.isfinite().all()
+
+
 def waves():
     """Cross-attention (77, 16, 16) that sums to 1 in each cell, drawn by no generator of numbers."""
     p, y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (77, 16, 16)), indexing="ij")

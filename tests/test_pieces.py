@@ -155,6 +155,16 @@ def test_completion_by_kept_sums_equals_the_matrix_in_the_open(count, shared):
         assert torch.equal(score_map.attend(layer, every[:, 3:5]), score_map.attend(layer, every)[:, 3:5])
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_completion_by_kept_sums_takes_the_maps_that_the_fused_kernel_takes(dtype):
+    query, key = torch.randn(2, 1, 2, 64, 8)
+    layer = SelfAttention("a", query, key, 0.5, [0], (query @ key.mT * 0.5).logsumexp(-1))
+    c = torch.rand(1, 3, 8, 8).to(dtype)
+    found, fused = score_map.complete(c, [layer]), score_map.complete(c, [replace(layer, log_sums=None)])
+    assert found.dtype == fused.dtype
+    torch.testing.assert_close(found, fused, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
 def test_map_of_one_resolution_by_hand():
     fine = torch.tensor([[0.0, 1, 2, 3]])  # (B, 4): a 2 x 2 grid
     found = score_map.min_max(score_map.mean_map([fine, fine * 3], (2, 2), (2, 2)))

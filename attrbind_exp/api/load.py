@@ -86,9 +86,16 @@ def load_segmenter(
     precision = PRECISIONS.get(dtype, str(dtype)) if isinstance(dtype, torch.dtype) else dtype
     settings = settings_by_name(name, path, reading, layers, seed, str(device), precision)
     if isinstance(heatmap, HeatMapMethod):
-        settings = replace(settings, make_methods=lambda: {described(heatmap): heatmap})
+        settings = replace(settings, make_methods=lambda: {_reading_name(heatmap): heatmap})
     settings, refinement = replace(settings, latent_steps=read_latent_steps(latent_steps)), read_refine(refine)
     return LoadedSegmenter(build_segmenter(settings), settings.model, edit, alpha, refinement)
+
+
+def _reading_name(method: HeatMapMethod) -> str:
+    """What labels call a reading: as an option of its name does ("diffsegmenter"), and the fields that differ."""
+    kind, *values = described(method).split(" ")
+    option = kind.replace("_", "")
+    return " ".join([option if option in options("heatmap") else kind, *values])
 
 
 def _find_model(model: str | os.PathLike[str]) -> tuple[str, str | None]:

@@ -107,7 +107,8 @@ def _attend_by_sums(layer: SelfAttention, log_sums: Tensor, columns: Tensor) -> 
     keys = torch.cat([layer.key, torch.ones_like(layer.key[..., :1])], -1)
     heads, cells = keys.shape[1:3]
     # A product's last bits depend on its shape, so columns always go COLUMNS at a time: none depends on the others.
-    groups = F.pad(columns, (0, 0, 0, -columns.shape[1] % COLUMNS)).unflatten(1, (-1, COLUMNS))  # (b, G, COLUMNS, N)
+    groups = F.pad(columns.to(keys.dtype), (0, 0, 0, -columns.shape[1] % COLUMNS))
+    groups = groups.unflatten(1, (-1, COLUMNS))  # (b, G, COLUMNS, N)
     found = torch.zeros_like(groups)
     space = keys.new_empty(cells, min(QUERIES, cells))
     for row, head in product(range(len(keys)), range(heads)):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from attrbind_exp.latent_steps.words import Words
 
+LEAST = 1e-12  # length by which a map is divided: float32 has none where every cell attends to another position
+
 
 @dataclass(frozen=True)
 class Conform(LatentSteps):
@@ -41,7 +43,7 @@ class Conform(LatentSteps):
     def loss(self, maps: "Tensor", words: "Words") -> "Tensor":
         tokens = [(number, p) for number, thing in enumerate(words.things) for p in thing.positions]
         found = smooth(shares(maps, [p for _, p in tokens])).flatten(1)
-        found = found / found.norm(dim=1, keepdim=True)
+        found = found / found.norm(dim=1, keepdim=True).clamp_min(LEAST)
         similar = found @ found.T / self.temperature  # (M, M)
         terms = []
         for i, (thing, _) in enumerate(tokens):
