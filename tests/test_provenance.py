@@ -16,7 +16,7 @@ from attrbind_exp.backbones.weights_digest import weights_digest
 from attrbind_exp.commands.parts import check_goes_on, merged_parts, tracked_parts
 from attrbind_exp.config import PACKAGE
 from attrbind_exp.evaluation import provenance as here
-from attrbind_exp.evaluation.source import source_digest
+from attrbind_exp.evaluation.source import ROOMS, source_digest
 from attrbind_exp.reporting.made_with import difference_line, made_with
 from attrbind_exp.reporting.write import write_report
 from attrbind_exp.runs.configuration import differing
@@ -345,6 +345,13 @@ def test_a_summary_of_an_earlier_version_is_read(tmp_path):
     old.pop("identity"), old.pop("provenance")
     (tmp_path / "summary.json").write_text(json.dumps(old))
     assert read_summary(tmp_path).identity is None
+
+
+def test_each_room_counts_to_the_source_or_is_known_to_change_no_figure():
+    """So that a new room is not forgotten: an edited loss of latent steps once went unnoticed."""
+    harmless = {"api", "assets", "commands", "config", "demo", "pretrain", "reporting", "runs", "tracking"}
+    rooms = {folder.name for folder in PACKAGE.iterdir() if folder.is_dir() and not folder.name.startswith("__")}
+    assert rooms == harmless | set(ROOMS)
 
 
 def test_the_source_of_one_own_folder_is_not_that_of_the_next(tmp_path):

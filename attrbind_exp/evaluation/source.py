@@ -8,8 +8,9 @@ from pathlib import Path
 from attrbind_exp.data.digests import digest_file
 from attrbind_exp.paths import PACKAGE
 
-ROOMS = ("data", "scoring", "language", "backbones", "edits", "heatmaps", "tasks", "evaluation")  # can change a figure
-FILES = ("types.py", "devices.py", "memory.py")  # can, too
+# What can change a figure.
+ROOMS = ("data", "scoring", "language", "backbones", "edits", "latent_steps", "heatmaps", "tasks", "evaluation")
+FILES = ("types.py", "devices.py", "memory.py")
 
 
 @lru_cache(maxsize=1)
