@@ -205,7 +205,7 @@ def test_compare_knows_edits_of_ones_own(own):
 
 def test_results_name_a_reading_that_is_not_the_usual_one():
     picture = str(PACKAGE / "assets" / "shapes" / "images" / "test_0016.jpg")
-    said = {"diffsegmenter": "", "daam": " heatmap=daam", DiffSegmenter(power=2): " heatmap=diff_segmenter power=2"}
+    said = {"diffsegmenter": "", "daam": " heatmap=daam", DiffSegmenter(power=2): " heatmap=diffsegmenter power=2"}
     for reading, behind in said.items():
         segmenter = load_segmenter(heatmap=reading)
         result = segmenter(picture, "the blue circle", edit="baseline")

@@ -118,10 +118,10 @@ def test_the_words_for_steps_and_refinements_are_a_runs():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"latent_steps": "sygen"}, "unknown latent_steps 'sygen'; did you mean syngen. choose from attend_and_excite, conform, none, syngen; three"),
+        ({"latent_steps": "sygen"}, "unknown latent_steps 'sygen'; did you mean syngen. choose from attend_and_excite, conform, none, syngen, syngen_half; three"),
         ({"latent_steps": "syngen x-1"}, "unknown latent_steps 'syngen x-1'"), ({"latent_steps": 3}, "unknown latent_steps 3"),
         ({"refine": "guided"}, "unknown refine 'guided'; did you mean guided_filter. choose from guided_filter, none, refdiff_heat, or give"),
-        ({"refine": GuidedFilter}, "unknown refine .*GuidedFilter"), ({"refine": RefdiffHeat("/nowhere")}, "'/nowhere' is no folder"),
+        ({"refine": GuidedFilter}, r"refine=GuidedFilter is a class; give an object of it, refine=GuidedFilter\(\)"), ({"refine": RefdiffHeat("/nowhere")}, "'/nowhere' is no folder"),
         ({"refine": "refdiff_heat"}, r"refine.proposals=None; give the folder .*in Python give RefdiffHeat\(..\), from attrbind_exp.heatmaps"),
     ],
     ids=str,
