@@ -58,10 +58,10 @@ def read_proposals(folder: Path, sample: Sample) -> Sequence[np.ndarray]:
 
     Raises SampleError: "proposals_missing" (no file), "proposals_none" (no mask in it), "proposals_malformed".
     """
-    file = find_file(folder, sample)
     if not file_names(sample):  # it lies in memory alone
         message = f"a picture without a file name has no proposals in '{folder}'; give its path"
         raise SampleError("proposals_missing", message)
+    file = find_file(folder, sample)
     if file is None:
         raise SampleError(
             "proposals_missing",
